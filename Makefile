@@ -1,0 +1,36 @@
+# Everything a contributor types. `make up` and `make test` install what they need by themselves.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: up setup test lint gen lock bench clean
+
+up: setup ## the whole stack in the foreground
+	@$(BIN)/finalbell up
+
+setup: .venv/.ready ## install only
+
+.venv/.ready: requirements.lock pyproject.toml
+	@echo "finalbell: installing into .venv (about half a minute the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "finalbell: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+test: setup ## every test
+	@$(BIN)/python -m pytest
+
+lint: setup ## format, lint, types, import rules, protos
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/buf lint
+
+gen: setup ## regenerate gen/ from protos/
+	@$(BIN)/python protos/generate.py gen
+
+lock: ## pin every dependency again (needs uv)
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--all-extras --group dev pyproject.toml -o requirements.lock --upgrade --quiet

@@ -1,0 +1,279 @@
+"""The gateway's configuration: fills in `gateway/envoy.yaml`, and words what Envoy answers by itself."""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from urllib.parse import quote
+
+from google.api.annotations_pb2 import http
+from google.api.http_pb2 import HttpRule
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of site-packages
+LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where the gateway listens, what stands behind it, and whose tokens it takes.
+
+    `upstreams` has the keys session, scoring, leaderboard, content and admin; every address is an IP address. Envoy
+    reads `jwks` again when a new file is renamed over it, and does not start while there is no key in it. `origins` is
+    an RE2 pattern of the web origins that may call from a browser, matched whole. `sources` holds `envoy.yaml` and
+    `response.lua`, `descriptors` is `api.binpb`; both are read here and written into the configuration, so that Envoy
+    needs no other file than the keys.
+    """
+
+    listen: tuple[str, int]
+    admin: tuple[str, int]
+    upstreams: Mapping[str, tuple[str, int]]
+    jwks: Path
+    issuer: str
+    audience: str
+    access_log: Path
+    origins: str = LOCAL_ORIGINS
+    sources: Path = ROOT / "gateway"
+    descriptors: Path = ROOT / "gen" / "api.binpb"
+
+
+def envoy_config(gateway: Gateway) -> str:
+    """Give Envoy's configuration as YAML.
+
+    Every value is written as JSON, which is YAML too, so that none can break out of its place.
+    """
+    api = FileDescriptorSet.FromString(gateway.descriptors.read_bytes())
+    values: dict[str, object] = {
+        "host": gateway.listen[0],
+        "port": gateway.listen[1],
+        "console_host": gateway.admin[0],
+        "console_port": gateway.admin[1],
+        "jwks": str(gateway.jwks),
+        "jwks_directory": str(gateway.jwks.parent),
+        "issuer": gateway.issuer,
+        "audience": gateway.audience,
+        "access_log": str(gateway.access_log),
+        "origins": gateway.origins,
+        "lua": (gateway.sources / "response.lua").read_text(),
+        "local_replies": [mapper for reply in LOCAL_REPLIES for mapper in _mappers(reply)],
+        "unwrapped": "|".join(_unwrapped(api)),
+        "path_fields_in_query": "|".join(_path_fields_in_query(api)),
+        "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
+    }
+    for name, (host, port) in gateway.upstreams.items():
+        values |= {f"{name}_host": host, f"{name}_port": port}
+    template = Template((gateway.sources / "envoy.yaml").read_text())
+    return template.substitute({name: json.dumps(value) for name, value in values.items()})
+
+
+# What Envoy answers by itself
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReply:
+    """One answer of Envoy's own: when it is given, and what it says.
+
+    It is given for the HTTP status that Envoy chose (None: any), where `when`, a CEL expression, is true. `message` is
+    ASCII, and never a part of the request.
+    """
+
+    status: int | None
+    code: StatusCode
+    reason: str
+    message: str
+    when: str = ""
+    retry_after_seconds: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+EXPIRED = 'response.code_details.startsWith("jwt_authn_access_denied{Jwt_is_expired")'
+OVERFLOW = 'response.code_details.contains("overflow")'
+OF_GRPC = 'request.headers["content-type"].startsWith("application/grpc")'
+CHALLENGE = (("www-authenticate", 'Bearer realm="finalbell"'),)
+AGAIN = "Repeat the request with the same Idempotency-Key."
+
+LOCAL_REPLIES = (
+    LocalReply(401, StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED", "The token has expired.", EXPIRED, headers=CHALLENGE),
+    LocalReply(401, StatusCode.UNAUTHENTICATED, "TOKEN_INVALID", "A valid bearer token is required.", headers=CHALLENGE),
+    LocalReply(
+        400,
+        StatusCode.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        "The path, a query parameter, a header or the JSON body does not fit the method.",
+    ),
+    LocalReply(403, StatusCode.PERMISSION_DENIED, "NOT_ALLOWED", "The gateway does not take such requests."),
+    LocalReply(404, StatusCode.NOT_FOUND, "ROUTE_NOT_FOUND", "There is no such method at this path."),
+    LocalReply(405, StatusCode.UNIMPLEMENTED, "METHOD_NOT_ALLOWED", "This path does not take this HTTP method."),
+    LocalReply(408, StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "The request did not arrive in time."),
+    LocalReply(413, StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "A request is at most 64 KiB."),
+    LocalReply(
+        415,
+        StatusCode.UNIMPLEMENTED,
+        "UNSUPPORTED_ENCODING",
+        "This service takes uncompressed messages only.",
+        OF_GRPC,
+        headers=(("grpc-accept-encoding", "identity"),),
+    ),
+    LocalReply(415, StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_MEDIA_TYPE", "The body must be application/json."),
+    LocalReply(429, StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", "Too many requests.", retry_after_seconds=1),
+    LocalReply(431, StatusCode.RESOURCE_EXHAUSTED, "HEADERS_TOO_LARGE", "Headers are at most 60 KB in all."),
+    LocalReply(
+        503,
+        StatusCode.UNAVAILABLE,
+        "OVERLOADED",
+        "Too many requests are waiting; nothing was changed.",
+        OVERFLOW,
+        retry_after_seconds=1,
+    ),
+    *(
+        LocalReply(
+            status,
+            StatusCode.UNAVAILABLE,
+            "UPSTREAM_UNAVAILABLE",
+            f"The service cannot be reached. {AGAIN}",
+            retry_after_seconds=1,
+        )
+        for status in (502, 503)
+    ),
+    LocalReply(504, StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", f"The service took too long. {AGAIN}"),
+    LocalReply(None, StatusCode.INTERNAL, "GATEWAY_ERROR", "The gateway could not handle the request."),
+)
+
+# The transcoder turns a REST request into a gRPC one, and leaves this header on it; clients' own are stripped.
+_FROM_GRPC = {
+    "and_filter": {
+        "filters": [
+            {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}},
+            {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": False}}},
+        ]
+    }
+}
+
+
+def _mappers(reply: LocalReply) -> Iterator[dict[str, object]]:
+    """Word a reply twice: for gRPC and gRPC-web as headers without a body, for REST as a JSON body."""
+    status = _status(reply)
+    details = b64encode(status.SerializeToString()).decode().rstrip("=")
+    headers = [*reply.headers]
+    if reply.retry_after_seconds:
+        headers.append(("retry-after", str(reply.retry_after_seconds)))
+    yield {
+        "filter": _filter(reply, _FROM_GRPC),
+        "status_code": 200,
+        "headers_to_add": _headers(
+            *headers,
+            ("content-type", "application/grpc-web+proto"),  # native gRPC keeps its own
+            ("grpc-status", str(status.code)),
+            ("grpc-message", quote(status.message, safe=" ,;:'()/-")),
+            ("grpc-status-details-bin", details),
+        ),
+        "body_format_override": {"text_format_source": {"inline_string": ""}},
+    }
+    body = MessageToDict(status, always_print_fields_with_no_presence=True)
+    yield {
+        "filter": _filter(reply),
+        "headers_to_add": _headers(*headers),
+        "body_format_override": {
+            "text_format_source": {"inline_string": json.dumps(body, separators=(",", ":"))},
+            "content_type": "application/json",
+        },
+    }
+
+
+def _status(reply: LocalReply) -> Status:
+    """Give what a service would have sent for the same refusal."""
+    status = Status(code=reply.code.value[0], message=reply.message)
+    status.details.add().Pack(ErrorInfo(reason=reply.reason, domain="finalbell"))
+    if reply.retry_after_seconds:
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=reply.retry_after_seconds)))
+    return status
+
+
+def _filter(reply: LocalReply, *filters: dict[str, object]) -> dict[str, object]:
+    """Give the access log filter that is true for this reply."""
+    lowest = reply.status or 100
+    comparison = {"op": "EQ" if reply.status else "GE", "value": {"default_value": lowest, "runtime_key": "gateway.reply"}}
+    every: list[dict[str, object]] = [{"status_code_filter": {"comparison": comparison}}, *filters]
+    if reply.when:
+        kind = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+        cel = {"@type": kind, "expression": reply.when}
+        every.append({"extension_filter": {"name": "envoy.access_loggers.extension_filters.cel", "typed_config": cel}})
+    return {"and_filter": {"filters": every}} if len(every) > 1 else every[0]
+
+
+def _headers(*headers: tuple[str, str]) -> list[dict[str, object]]:
+    return [{"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"} for key, value in headers]
+
+
+# What the transcoder needs to be told about the API
+
+
+def _bindings(api: FileDescriptorSet) -> Iterator[tuple[str, DescriptorProto, HttpRule]]:
+    """Give each REST method: its gRPC path, its request message and its binding."""
+    for file in api.file:
+        messages = {f".{file.package}.{message.name}": message for message in file.message_type}
+        for service in file.service:
+            for method in service.method:
+                if method.options.HasExtension(http):
+                    path = f"/{file.package}.{service.name}/{method.name}"
+                    yield path, messages[method.input_type], method.options.Extensions[http]
+
+
+def _path_fields(rule: HttpRule) -> list[str]:
+    """Give the names of the fields that are taken from the path."""
+    return re.findall(r"{(\w+)}", _template(rule))
+
+
+def _template(rule: HttpRule) -> str:
+    return str(getattr(rule, rule.WhichOneof("pattern")))
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
+
+
+def _unwrapped(api: FileDescriptorSet) -> Iterator[str]:
+    """Give patterns of the gRPC paths whose REST reply is one field of their message (`response_body`)."""
+    return (re.escape(path) for path, _, rule in _bindings(api) if rule.response_body)
+
+
+def _path_fields_in_query(api: FileDescriptorSet) -> Iterator[str]:
+    """Give patterns of REST paths with a query parameter that the path sets already.
+
+    The transcoder would let the parameter win: /sessions/A?sessionId=B would read B.
+    """
+    for _, _, rule in _bindings(api):
+        if rule.get and (fields := _path_fields(rule)):
+            path = re.sub(r"{\w+}", "[^/?]+", _template(rule))
+            names = "|".join(sorted({name for field in fields for name in (field, _camel(field))}))
+            yield rf"{path}/?\?(.*&)?({names})(=.*|&.*|)"
+    yield r"[^?]*\?(.*&)?[^=&]*%.*"  # a name in disguise
+
+
+def _for_envoy(api: FileDescriptorSet) -> FileDescriptorSet:
+    """Give the descriptors in the form that makes Envoy's transcoder do what the API promises.
+
+    `response_body` goes, since Envoy refuses to start with it (gateway/response.lua does its work). Request fields that
+    come from the path are named as in JSON, since it looks for them in the body by their proto name only, and a body
+    with another `sessionId` than the path must be refused.
+    """
+    ours = FileDescriptorSet.FromString(api.SerializeToString())
+    for _, request, rule in _bindings(ours):
+        rule.response_body = ""
+        in_path = {_camel(name) for name in _path_fields(rule)}
+        for field in request.field:
+            if _camel(field.name) in in_path:
+                field.name = _camel(field.name)
+        template = re.sub(r"{(\w+)}", lambda match: f"{{{_camel(match[1])}}}", _template(rule))
+        setattr(rule, rule.WhichOneof("pattern"), template)
+    for file in ours.file:
+        file.ClearField("source_code_info")
+    return ours

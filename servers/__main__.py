@@ -1,0 +1,164 @@
+"""`python -m servers session leaderboard`: hosts the named units in this process, built by hand."""
+
+import logging
+import sys
+
+import structlog
+import uvloop
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+
+from servers.admin.service import MAX_IMPORT_MESSAGE_BYTES, ExamAdminService
+from servers.content.service import ContentService
+from servers.leaderboard.service import LeaderboardService
+from servers.scoring.service import ScoringService
+from servers.scoring.worker import ScoringWorker
+from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, serve
+from servers.session.bell import Bell
+from servers.session.service import SessionService
+from servers.session.snapshots import Snapshots
+from servers.session.submits import Submits, decode
+from servers.settings import Settings
+from stores.answer_keys import AnswerKeys
+from stores.boards import Boards
+from stores.catalog import Catalog
+from stores.connect import Stores, StoreSettings, connect
+from stores.exams import Exams
+from stores.live import LiveSessions
+from stores.restore import Restorer
+from stores.results import Results, Standings
+from stores.sessions import Sessions
+from stores.submit_log import SubmitLog
+
+
+class Parts:
+    """The stores' objects, each made once per process and shared by the units it hosts."""
+
+    def __init__(self, stores: Stores, settings: Settings) -> None:
+        self.settings = settings
+        self.sessions = Sessions(stores.postgres)
+        self.catalog = Catalog(stores.postgres)
+        self.exams = Exams(stores.postgres)
+        self.results = Results(stores.postgres)
+        self.standings = Standings(stores.postgres)
+        self.answer_keys = AnswerKeys(stores.postgres)
+        self.boards = Boards(stores.boards)
+        self.submit_log = SubmitLog(stores.nats)
+        restorer = Restorer(self.sessions, self.submit_log, decode)
+        self.live = restorer.live = LiveSessions(stores.live, restorer.restore, self.sessions.next_generation)
+        self.submits = Submits(
+            self.live,
+            self.submit_log,
+            self.sessions,
+            publish_wait_ms=settings.publish_wait_ms,
+            crash_at=settings.crash_at,
+        )
+
+
+async def session(parts: Parts) -> Hosted:
+    await parts.submit_log.prepare()
+    await parts.live.prepare()
+    await parts.submits.listen()
+    servicer = SessionService(
+        parts.live, parts.sessions, parts.catalog, parts.submits, inline_wait_ms=parts.settings.inline_wait_ms
+    )
+    return Hosted(services=[(session_pb2.DESCRIPTOR.services_by_name["SessionService"], servicer)], drains=[parts.submits.drain])
+
+
+async def snapshots(parts: Parts) -> Hosted:
+    await parts.sessions.make_partitions()
+    await parts.live.prepare()
+    writer = Snapshots(parts.live, parts.sessions)
+    return Hosted(workers=[writer.run, writer.make_partitions])
+
+
+async def bell(parts: Parts) -> Hosted:
+    await parts.submit_log.prepare()
+    await parts.live.prepare()
+    ringer = Bell(parts.live, parts.sessions, parts.submits, parts.submit_log)
+    return Hosted(workers=[ringer.run, ringer.run_nets], drains=[parts.submits.drain])
+
+
+async def scoring(parts: Parts) -> Hosted:
+    servicer = ScoringService(parts.results, parts.answer_keys, parts.catalog, parts.boards, parts.live)
+    return Hosted(services=[(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)])
+
+
+async def scoring_worker(parts: Parts) -> Hosted:
+    await parts.submit_log.prepare()
+    worker = ScoringWorker(
+        parts.submit_log,
+        parts.answer_keys,
+        parts.results,
+        parts.standings,
+        parts.boards,
+        parts.live,
+        crash_at=parts.settings.crash_at,
+    )
+    return Hosted(workers=[worker.run])
+
+
+async def leaderboard(parts: Parts) -> Hosted:
+    servicer = LeaderboardService(parts.boards, parts.catalog, parts.standings)
+    services = [(leaderboard_pb2.DESCRIPTOR.services_by_name["LeaderboardService"], servicer)]
+    return Hosted(services=services, drains=[servicer.drain])
+
+
+async def content(parts: Parts) -> Hosted:
+    return Hosted(services=[(content_pb2.DESCRIPTOR.services_by_name["ContentService"], ContentService(parts.catalog))])
+
+
+async def admin(parts: Parts) -> Hosted:
+    servicer = ExamAdminService(parts.exams, parts.catalog, parts.results, parts.standings, parts.boards)
+    services = [(admin_pb2.DESCRIPTOR.services_by_name["ExamAdminService"], servicer)]
+    return Hosted(services=services, max_message_bytes=MAX_IMPORT_MESSAGE_BYTES)
+
+
+UNITS = {
+    "session": session,
+    "snapshots": snapshots,
+    "bell": bell,
+    "scoring": scoring,
+    "scoring-worker": scoring_worker,
+    "leaderboard": leaderboard,
+    "content": content,
+    "admin": admin,
+}
+
+
+async def host(names: list[str], settings: Settings) -> None:
+    """Open the stores, build the named units, and serve them."""
+    urls = StoreSettings(settings.postgres, settings.redis, settings.boards_redis or settings.redis, settings.nats)
+    async with connect(urls) as stores:
+        parts = Parts(stores, settings)
+        units = [await UNITS[name](parts) for name in names]
+        await serve(
+            settings,
+            Hosted(
+                services=[service for unit in units for service in unit.services],
+                workers=[worker for unit in units for worker in unit.workers],
+                drains=[drain for unit in units for drain in unit.drains],
+                max_message_bytes=max((unit.max_message_bytes for unit in units), default=MAX_MESSAGE_BYTES),
+            ),
+        )
+
+
+def main() -> None:
+    names = sys.argv[1:]
+    if not names or any(name not in UNITS for name in names):
+        sys.exit(f"usage: python -m servers UNIT…, with units out of: {', '.join(UNITS)}")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+    )
+    settings = Settings.model_validate({})
+    uvloop.run(host(names, settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Refusals: what a caller may be told, each a class with a code and a stable reason; and how one is written on the wire."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import StatusCode
+
+DOMAIN = "finalbell"
+
+
+class Refusal(Exception):
+    """A call that is refused; `facts` travel in `ErrorInfo.metadata`, `retry_seconds` in `RetryInfo`."""
+
+    code: ClassVar[StatusCode]
+    reason: ClassVar[str]
+    retry_seconds: float | None = None
+
+    def __init__(self, message: str, *, retry_seconds: float | None = None, **facts: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = facts
+        if retry_seconds is not None:
+            self.retry_seconds = retry_seconds
+
+
+class InvalidField(Refusal):
+    """A field is missing or malformed; `violations` are (field path as in JSON, description)."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_FIELD"
+
+    def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
+        first = "; ".join(f"{field}: {why}" if field else why for field, why in violations[:3])
+        super().__init__(f"The request is not valid: {first}.")
+        self.violations = violations
+
+
+class InvalidExam(InvalidField):
+    """An exam file has errors; all of them are listed."""
+
+    reason = "INVALID_EXAM"
+
+    def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
+        super().__init__(violations)
+        errors = "1 error" if len(violations) == 1 else f"{len(violations)} errors"
+        self.message = f"The exam file has {errors}; nothing was imported."
+
+
+class TokenInvalid(Refusal):
+    code = StatusCode.UNAUTHENTICATED
+    reason = "TOKEN_INVALID"
+
+
+class TokenExpired(Refusal):
+    code = StatusCode.UNAUTHENTICATED
+    reason = "TOKEN_EXPIRED"
+
+
+class RoleRequired(Refusal):
+    code = StatusCode.PERMISSION_DENIED
+    reason = "ROLE_REQUIRED"
+
+
+class EntitlementRequired(Refusal):
+    code = StatusCode.PERMISSION_DENIED
+    reason = "ENTITLEMENT_REQUIRED"
+
+
+class NotEnrolled(Refusal):
+    code = StatusCode.PERMISSION_DENIED
+    reason = "NOT_ENROLLED"
+
+
+class CohortForbidden(Refusal):
+    code = StatusCode.PERMISSION_DENIED
+    reason = "COHORT_FORBIDDEN"
+
+
+class ExamNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "EXAM_NOT_FOUND"
+
+
+class SessionNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "SESSION_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such session. Check the id, and that the token is the one that started it.")
+
+
+class SessionEnded(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SESSION_ENDED"
+
+
+class SessionSubmitted(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SESSION_SUBMITTED"
+
+
+class SessionPaused(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SESSION_PAUSED"
+
+
+class SessionInProgress(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SESSION_IN_PROGRESS"
+
+
+class SessionRequired(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SESSION_REQUIRED"
+
+
+class ExamNotOpen(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "EXAM_NOT_OPEN"
+
+
+class ExamClosed(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "EXAM_CLOSED"
+
+
+class AttemptsExhausted(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "ATTEMPTS_EXHAUSTED"
+
+
+class ExamInUse(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "EXAM_IN_USE"
+
+
+class IdempotencyKeyReused(Refusal):
+    code = StatusCode.ALREADY_EXISTS
+    reason = "IDEMPOTENCY_KEY_REUSED"
+
+
+class RequestTooLarge(Refusal):
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "REQUEST_TOO_LARGE"
+
+
+class Overloaded(Refusal):
+    """A queue is full: the call certainly had no effect."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "OVERLOADED"
+    retry_seconds = 1.0
+
+
+class StoreUnavailable(Refusal):
+    """A store is away or slow: the call may have had an effect; a repeat with the same key finds out."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "STORE_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class Conflict(Refusal):
+    """Two transactions met; nothing was changed."""
+
+    code = StatusCode.ABORTED
+    reason = "CONFLICT"
+    retry_seconds = 0.1
+
+
+class DeadlineExceeded(Refusal):
+    """The caller's time was over before the work was done."""
+
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Internal(Refusal):
+    """Something unexpected; only an id leaves the process, the log has the rest under it."""
+
+    code = StatusCode.INTERNAL
+    reason = "INTERNAL"
+
+
+def status(refusal: Refusal) -> status_pb2.Status:
+    """Return what goes on the wire: canonical code, message, and the details."""
+    details = [error_details_pb2.ErrorInfo(reason=refusal.reason, domain=DOMAIN, metadata=refusal.facts)]
+    packed = [_packed(detail) for detail in details]
+    if isinstance(refusal, InvalidField):
+        violations = [error_details_pb2.BadRequest.FieldViolation(field=f, description=d) for f, d in refusal.violations]
+        packed.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+    if refusal.retry_seconds is not None:
+        delay = duration_pb2.Duration(nanos=int(refusal.retry_seconds * 1e9) % 10**9, seconds=int(refusal.retry_seconds))
+        packed.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status_pb2.Status(code=code_pb2.Code.Value(refusal.code.name), message=refusal.message, details=packed)
+
+
+def _packed(
+    detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

@@ -1,0 +1,206 @@
+"""The scoring worker: pulls submits, grades each by itself, keeps a batch in one transaction, then acknowledges.
+
+The order is the promise: grade, commit, board and session, inline reply, and only then the acknowledgement. A crash
+anywhere repeats the batch, and a repeated batch changes nothing.
+"""
+
+import asyncio
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+from finalbell.v1 import events_pb2 as events
+from google.protobuf.message import DecodeError
+from nats.aio.msg import Msg
+from prometheus_client import Counter, Gauge
+
+from servers.scoring.rules import grade
+from stores.answer_keys import AnswerKeys
+from stores.boards import Boards
+from stores.live import LiveSessions
+from stores.records import KeySet, Result, SubmitReason, answers_sha256, decode_answers
+from stores.results import Kept, Results, Standings
+from stores.submit_log import SubmitLog
+
+BATCH = 500
+KEY_SETS = 256
+SCORED = Counter("finalbell_scored_total", "Sessions scored for the first time")
+REPEATED = Counter("finalbell_scored_again_total", "Deliveries of sessions that had a result")
+BURIED = Counter("finalbell_dead_letters_total", "Submits that cannot be scored")
+DIFFERING = Counter("finalbell_result_differs_total", "Deliveries with other answers than the result was made of")
+BACKLOG = Gauge("finalbell_scoring_backlog", "Submits that wait for scoring")
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A delivered submit that was graded."""
+
+    message: Msg
+    event: events.SessionSubmitted
+    result: Result
+
+
+class ScoringWorker:
+    """One worker; several share the stream."""
+
+    def __init__(
+        self,
+        submits: SubmitLog,
+        keys: AnswerKeys,
+        results: Results,
+        standings: Standings,
+        boards: Boards,
+        live: LiveSessions,
+        *,
+        crash_at: str,
+    ) -> None:
+        self._submits = submits
+        self._keys = keys
+        self._results = results
+        self._standings = standings
+        self._boards = boards
+        self._live = live
+        self._crash_at = crash_at
+        self._key_sets: dict[tuple[str, int, int], KeySet] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Score until told to stop; when a store is away, wait and go on: the stream keeps everything."""
+        while not stop.is_set():
+            try:
+                messages = await self._submits.pull(BATCH, 1.0)
+                if messages:
+                    await self.score(messages)
+                BACKLOG.set(await self._submits.backlog())
+            except Exception as failure:  # unacknowledged messages come again
+                log.warning("batch not scored yet", error=f"{type(failure).__name__}: {failure}"[:200])
+                await asyncio.sleep(0.5)
+
+    async def score(self, messages: Sequence[Msg]) -> None:
+        """Score one batch (steps D5 to D9)."""
+        work = await self._grade_all(messages)
+        self._crash("D5")
+        kept = await self._results.keep(_distinct(work))
+        self._crash("D6")
+        await self._after_commit(work, kept)
+        await self._submits.acknowledge([one.message for one in work if one.result.session not in kept.unknown])
+        self._crash("D9")
+
+    async def _after_commit(self, work: Sequence[Work], kept: Kept) -> None:
+        """Tell the boards, the sessions and whoever waits; every part of it may be repeated."""
+        SCORED.inc(kept.new)
+        REPEATED.inc(len(work) - kept.new)
+        for session in kept.differing:
+            DIFFERING.inc()
+            log.error("a submit differs from what was scored", session=str(session))
+        for one in work:
+            if one.result.session in kept.unknown:
+                await self._bury(one.message, one.result.session, "no such session in PostgreSQL")
+        for exam in await self._boards.place(kept.standings) if kept.standings else ():
+            await self._boards.rebuild(exam, self._standings)
+        self._crash("D7")
+        await self._live.scored(list(kept.totals))
+        for to, reply in _replies(work, kept).items():
+            await self._submits.reply(to, reply)
+        self._crash("D8")
+
+    async def _grade_all(self, messages: Sequence[Msg]) -> Sequence[Work]:
+        """Grade each event by itself: a bad one is buried at once and the others go on."""
+        work = []
+        read = [(message, event) for message in messages if (event := await self._read(message)) is not None]
+        keys = await self._newest_keys({(event.exam_id, event.exam_version) for _, event in read})
+        for message, event in read:
+            paper = keys.get((event.exam_id, event.exam_version))
+            if paper is None:
+                log.error("keys are not complete; its submits wait", exam=event.exam_id, version=event.exam_version)
+                continue
+            try:
+                work.append(Work(message, event, _result(event, paper)))
+            except Exception as bad:  # whatever is wrong with one submit must not hold up the others
+                await self._bury(message, UUID(event.session_id), f"{type(bad).__name__}: {bad}")
+        return work
+
+    async def _read(self, message: Msg) -> events.SessionSubmitted | None:
+        """Decode an event; one that cannot be read, or that says of itself that it is damaged, is buried."""
+        try:
+            event = events.SessionSubmitted.FromString(message.data)
+            session = UUID(event.session_id)
+        except (DecodeError, ValueError) as bad:
+            await self._bury(message, None, f"{type(bad).__name__}: {bad}")
+            return None
+        if answers_sha256(event.answers) != event.answers_sha256:
+            await self._bury(message, session, "the answers do not have the hash that the event says")
+            return None
+        return event
+
+    async def _newest_keys(self, papers: set[tuple[str, int]]) -> dict[tuple[str, int], KeySet]:
+        """Return the newest key set of each paper; one that is missing or not complete is left out, and its submits wait.
+
+        Scoring without a key would give everybody 0. Which version is newest is asked anew for every batch.
+        """
+        found = {}
+        for (exam, exam_version), key_version in (await self._keys.newest(list(papers))).items():
+            place = (exam, exam_version, key_version)
+            known = self._key_sets.get(place) or await self._keys.read(*place)
+            if known is not None:
+                if len(self._key_sets) >= KEY_SETS:
+                    self._key_sets.clear()
+                self._key_sets[place] = found[exam, exam_version] = known
+        return found
+
+    async def _bury(self, message: Msg, session: UUID | None, error: str) -> None:
+        """Put a submit that cannot be scored aside, out of the nets, and end its delivery."""
+        BURIED.inc()
+        log.error("submit cannot be scored", subject=message.subject, error=error[:200])
+        await self._results.bury(session, message.subject, message.data, error[:1000])
+        if session is not None:
+            await self._live.park(session)
+        await message.term()
+
+    def _crash(self, step: str) -> None:
+        """Kill this process at a chosen step, as kill -9 would; for fault tests."""
+        if step == self._crash_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _result(event: events.SessionSubmitted, keys: KeySet) -> Result:
+    """Grade one event."""
+    grades = grade(decode_answers(event.answers), keys)
+    return Result(
+        session=UUID(event.session_id),
+        exam=event.exam_id,
+        exam_version=event.exam_version,
+        student=event.student_id,
+        score=grades.score,
+        max_score=grades.max_score,
+        partial=grades.partial,
+        key_version=keys.key_version,
+        answers=event.answers,
+        answers_sha256=event.answers_sha256,
+        points=tuple(one.points for one in grades.graded),
+        submitted_ms=event.submitted_at.ToMilliseconds(),
+        reason=SubmitReason(events.SessionSubmitted.Reason.Name(event.reason)),
+    )
+
+
+def _distinct(work: Sequence[Work]) -> Sequence[Result]:
+    """Return one result per session: a batch may hold two deliveries of one."""
+    return list({one.result.session: one.result for one in work}.values())
+
+
+def _replies(work: Sequence[Work], kept: Kept) -> dict[str, bytes]:
+    """Return one message per inbox with all its sessions: totals only, never an outcome per question."""
+    scored: dict[str, list[events.SessionScored]] = defaultdict(list)
+    for one in work:
+        total = kept.totals.get(one.result.session)
+        if one.event.reply_to and total is not None:
+            scored[one.event.reply_to].append(
+                events.SessionScored(
+                    session_id=one.event.session_id, score=total.score, max_score=total.max_score, partial=total.partial
+                )
+            )
+    return {to: events.SessionsScored(sessions=sessions).SerializeToString() for to, sessions in scored.items()}

@@ -1,0 +1,72 @@
+"""Runs services and workers in one process: start, health, drain."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+
+import structlog
+from finalbell.v1 import policy_pb2  # noqa: F401  # the options' extension, before any descriptor is read
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from servers.auth import Tokens
+from servers.engine import make_server
+from servers.serving.wrap import InFlight, handlers
+from servers.settings import Settings
+
+MAX_MESSAGE_BYTES = 64 * 1024
+log = structlog.get_logger()
+
+Worker = Callable[[asyncio.Event], Coroutine[None, None, None]]
+"""Runs until the event is set; an exception ends the process, and the supervisor starts it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """What this process hosts; `drains` are awaited at the end, when no call runs any more."""
+
+    services: Sequence[tuple[ServiceDescriptor, object]] = ()
+    workers: Sequence[Worker] = ()
+    drains: Sequence[Callable[[], Awaitable[None]]] = ()
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+
+
+async def serve(settings: Settings, hosted: Hosted) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what runs.
+
+    The order of the end: health says NOT_SERVING, no new call, running calls finish, workers stop, what services still
+    owe (a publish after a flip) is done. Health and metrics are there for workers too.
+    """
+    in_flight, stop = InFlight(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tokens = Tokens(settings.jwks, settings.issuer, settings.audience)
+    server = make_server(hosted.max_message_bytes)
+    server.add_generic_rpc_handlers([handlers(service, servicer, tokens, in_flight) for service, servicer in hosted.services])
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    names = [service.full_name for service, _ in hosted.services]
+    if settings.environment == "development":
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    host, port = settings.metrics.rsplit(":", 1)
+    metrics, _ = start_http_server(int(port), host)
+    server.add_insecure_port(settings.listen)
+    await server.start()
+    async with asyncio.TaskGroup() as group:
+        for worker in hosted.workers:
+            group.create_task(worker(stop))
+        for name in ("", *names):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        log.info("serving", listen=settings.listen, services=names)
+        await stop.wait()
+        log.info("draining")
+        await checks.enter_graceful_shutdown()
+        await server.stop(settings.drain_seconds)
+        await in_flight.finished()
+    for drain in hosted.drains:
+        await drain()
+    metrics.shutdown()
+    log.info("stopped")

@@ -1,0 +1,268 @@
+"""Wraps every handler once: who is calling, deadline, validation, refusals, metrics, log line.
+
+A servicer method is plain `async def Name(self, request, call) -> response`; nothing in it touches gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import uuid4
+
+import asyncpg
+import grpc
+import grpc.aio
+import nats.errors
+import protovalidate
+import redis.exceptions
+import structlog
+from finalbell.v1 import policy_pb2
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_status import rpc_status
+from prometheus_client import Counter, Histogram
+
+from servers import errors
+from servers.auth import Caller, Tokens
+from servers.errors import Refusal
+from stores.live import RestoreFailed
+from stores.pipeline import Overloaded
+
+Policy = policy_pb2.Policy
+LONGEST_SECONDS = 10.0
+LONGEST_STREAM_SECONDS = 120.0
+ROLES = {Policy.STAFF: frozenset({"admin", "proctor"}), Policy.ADMIN: frozenset({"admin"})}
+TRANSIENT_REDIS = (
+    "LOADING",
+    "READONLY",
+    "OOM",
+    "MISCONF",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "BUSY",
+)
+
+CALLS = Counter("finalbell_rpc_total", "Finished calls", ["service", "method", "code"])
+SECONDS = Histogram(
+    "finalbell_rpc_seconds",
+    "Time from arrival to reply",
+    ["service", "method"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, as a servicer sees it: who is calling, with which key, since when."""
+
+    caller: Caller
+    key: str | None
+    arrived: float
+    """`time.monotonic()` at the call's arrival."""
+
+    sent: dict[str, str]
+    """The metadata that came with the call, text values only."""
+
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+    def answer_with(self, http_status: int) -> None:
+        """Give REST another success status than 200."""
+        self.headers.append(("fb-http-status", str(http_status)))
+
+    def header(self, name: str, value: str) -> None:
+        """Send a response header."""
+        self.headers.append((name, value))
+
+
+class InFlight:
+    """Counts calls that run, since a stopping grpc.aio server does not wait for all of them (grpc#37239)."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if self._count == 0:
+            self._idle.set()
+
+    async def finished(self) -> None:
+        """Wait until no call runs."""
+        await self._idle.wait()
+
+
+def handlers(service: ServiceDescriptor, servicer: object, tokens: Tokens, in_flight: InFlight) -> grpc.GenericRpcHandler:
+    """Return the wrapped handlers of a service; raises at once when an RPC has no policy or the servicer lacks it."""
+    wrapped = {
+        method.name: _wrap(method, cast(Any, getattr(servicer, method.name)), tokens, in_flight) for method in service.methods
+    }
+    return grpc.method_handlers_generic_handler(service.full_name, wrapped)
+
+
+def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, in_flight: InFlight) -> grpc.RpcMethodHandler[Any, Any]:
+    policy = method.GetOptions().Extensions[policy_pb2.policy]
+    if policy.access == Policy.ACCESS_UNSPECIFIED:
+        raise TypeError(f"{method.full_name} has no finalbell.v1.policy")
+    if method.server_streaming:
+        raise TypeError(f"{method.full_name}: server streams are not wrapped yet")
+    service, name = method.containing_service.name, method.name
+    seconds = SECONDS.labels(service, name)
+    longest = LONGEST_STREAM_SECONDS if method.client_streaming else LONGEST_SECONDS
+
+    async def run(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        arrived = time.monotonic()
+        code = grpc.StatusCode.OK
+        with in_flight:
+            try:
+                call = _admit(policy, request, context, tokens, arrived)
+                reply = await _within(handler(request, call), min(context.time_remaining() or longest, longest))
+                if call.headers:
+                    await context.send_initial_metadata(call.headers)
+                return cast(Message, reply)
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as failure:  # the one place where a failure becomes a status
+                refusal = refused(failure)
+                code = refusal.code
+                _log(f"{service}.{name}", refusal, failure)
+                await _abort(context, refusal)
+                raise AssertionError("abort raises") from None
+            finally:
+                seconds.observe(time.monotonic() - arrived)
+                CALLS.labels(service, name, code.name).inc()
+
+    async def unary(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        return await run(request, context)
+
+    async def stream(requests: AsyncIterator[Message], context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        return await run(_validated(requests), context)
+
+    request_class, response_class = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    make = grpc.stream_unary_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
+    return make(
+        cast(Any, stream if method.client_streaming else unary),
+        request_deserializer=request_class.FromString,
+        response_serializer=response_class.SerializeToString,
+    )
+
+
+def _admit(policy: Any, request: Any, context: Any, tokens: Tokens, arrived: float) -> Call:
+    """Check token, role, fields and key, in this order: nobody learns what is valid before saying who they are."""
+    sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+    caller = tokens.caller(sent.get("authorization", "")) if policy.access != Policy.PUBLIC else Caller("", frozenset(), ())
+    needed = ROLES.get(policy.access)
+    if needed is not None and not caller.roles & needed:
+        raise errors.RoleRequired("Your token's roles do not allow this.", roles=" or ".join(sorted(needed)))
+    if isinstance(request, Message):
+        validate(request)
+    return Call(caller, _key(policy, request, sent), arrived, sent)
+
+
+def _key(policy: Any, request: Any, sent: dict[str, str]) -> str | None:
+    """Return the idempotency key, from the metadata or the field; both and different is an error."""
+    if policy.key == Policy.KEY_UNSPECIFIED:
+        return None
+    header, named = sent.get("idempotency-key", ""), request.idempotency_key
+    if header and named and header != named:
+        raise errors.InvalidField([("idempotencyKey", "differs from the header Idempotency-Key; send one of the two")])
+    key = header or named
+    if not key and policy.key == Policy.OPTIONAL:
+        return None
+    if not 8 <= len(key) <= 64 or not all("!" <= character <= "~" for character in key):
+        raise errors.InvalidField([("idempotencyKey", "is needed: 8 to 64 visible ASCII characters, as header Idempotency-Key")])
+    return cast(str, key)
+
+
+def validate(request: Message) -> None:
+    """Refuse a message that breaks the rules in its proto, naming every field."""
+    violations = protovalidate.collect_violations(request)
+    if violations:
+        raise errors.InvalidField([(_path(violation), violation.proto.message) for violation in violations])
+
+
+async def _validated(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async for request in requests:
+        validate(request)
+        yield request
+
+
+def _path(violation: protovalidate.Violation) -> str:
+    """Return a field path as JSON writes it: `items[3].questionId`."""
+    parts: list[str] = []
+    elements = violation.proto.field.elements if violation.proto.field else []
+    for element in elements:
+        head, *rest = element.field_name.split("_")
+        subscript = element.subscript
+        index = f"[{subscript.value}]" if subscript is not None else ""
+        parts.append(head + "".join(word.capitalize() for word in rest) + index)
+    return ".".join(parts)
+
+
+async def _within(work: Awaitable[object], seconds: float) -> object:
+    """Do no work for a caller whose deadline has passed."""
+    try:
+        async with asyncio.timeout(seconds) as clock:
+            return await work
+    except TimeoutError:
+        if clock.expired():
+            raise errors.DeadlineExceeded("The call's deadline has passed; repeat it with the same key.") from None
+        raise
+
+
+def refused(failure: Exception) -> Refusal:
+    """Turn whatever a handler raised into what the caller may be told."""
+    match failure:
+        case Refusal():
+            return failure
+        case Overloaded():
+            return errors.Overloaded("Too many requests wait; this one was not applied.")
+        case asyncpg.SerializationError() | asyncpg.DeadlockDetectedError():
+            return errors.Conflict("Another change came first; nothing was applied. Repeat the call.")
+        case (
+            RestoreFailed()
+            | redis.exceptions.ConnectionError()
+            | redis.exceptions.TimeoutError()
+            | nats.errors.Error()
+            | asyncpg.PostgresConnectionError()
+            | asyncpg.CannotConnectNowError()
+            | asyncpg.TooManyConnectionsError()
+            | asyncpg.AdminShutdownError()
+            | asyncpg.CrashShutdownError()
+            | asyncpg.InterfaceError()
+            | TimeoutError()
+            | OSError()
+        ):
+            return errors.StoreUnavailable("A store does not answer; repeat the call with the same key.")
+        case redis.exceptions.ResponseError() if str(failure).startswith(TRANSIENT_REDIS):
+            return errors.StoreUnavailable("A store does not answer; repeat the call with the same key.")
+        case _:
+            return errors.Internal("Something went wrong on our side. Quote the id when you report it.", id=uuid4().hex)
+
+
+def _log(rpc: str, refusal: Refusal, failure: Exception) -> None:
+    """Log what went wrong, never the request: it holds answers."""
+    if isinstance(refusal, errors.Internal):
+        log.error("rpc failed", rpc=rpc, id=refusal.facts["id"], exc_info=failure)
+    elif isinstance(refusal, errors.StoreUnavailable):
+        log.warning("store unavailable", rpc=rpc, error=f"{type(failure).__name__}: {failure}"[:200])
+    else:
+        log.info("rpc refused", rpc=rpc, code=refusal.code.name, reason=refusal.reason)
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> None:
+    if refusal.retry_seconds is not None:
+        await context.send_initial_metadata([("retry-after", str(max(1, round(refusal.retry_seconds))))])
+    await context.abort_with_status(rpc_status.to_status(errors.status(refusal)))

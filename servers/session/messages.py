@@ -1,0 +1,64 @@
+"""Between protobuf messages and the plain values of the stores."""
+
+from finalbell.v1 import session_pb2 as pb
+
+from servers.messages import timestamp
+from stores.records import Answer, AnswerKind, SavedAnswer, SessionFacts, SessionStatus
+
+
+def answer_of(request: pb.SaveAnswerRequest | pb.SaveItem) -> Answer:
+    """Return the answer that a request holds, in canonical form."""
+    match request.WhichOneof("answer"):
+        case "choice":
+            return Answer(AnswerKind.CHOICE, request.choice)
+        case "choices":
+            return Answer(AnswerKind.CHOICES, ",".join(sorted(request.choices.ids)))
+        case "number":
+            return Answer(AnswerKind.NUMBER, request.number)
+        case "text":
+            return Answer(AnswerKind.TEXT, request.text)
+        case _:
+            return Answer(AnswerKind.CLEARED)
+
+
+def saved_message(saved: SavedAnswer) -> pb.SavedAnswer:
+    """Return a saved answer as clients see it."""
+    message = pb.SavedAnswer(
+        question_id=saved.question,
+        version=saved.version,
+        saved_at=timestamp(saved.saved_ms),
+        client_seq=saved.client_seq,
+    )
+    match saved.answer.kind:
+        case AnswerKind.CHOICE:
+            message.choice = saved.answer.value
+        case AnswerKind.CHOICES:
+            message.choices.ids.extend(saved.answer.picks)
+        case AnswerKind.NUMBER:
+            message.number = saved.answer.value
+        case AnswerKind.TEXT:
+            message.text = saved.answer.value
+        case AnswerKind.CLEARED:
+            message.cleared = True
+    return message
+
+
+def session_message(
+    facts: SessionFacts, status: SessionStatus, ends_ms: int, submitted_ms: int | None, now_ms: int, epoch: int
+) -> pb.Session:
+    """Return a session without its orders and answers."""
+    running = status is SessionStatus.IN_PROGRESS
+    return pb.Session(
+        session_id=str(facts.session),
+        exam_id=facts.exam,
+        exam_version=facts.exam_version,
+        status=pb.Session.Status.Value(status),
+        started_at=timestamp(facts.started_ms),
+        ends_at=timestamp(ends_ms),
+        server_time=timestamp(now_ms),
+        attempt=facts.attempt,
+        alias=facts.alias,
+        remaining_ms=min(max(0, ends_ms - now_ms), 2**31 - 1) if running else 0,
+        epoch=epoch,
+        submitted_at=timestamp(submitted_ms) if submitted_ms is not None else None,
+    )

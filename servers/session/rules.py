@@ -1,0 +1,82 @@
+"""Rules of a session: when it ends, in which order it shows, which answers fit. Time and ids are arguments."""
+
+from base64 import b32encode
+from collections.abc import Sequence
+from hashlib import blake2b, sha256
+from uuid import UUID
+
+from stores.records import Answer, AnswerKind, Paper, PaperQuestion
+
+FITTING = {
+    "single_choice": AnswerKind.CHOICE,
+    "multiple_choice": AnswerKind.CHOICES,
+    "numeric": AnswerKind.NUMBER,
+    "short_text": AnswerKind.TEXT,
+    "essay": AnswerKind.TEXT,
+}
+FIELD = {
+    AnswerKind.CHOICE: "choice",
+    AnswerKind.CHOICES: "choices",
+    AnswerKind.NUMBER: "number",
+    AnswerKind.TEXT: "text",
+}
+
+
+def ends_at(started_ms: int, duration_ms: int, closes_ms: int | None) -> int:
+    """Return the last moment at which an answer is accepted, in milliseconds.
+
+    A late start does not move the exam's close: whoever comes ten minutes before it has ten minutes.
+    """
+    end = started_ms + duration_ms
+    return end if closes_ms is None else min(end, closes_ms)
+
+
+def question_order(paper: Paper, session: UUID) -> Sequence[str]:
+    """Return the question ids as this session shows them: a pure function of session and paper."""
+    ids = [question.id for question in paper.questions]
+    return _shuffled(ids, f"{session}/{paper.version}") if paper.shuffle_questions else ids
+
+
+def option_order(paper: Paper, session: UUID) -> dict[str, Sequence[str]]:
+    """Return the option ids of each question with options, as this session shows them."""
+    return {
+        question.id: _shuffled(question.options, f"{session}/{paper.version}/{question.id}")
+        if paper.shuffle_options
+        else question.options
+        for question in paper.questions
+        if question.options
+    }
+
+
+def _shuffled(ids: Sequence[str], seed: str) -> Sequence[str]:
+    """Sort by a keyed hash: every order is equally likely, and any language can compute it again."""
+    return sorted(ids, key=lambda one: blake2b(one.encode(), key=blake2b(seed.encode(), digest_size=32).digest()).digest())
+
+
+def misfit(question: PaperQuestion, answer: Answer) -> tuple[str, str] | None:
+    """Return the field and what is wrong with it when the answer does not fit the question; None when it does."""
+    if answer.kind is AnswerKind.CLEARED:
+        return None
+    wanted = FITTING[question.type]
+    if answer.kind is not wanted:
+        return FIELD[answer.kind], f"does not answer this question: it takes '{FIELD[wanted]}'"
+    if answer.kind in (AnswerKind.CHOICE, AnswerKind.CHOICES):
+        unknown = [pick for pick in answer.picks if pick not in question.options]
+        if unknown:
+            return FIELD[answer.kind], "is not an option of this question"
+    return None
+
+
+def default_alias(exam: str, student: str) -> str:
+    """Return the alias of a student who chose none: the same for all attempts at one exam, and no hint at the id."""
+    return f"Student {b32encode(sha256(f'{exam}/{student}'.encode()).digest()).decode()[:4]}"
+
+
+def key_digest(key: str) -> bytes:
+    """Return the 8 bytes that remember an idempotency key; a session has some hundred keys at most."""
+    return sha256(key.encode()).digest()[:8]
+
+
+def body_digest(question: str, answer: Answer, client_seq: int | None) -> bytes:
+    """Return the 4-byte fingerprint of a save's canonical fields: the same through REST and gRPC, `clientTs` left out."""
+    return sha256(f"{question}\x1f{answer.packed()}\x1f{client_seq or 0}".encode()).digest()[:4]

@@ -1,0 +1,251 @@
+"""SessionService: start, read, save, submit."""
+
+import asyncio
+import time
+from uuid import UUID, uuid5
+
+from finalbell.v1 import scoring_pb2
+from finalbell.v1 import session_pb2 as pb
+from finalbell.v1.events_pb2 import SessionScored
+
+from servers import errors
+from servers.errors import Refusal
+from servers.messages import read_page_token, timestamp, write_page_token
+from servers.serving.wrap import Call, refused
+from servers.session import rules
+from servers.session.messages import answer_of, saved_message, session_message
+from servers.session.submits import Submits
+from stores.catalog import Catalog
+from stores.live import LiveSessions
+from stores.records import Exam, Frozen, Paper, PaperQuestion, Save, Saved, SaveOutcome, SessionState, SubmitOutcome
+from stores.sessions import Sessions, Start, StartOutcome
+
+KEYS = UUID("7b0f0a52-5d53-4c0e-9d3f-3c1f6f1d6a11")
+"""The namespace of `start_key`; a submit key's namespace is its session, so no student's key meets another's."""
+
+
+class SessionService:
+    """Runs sessions. A save touches Redis only; a start writes PostgreSQL first, then Redis."""
+
+    def __init__(self, live: LiveSessions, sessions: Sessions, catalog: Catalog, submits: Submits, *, inline_wait_ms: int) -> None:
+        self._live = live
+        self._sessions = sessions
+        self._catalog = catalog
+        self._submits = submits
+        self._inline_wait = inline_wait_ms / 1000
+        self._papers: dict[tuple[str, int], tuple[Paper, dict[str, PaperQuestion]]] = {}
+
+    async def StartSession(self, request: pb.StartSessionRequest, call: Call) -> pb.StartSessionResponse:
+        now_ms = await self._sessions.now_ms()
+        exam = await self._startable(request.exam_id, call, now_ms)
+        alias = await self._alias(exam, request.alias, call)
+        outcome, row = await self._sessions.start(
+            Start(
+                student=call.caller.student,
+                exam=exam.id,
+                exam_version=exam.version,
+                cohorts=call.caller.cohorts,
+                alias=alias,
+                started_ms=now_ms,
+                ends_ms=rules.ends_at(now_ms, exam.duration_seconds * 1000, exam.closes_ms),
+                max_attempts=0 if exam.closed(now_ms) else exam.max_attempts,
+                start_key=uuid5(KEYS, call.key) if call.key else None,
+            )
+        )
+        if row is None:
+            raise _not_startable(exam, now_ms)
+        if outcome is StartOutcome.CREATED:
+            await self._live.start(row.facts, row.ends_ms)
+            call.answer_with(201)
+        return pb.StartSessionResponse(session=await self._session(row.facts.session))
+
+    async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> pb.GetSessionResponse:
+        session = await self._owned(request.session_id, call)
+        return pb.GetSessionResponse(session=await self._session(session))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
+        student = request.student_id or None if call.caller.staff else call.caller.student
+        if request.student_id and student != request.student_id:
+            raise errors.RoleRequired("Only staff may list another student's sessions.", roles="admin or proctor")
+        filters = f"sessions/{student}/{request.exam_id}"
+        count, last = request.page_size or 50, read_page_token(request.page_token, filters)
+        rows = await self._sessions.page(student, request.exam_id or None, UUID(last) if last else None, count + 1)
+        now_ms = time.time_ns() // 1_000_000
+        return pb.ListSessionsResponse(
+            sessions=[
+                session_message(row.facts, row.status, row.ends_ms, row.submitted_ms, now_ms, row.epoch) for row in rows[:count]
+            ],
+            next_page_token=write_page_token(str(rows[count - 1].facts.session), filters) if len(rows) > count else "",
+        )
+
+    async def SaveAnswer(self, request: pb.SaveAnswerRequest, call: Call) -> pb.SaveAnswerResponse:
+        return await self._save(UUID(request.session_id), request, call.key or "", call)
+
+    async def BatchSaveAnswers(self, request: pb.BatchSaveAnswersRequest, call: Call) -> pb.BatchSaveAnswersResponse:
+        session = await self._owned(request.session_id, call)
+        return pb.BatchSaveAnswersResponse(outcomes=[await self._outcome(session, item, call) for item in request.items])
+
+    async def SubmitSession(self, request: pb.SubmitSessionRequest, call: Call) -> pb.SubmitSessionResponse:
+        session = UUID(request.session_id)
+        facts = await self._live.facts(session)
+        exam = await self._catalog.exam(facts.exam) if facts and facts.student == call.caller.student else None
+        if exam is None:
+            raise errors.SessionNotFound
+        with self._submits.expecting(session) as waiting:
+            frozen = await self._submits.click(session, call.caller.student, uuid5(session, call.key or ""))
+            if frozen is None:
+                raise errors.SessionNotFound
+            if frozen.outcome is SubmitOutcome.ENDED:
+                raise errors.SessionEnded(
+                    "Time was over; what you had saved has been handed in. Ask for the result.",
+                    endsAt=timestamp(frozen.ends_ms).ToJsonString(),
+                    serverTime=timestamp(frozen.now_ms).ToJsonString(),
+                    submitted="true",
+                )
+            inline = exam.inline_score and not exam.has_essay and exam.release_score == "IMMEDIATELY"
+            total = await self._total(frozen, waiting, call) if inline else None
+        return _submitted(frozen, total, call)
+
+    async def _total(self, frozen: Frozen, waiting: "asyncio.Future[SessionScored]", call: Call) -> tuple[int, int] | None:
+        """Return score and maximum when they are there already, or come before the inline wait is over."""
+        if frozen.scored:
+            return await self._sessions.total(frozen.facts.session)
+        try:
+            async with asyncio.timeout(call.arrived + self._inline_wait - time.monotonic()):
+                scored = await asyncio.shield(waiting)
+        except TimeoutError:
+            return None
+        return None if scored.partial else (scored.score, scored.max_score)
+
+    async def _startable(self, exam_id: str, call: Call, now_ms: int) -> Exam:
+        """Return the exam, unless it is unknown, not open yet, or not the caller's to sit."""
+        exam = await self._catalog.exam(exam_id)
+        if exam is None:
+            raise errors.ExamNotFound("There is no such exam.")
+        if not exam.opened(now_ms):
+            raise errors.ExamNotOpen("The exam is not open yet.", opensAt=timestamp(exam.opens_ms or 0).ToJsonString())
+        if exam.product and not await self._sessions.entitled(call.caller.student, exam.product):
+            raise errors.EntitlementRequired("This exam has to be bought first.", productId=exam.product)
+        return exam
+
+    async def _alias(self, exam: Exam, asked: str, call: Call) -> str:
+        """Return the alias: the roster's, else the one asked for, else a default; refuse who is not on a needed roster."""
+        enrolled, alias = (
+            await self._sessions.enrolled(call.caller.student, exam.id) if exam.enrolment == "ROSTER" else (True, None)
+        )
+        if not enrolled:
+            raise errors.NotEnrolled("You are not on this exam's roster.")
+        return alias or " ".join(asked.split()) or rules.default_alias(exam.id, call.caller.student)
+
+    async def _outcome(self, session: UUID, item: pb.SaveItem, call: Call) -> pb.SaveOutcome:
+        """Save one item of a batch; its refusal is its own."""
+        try:
+            return pb.SaveOutcome(answer=await self._save(session, item, item.idempotency_key, call))
+        except Exception as failure:
+            refusal = refused(failure)
+            if isinstance(refusal, errors.Internal):
+                raise
+            return pb.SaveOutcome(error=errors.status(refusal))
+
+    async def _save(
+        self, session: UUID, request: pb.SaveAnswerRequest | pb.SaveItem, key: str, call: Call
+    ) -> pb.SaveAnswerResponse:
+        facts = await self._live.facts(session)
+        if facts is None or facts.student != call.caller.student:
+            raise errors.SessionNotFound
+        _, questions = await self._paper(facts.exam, facts.exam_version)
+        answer, sequence = answer_of(request), request.client_seq if request.HasField("client_seq") else None
+        question = questions.get(request.question_id)
+        if question is None:
+            raise errors.InvalidField([("questionId", "is not a question of this exam")])
+        if (wrong := rules.misfit(question, answer)) is not None:
+            raise errors.InvalidField([wrong])
+        body = rules.body_digest(question.id, answer, sequence)
+        save = Save(session, call.caller.student, question.id, answer, rules.key_digest(key), body, sequence)
+        return _saved(await self._live.save(save))
+
+    async def _owned(self, session_id: str, call: Call) -> UUID:
+        """Return the id of a session that the caller may read; for anybody else it does not exist."""
+        session = UUID(session_id)
+        facts = await self._live.facts(session)
+        if facts is None or facts.student != call.caller.student:
+            raise errors.SessionNotFound
+        return session
+
+    async def _session(self, session: UUID) -> pb.Session:
+        state = await self._live.state(session)
+        if state is None:
+            raise errors.SessionNotFound
+        return await self._message(state)
+
+    async def _message(self, state: SessionState) -> pb.Session:
+        paper, _ = await self._paper(state.facts.exam, state.facts.exam_version)
+        message = session_message(state.facts, state.status, state.ends_ms, state.submitted_ms, state.now_ms, state.epoch)
+        message.restored_through_version = state.restored_through
+        message.question_order.extend(rules.question_order(paper, state.facts.session))
+        for question, options in rules.option_order(paper, state.facts.session).items():
+            message.option_order[question].ids.extend(options)
+        message.answers.extend(saved_message(saved) for saved in state.answers)
+        return message
+
+    async def _paper(self, exam: str, version: int) -> tuple[Paper, dict[str, PaperQuestion]]:
+        """Return a paper's skeleton: this process's copy, Redis's, or PostgreSQL's, which Redis then keeps."""
+        known = self._papers.get((exam, version))
+        if known is not None:
+            return known
+        paper = await self._live.paper(exam, version)
+        if paper is None:
+            paper = await self._catalog.paper(exam, version)
+            if paper is None:
+                raise errors.ExamNotFound("There is no such exam.")
+            await self._live.keep_paper(paper)
+        self._papers[exam, version] = paper, {question.id: question for question in paper.questions}
+        return self._papers[exam, version]
+
+
+def _not_startable(exam: Exam, now_ms: int) -> Refusal:
+    if exam.closed(now_ms):
+        at = exam.closed_ms or exam.closes_ms or 0
+        return errors.ExamClosed("The exam is closed; it can no longer be started.", closedAt=timestamp(at).ToJsonString())
+    return errors.AttemptsExhausted("You have used all attempts at this exam.", maxAttempts=str(exam.max_attempts))
+
+
+def _submitted(frozen: Frozen, total: tuple[int, int] | None, call: Call) -> pb.SubmitSessionResponse:
+    """Confirm the submit: 200 with the score, or 202 while it is on its way."""
+    if total is None:
+        call.answer_with(202)
+    return pb.SubmitSessionResponse(
+        status=scoring_pb2.Result.SCORING if total is None else scoring_pb2.Result.SCORED,
+        submitted_at=timestamp(frozen.submitted_ms),
+        answers_sha256=frozen.answers_sha256.hex(),
+        score=total[0] if total else None,
+        max_score=total[1] if total else None,
+    )
+
+
+def _saved(saved: Saved) -> pb.SaveAnswerResponse:
+    """Turn the store's answer into the reply, or into the refusal that it means."""
+    match saved.outcome:
+        case SaveOutcome.SAVED | SaveOutcome.REPLAYED:
+            return pb.SaveAnswerResponse(
+                saved=True, saved_at=timestamp(saved.at_ms), version=saved.version, ends_at=timestamp(saved.ends_ms)
+            )
+        case SaveOutcome.SUPERSEDED:
+            current = saved_message(saved.current) if saved.current else None
+            return pb.SaveAnswerResponse(superseded=True, version=saved.version, ends_at=timestamp(saved.ends_ms), current=current)
+        case SaveOutcome.ENDED:
+            raise errors.SessionEnded(
+                "Time is over; what you saved before is being handed in.",
+                endsAt=timestamp(saved.ends_ms).ToJsonString(),
+                serverTime=timestamp(saved.now_ms).ToJsonString(),
+            )
+        case SaveOutcome.SUBMITTED:
+            raise errors.SessionSubmitted("The session is handed in; its answers can no longer change.")
+        case SaveOutcome.PAUSED:
+            raise errors.SessionPaused("The session is paused; resume it first.")
+        case SaveOutcome.REUSED:
+            raise errors.IdempotencyKeyReused("This key was used for another answer; send a fresh key with every change.")
+        case SaveOutcome.FULL:
+            raise errors.InvalidField([("text", "makes the session's answers longer than 262,144 bytes in all")])
+        case SaveOutcome.UNKNOWN:
+            raise errors.SessionNotFound

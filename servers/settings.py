@@ -1,0 +1,43 @@
+"""Every setting, typed, read once from `FINALBELL_…`; nobody else reads the environment."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What a process needs to know. URLs hold the credentials of the service's own user and are never logged."""
+
+    model_config = SettingsConfigDict(env_prefix="FINALBELL_", frozen=True)
+
+    listen: str = "127.0.0.1:50051"
+    """Where gRPC listens, host:port; several workers may share one port."""
+
+    metrics: str = "127.0.0.1:9464"
+    """Where Prometheus reads, host:port."""
+
+    postgres: str
+    redis: str
+    boards_redis: str = ""
+    """Where boards live; empty: where sessions live."""
+
+    nats: str
+    jwks: Path
+    """The public keys that tokens are signed with; read again when the file changes."""
+
+    issuer: str
+    audience: str
+    engine: Literal["grpcio", "native"] = "grpcio"
+    environment: Literal["development", "production"] = "production"
+    """Development switches reflection on."""
+
+    drain_seconds: float = 10.0
+    inline_wait_ms: int = 250
+    """How long after its arrival a submit waits for its score."""
+
+    publish_wait_ms: int = 150
+    """How long a submit waits for JetStream before it goes to the `submission` table."""
+
+    crash_at: str = ""
+    """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9)."""

@@ -1,0 +1,202 @@
+"""Catalog: `exam` and `question`, as sessions, content and boards read them. No key is here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+import asyncpg
+
+from stores.records import Exam, ExamCounts, Paper, PaperQuestion
+from stores.sessions import milliseconds
+
+EXAM = """id, title, version, key_version, question_count, max_score, has_essay, duration_seconds, opens_at, closes_at,
+          shuffle_questions, shuffle_options, max_attempts, product_id, mark_correct, mark_wrong, mark_blank, mark_multiple,
+          tie_break, release_score, release_review, inline_score, enrolment, created_at, closed_at, released_at"""
+
+FRESH_SECONDS = 1.0
+CACHED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionText:
+    """A question as students read it; `options` are (id, text), `rubric` (criterion, description, points)."""
+
+    id: str
+    type: str
+    stem: str
+    passage: str
+    topic: str
+    points: int
+    options: tuple[tuple[str, str], ...]
+    rubric: tuple[tuple[str, str, int], ...]
+
+
+class Catalog:
+    """Exams and papers in PostgreSQL."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._exams: dict[str, tuple[float, Exam | None]] = {}
+
+    async def exam(self, exam: str, *, fresh: bool = False) -> Exam | None:
+        """Return an exam's policies, or None; at most `FRESH_SECONDS` old, since everyone asks for the same few."""
+        known = self._exams.get(exam)
+        if known is not None and known[0] > monotonic() and not fresh:
+            return known[1]
+        row = await self._pool.fetchrow(f"SELECT {EXAM} FROM exam WHERE id = $1", exam)  # noqa: S608
+        found = exam_of(row) if row else None
+        if len(self._exams) >= CACHED:
+            self._exams.clear()
+        self._exams[exam] = (monotonic() + FRESH_SECONDS, found)
+        return found
+
+    async def exams(self, after: str, count: int) -> Sequence[Exam]:
+        """Return up to `count` exams whose id comes after `after`, by id."""
+        rows = await self._pool.fetch(f"SELECT {EXAM} FROM exam WHERE id > $1 ORDER BY id LIMIT $2", after, count)  # noqa: S608
+        return [exam_of(row) for row in rows]
+
+    async def paper(self, exam: str, version: int) -> Paper | None:
+        """Return the skeleton of one version of an exam, or None."""
+        rows = await self._pool.fetch(
+            """
+            SELECT q.id, q.type, q.options::text, p.shuffle_questions, p.shuffle_options
+            FROM question q JOIN exam_paper p USING (exam_id, exam_version)
+            WHERE q.exam_id = $1 AND q.exam_version = $2 ORDER BY q.position
+            """,
+            exam,
+            version,
+        )
+        if not rows:
+            return None
+        questions = tuple(
+            PaperQuestion(row["id"], row["type"], tuple(option["id"] for option in json.loads(row["options"]))) for row in rows
+        )
+        return Paper(exam, version, rows[0]["shuffle_questions"], rows[0]["shuffle_options"], questions)
+
+    async def questions(self, exam: str, version: int) -> Sequence[QuestionText]:
+        """Return the questions of one version as students read them, in paper order."""
+        rows = await self._pool.fetch(
+            """
+            SELECT id, type, stem, passage, topic, points, options::text, rubric::text
+            FROM question WHERE exam_id = $1 AND exam_version = $2 ORDER BY position
+            """,
+            exam,
+            version,
+        )
+        return [
+            QuestionText(
+                id=row["id"],
+                type=row["type"],
+                stem=row["stem"],
+                passage=row["passage"],
+                topic=row["topic"],
+                points=row["points"],
+                options=tuple((option["id"], option["text"]) for option in json.loads(row["options"])),
+                rubric=tuple((c["criterion"], c["description"], c["maxPoints"]) for c in json.loads(row["rubric"])),
+            )
+            for row in rows
+        ]
+
+    async def newest_session_version(self, exam: str, student: str) -> int | None:
+        """Return the paper version of the student's newest session of an exam, or None while they have none."""
+        version: int | None = await self._pool.fetchval(
+            "SELECT exam_version FROM exam_session WHERE exam_id = $1 AND student_id = $2 ORDER BY attempt DESC LIMIT 1",
+            exam,
+            student,
+        )
+        return version
+
+    async def ended(self, exam: str) -> bool:
+        """Return whether the exam is closed and its last session has ended: what AFTER_CLOSE waits for."""
+        return bool(
+            await self._pool.fetchval(
+                """
+                SELECT (closed_at IS NOT NULL OR closes_at <= now())
+                  AND NOT EXISTS (SELECT FROM exam_session s WHERE s.exam_id = e.id AND s.status = 'IN_PROGRESS')
+                FROM exam e WHERE id = $1
+                """,
+                exam,
+            )
+        )
+
+    async def counts(self, exams: Sequence[str]) -> Mapping[str, ExamCounts]:
+        """Return how many sessions of each exam are where."""
+        rows = await self._pool.fetch(
+            """
+            SELECT exam_id, count(*) FILTER (WHERE status = 'IN_PROGRESS') AS in_progress,
+              count(*) FILTER (WHERE status = 'SUBMITTED') AS submitted, count(*) FILTER (WHERE status = 'SCORED') AS scored
+            FROM exam_session WHERE exam_id = ANY ($1) GROUP BY exam_id
+            """,
+            list(exams),
+        )
+        found = {row["exam_id"]: ExamCounts(row["in_progress"], row["submitted"], row["scored"]) for row in rows}
+        return {exam: found.get(exam, ExamCounts(0, 0, 0)) for exam in exams}
+
+    async def close(self, exam: str, actor: str) -> bool:
+        """Close an exam now, once, on record; False: no such exam."""
+        return await self._stamp("closed_at", exam, actor)
+
+    async def release(self, exam: str, actor: str) -> bool:
+        """Release an exam's scores now, once, on record; False: no such exam."""
+        return await self._stamp("released_at", exam, actor)
+
+    async def _stamp(self, column: str, exam: str, actor: str) -> bool:
+        async with self._pool.acquire() as connection, connection.transaction():
+            known = await connection.fetchval("SELECT true FROM exam WHERE id = $1 FOR UPDATE", exam)
+            changed = await connection.fetchval(
+                f"UPDATE exam SET {column} = now() WHERE id = $1 AND {column} IS NULL RETURNING true",  # noqa: S608
+                exam,
+            )
+            if changed:
+                await record(connection, actor, f"exam.{column.removesuffix('_at')}", exam)
+            return bool(known)
+
+
+async def record(
+    connection: asyncpg.Connection, actor: str, action: str, subject: str, details: Mapping[str, object] | None = None
+) -> None:
+    """Write one line of the audit log, in the transaction of what it tells."""
+    await connection.execute(
+        "INSERT INTO audit_log (actor, action, subject, details) VALUES ($1, $2, $3, $4)",
+        actor,
+        action,
+        subject,
+        json.dumps(details or {}),
+    )
+
+
+def exam_of(row: asyncpg.Record) -> Exam:
+    """Read a row of `EXAM`."""
+
+    def at(column: str) -> int | None:
+        return milliseconds(row[column]) if row[column] else None
+
+    return Exam(
+        id=row["id"],
+        title=row["title"],
+        version=row["version"],
+        key_version=row["key_version"],
+        question_count=row["question_count"],
+        max_score=row["max_score"],
+        has_essay=row["has_essay"],
+        duration_seconds=row["duration_seconds"],
+        opens_ms=at("opens_at"),
+        closes_ms=at("closes_at"),
+        shuffle_questions=row["shuffle_questions"],
+        shuffle_options=row["shuffle_options"],
+        max_attempts=row["max_attempts"],
+        product=row["product_id"],
+        mark_correct=row["mark_correct"],
+        mark_wrong=row["mark_wrong"],
+        mark_blank=row["mark_blank"],
+        mark_multiple=row["mark_multiple"],
+        tie_break=row["tie_break"],
+        release_score=row["release_score"],
+        release_review=row["release_review"],
+        inline_score=row["inline_score"],
+        enrolment=row["enrolment"],
+        created_ms=milliseconds(row["created_at"]),
+        closed_ms=at("closed_at"),
+        released_ms=at("released_at"),
+    )

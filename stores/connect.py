@@ -1,0 +1,93 @@
+"""Opens every store that a process needs, and closes them again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import nats
+from nats.aio.client import Client as Nats
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+REDIS_TIMEOUT_SECONDS = 0.25
+"""A save waits no longer for Redis; the client is told to come back (RELIABILITY F20)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the stores are: URLs with the credentials of this service's own user."""
+
+    postgres: str
+    redis: str
+    boards_redis: str
+    nats: str
+    pool_size: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Open connections; `boards` may be another deployment than `live`."""
+
+    postgres: asyncpg.Pool
+    live: Redis
+    boards: Redis
+    nats: Nats
+
+
+@asynccontextmanager
+async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
+    """Open all stores, and close all of them whatever happens.
+
+    PostgreSQL must answer at once; Redis connects on first use and NATS keeps trying, so that a process can start (and
+    say why it is not ready) while one of them is away.
+    """
+    async with AsyncExitStack() as stack:
+        postgres = await stack.enter_async_context(
+            asyncpg.create_pool(
+                settings.postgres,
+                min_size=1,
+                max_size=settings.pool_size,
+                command_timeout=10,
+                timeout=5,
+                server_settings={"timezone": "UTC"},
+            )
+        )
+        live = _redis(settings.redis)
+        stack.push_async_callback(live.aclose)
+        boards = live
+        if settings.boards_redis != settings.redis:
+            boards = _redis(settings.boards_redis)
+            stack.push_async_callback(boards.aclose)
+        client = await nats.connect(
+            settings.nats,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,
+            connect_timeout=2,
+            allow_reconnect=True,
+            pending_size=16 * 1024 * 1024,
+        )
+        stack.push_async_callback(_close, client)
+        yield Stores(postgres=postgres, live=live, boards=boards, nats=client)
+
+
+def _redis(url: str) -> Redis:
+    """One pool; never retries by itself, since only the caller knows whether a repeat is safe."""
+    return Redis.from_url(
+        url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=64,
+    )
+
+
+async def _close(client: Nats) -> None:
+    """Flush what was published, within a second, and hang up."""
+    try:
+        async with asyncio.timeout(1):
+            await client.drain()
+    except (TimeoutError, nats.errors.Error):
+        await client.close()

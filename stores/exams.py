@@ -1,0 +1,202 @@
+"""Exams: writes an exam file's versions, keys and policies, in one transaction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import asyncpg
+
+from stores.catalog import EXAM, exam_of, record
+from stores.exam_records import ExamFile, answer_json, options_json, rubric_json
+from stores.records import Exam
+
+
+class ImportOutcome(StrEnum):
+    """What became of an import."""
+
+    KEPT = "KEPT"
+    SESSIONS_LIVE = "SESSIONS_LIVE"
+    SESSIONS_RANKED = "SESSIONS_RANKED"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The exam as it is now, and what the import changed: lines for people, none when nothing did."""
+
+    outcome: ImportOutcome
+    exam: Exam | None
+    changes: tuple[str, ...]
+
+
+class Exams:
+    """Exams, for their importer: the only role that may write them, and with them their keys."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def keep(self, file: ExamFile, paper_sha256: str, keys_sha256: str, actor: str) -> Imported:
+        """Keep an exam file: all of it or, on any failure, nothing. The same file again changes nothing.
+
+        Another paper is a new version, refused while a session is in progress; other keys alone are a new key version.
+        Another tie-break is refused once anybody has sat the exam, since their places are computed with it.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('exam/' || $1, 0))", file.exam.id)
+            before = await connection.fetchrow("SELECT * FROM exam WHERE id = $1", file.exam.id)
+            new_paper = before is None or before["paper_sha256"] != paper_sha256
+            new_keys = new_paper or before["keys_sha256"] != keys_sha256
+            policies = _policies(file)
+            changed = [] if before is None else [name for name, value in policies.items() if before[name] != value]
+            if before is not None and (refusal := await _refusal(connection, file.exam.id, new_paper, "tie_break" in changed)):
+                return Imported(refusal, None, ())
+            version = (before["version"] if before else 0) + new_paper
+            key_version = (before["key_version"] if before else 0) + new_keys
+            row = await _write_exam(
+                connection,
+                policies
+                | {
+                    "version": version,
+                    "key_version": key_version,
+                    "paper_sha256": paper_sha256,
+                    "keys_sha256": keys_sha256,
+                },
+            )
+            if new_paper:
+                await _write_paper(connection, file, version)
+            if new_keys:
+                await _write_keys(connection, file, version, key_version)
+            changes = _changes(before, file, policies, changed, new_paper=new_paper, new_keys=new_keys)
+            if changes:
+                await record(connection, actor, "exam.import", file.exam.id, {"changes": changes})
+            return Imported(ImportOutcome.KEPT, exam_of(row), tuple(changes))
+
+
+async def _refusal(connection: asyncpg.Connection, exam: str, new_paper: bool, new_tie_break: bool) -> ImportOutcome | None:
+    """Return why an existing exam cannot change like this now, or None."""
+    live, ranked = await connection.fetchrow(
+        """
+        SELECT EXISTS (SELECT FROM exam_session WHERE exam_id = $1 AND status = 'IN_PROGRESS'),
+               EXISTS (SELECT FROM exam_session WHERE exam_id = $1)
+        """,
+        exam,
+    )
+    if new_paper and live:
+        return ImportOutcome.SESSIONS_LIVE
+    if new_tie_break and ranked:
+        return ImportOutcome.SESSIONS_RANKED
+    return None
+
+
+def _policies(file: ExamFile) -> dict[str, object]:
+    """Return the columns of `exam` that a file sets."""
+    exam = file.exam
+    return {
+        "id": exam.id,
+        "title": exam.title,
+        "question_count": len(file.questions),
+        "max_score": file.max_score,
+        "has_essay": file.has_essay,
+        "duration_seconds": exam.duration_seconds,
+        "opens_at": exam.opens_at,
+        "closes_at": exam.closes_at,
+        "shuffle_questions": exam.shuffle_questions,
+        "shuffle_options": exam.shuffle_options,
+        "max_attempts": exam.max_attempts,
+        "product_id": exam.product_id,
+        "max_pauses": exam.pause.max_pauses,
+        "max_pause_seconds": exam.pause.max_total_seconds,
+        "mark_correct": exam.marking.correct,
+        "mark_wrong": exam.marking.wrong,
+        "mark_blank": exam.marking.blank,
+        "mark_multiple": str(exam.marking.multiple),
+        "tie_break": str(exam.tie_break),
+        "release_score": str(exam.release.score),
+        "release_review": str(exam.release.review),
+        "inline_score": exam.inline_score,
+        "enrolment": str(exam.enrolment),
+        "board_public": exam.board.public,
+        "board_freeze_seconds": exam.board.freeze_seconds_before_close,
+        "graders": exam.graders,
+    }
+
+
+async def _write_exam(connection: asyncpg.Connection, columns: Mapping[str, object]) -> asyncpg.Record:
+    names = list(columns)
+    values = ", ".join(f"${place}" for place in range(1, len(names) + 1))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in names if name != "id")
+    return await connection.fetchrow(
+        f"INSERT INTO exam ({', '.join(names)}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET {updates} RETURNING {EXAM}",  # noqa: S608
+        *columns.values(),
+    )
+
+
+async def _write_paper(connection: asyncpg.Connection, file: ExamFile, version: int) -> None:
+    await connection.execute(
+        "INSERT INTO exam_paper (exam_id, exam_version, shuffle_questions, shuffle_options) VALUES ($1, $2, $3, $4)",
+        file.exam.id,
+        version,
+        file.exam.shuffle_questions,
+        file.exam.shuffle_options,
+    )
+    await connection.executemany(
+        """
+        INSERT INTO question (exam_id, exam_version, id, position, type, stem, passage, options, topic, points, rubric)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        """,
+        [
+            (
+                file.exam.id,
+                version,
+                q.id,
+                place,
+                q.type,
+                q.stem,
+                q.passage,
+                options_json(q),
+                q.topic,
+                q.points,
+                rubric_json(q),
+            )
+            for place, q in enumerate(file.questions)
+        ],
+    )
+
+
+async def _write_keys(connection: asyncpg.Connection, file: ExamFile, version: int, key_version: int) -> None:
+    marking = file.exam.marking
+    await connection.execute(
+        """
+        INSERT INTO exam_key (exam_id, exam_version, key_version, mark_correct, mark_wrong, mark_blank, mark_multiple)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        """,
+        *(file.exam.id, version, key_version, marking.correct, marking.wrong, marking.blank, marking.multiple),
+    )
+    await connection.executemany(
+        "INSERT INTO keys.answer_key (exam_id, exam_version, key_version, question_id, answer) VALUES ($1, $2, $3, $4, $5)",
+        [(file.exam.id, version, key_version, q.id, answer_json(q.answer)) for q in file.questions],
+    )
+    await connection.executemany(
+        "INSERT INTO keys.explanation (exam_id, exam_version, key_version, question_id, body) VALUES ($1, $2, $3, $4, $5)",
+        [(file.exam.id, version, key_version, q.id, q.explanation) for q in file.questions if q.explanation],
+    )
+
+
+def _changes(
+    before: asyncpg.Record | None,
+    file: ExamFile,
+    policies: Mapping[str, object],
+    changed: Sequence[str],
+    *,
+    new_paper: bool,
+    new_keys: bool,
+) -> list[str]:
+    """Return what is new or different, in lines for people; keys are never quoted."""
+    if before is None:
+        return [f"new exam {file.exam.id} with {len(file.questions)} questions, version 1"]
+    lines = []
+    if new_paper:
+        lines.append(f"new paper: version {before['version']} → {before['version'] + 1}")
+    elif new_keys:
+        lines.append(f"new keys: key version {before['key_version']} → {before['key_version'] + 1}; results so far keep theirs")
+    lines += [f"{name}: {before[name]} → {policies[name]}" for name in changed]
+    return lines

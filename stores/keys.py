@@ -1,0 +1,63 @@
+"""Every Redis key that sessions have, one function per noun.
+
+All keys of a session share a hash tag, so that one function may touch them on a cluster too.
+"""
+
+from uuid import UUID
+
+SHARDS = 64
+"""Recorded in PostgreSQL (`setting`) by the first migration; it can never change while sessions live."""
+
+
+def shard(session: UUID) -> int:
+    """Return the session's shard, from the random end of its UUIDv7."""
+    return session.int % SHARDS
+
+
+def _tag(number: int) -> str:
+    return f"{{{number:02d}}}"
+
+
+def session_key(session: UUID) -> str:
+    """Return the key of a session's hash."""
+    return f"s:{_tag(shard(session))}:{session}"
+
+
+def token_key(session: UUID) -> str:
+    """Return the key of a session's restore token."""
+    return f"r:{_tag(shard(session))}:{session}"
+
+
+def log_key(number: int) -> str:
+    """Return the key of a shard's save log, a stream."""
+    return f"log:{_tag(number)}"
+
+
+def generation_key(number: int) -> str:
+    """Return the key of a shard's generation."""
+    return f"gen:{_tag(number)}"
+
+
+def due_key(number: int) -> str:
+    """Return the key of a shard's sessions by the end of their time."""
+    return f"due:{_tag(number)}"
+
+
+def unscored_key(number: int) -> str:
+    """Return the key of a shard's submitted sessions without a result, by when to look at them again."""
+    return f"unscored:{_tag(number)}"
+
+
+def parked_key(number: int) -> str:
+    """Return the key of a shard's submitted sessions that wait for an operator."""
+    return f"parked:{_tag(number)}"
+
+
+def lease_key(number: int, work: str) -> str:
+    """Return the key of the lease for one kind of work on a shard."""
+    return f"lease:{_tag(number)}:{work}"
+
+
+def paper_key(exam: str, version: int) -> str:
+    """Return the key of a paper's skeleton."""
+    return f"paper:{exam}:{version}"

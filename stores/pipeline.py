@@ -1,0 +1,134 @@
+"""Coalescing: what arrives while a round trip is in flight goes out together as the next one.
+
+There is no timer. An idle store answers one item at once; a busy one gets larger batches, not longer queues.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+FUNCTIONS = Path(__file__).parent / "functions"
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+
+class Overloaded(Exception):
+    """The queue is full: the item was not sent, so it certainly had no effect."""
+
+
+class Coalescer(Generic[Item, Reply]):
+    """Sends items in batches through `send`, which returns one reply (or exception) per item, in order."""
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[Item]], Awaitable[Sequence[Reply | Exception]]],
+        *,
+        in_flight: int = 2,
+        batch: int = 512,
+        bound: int = 8192,
+    ) -> None:
+        self._send = send
+        self._in_flight = in_flight
+        self._batch = batch
+        self._bound = bound
+        self._waiting: deque[tuple[Item, asyncio.Future[Reply]]] = deque()
+        self._senders: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Reply:
+        """Send one item and return its reply; raises Overloaded when too many wait already.
+
+        Cancelling the caller does not take the item back: it may already be on its way.
+        """
+        if len(self._waiting) >= self._bound:
+            raise Overloaded
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, reply))
+        if len(self._senders) < self._in_flight:
+            sender = asyncio.create_task(self._send_all())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        return await reply
+
+    async def drain(self) -> None:
+        """Wait until nothing is queued or in flight."""
+        while self._senders:
+            await asyncio.gather(*self._senders)
+
+    async def _send_all(self) -> None:
+        while self._waiting:
+            taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
+            try:
+                replies = await self._send([item for item, _ in taken])
+            except Exception as failure:  # each caller gets it
+                replies = [failure] * len(taken)
+            for (_, future), reply in zip(taken, replies, strict=True):
+                if future.done():
+                    continue
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+
+
+Call = tuple[str, Sequence[str], Sequence[str | bytes | int]]
+"""One call of a Redis function: its act, its keys, its arguments."""
+
+
+class Functions:
+    """Calls finalbell's Redis functions, many per round trip, and loads them where they are missing."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._coalescer: Coalescer[Call, object] = Coalescer(self.call_all)
+
+    async def call(self, act: str, keys: Sequence[str], *arguments: str | bytes | int) -> object:
+        """Call one function and return its reply."""
+        return await self._coalescer.submit((act, keys, arguments))
+
+    async def call_all(self, calls: Sequence[Call]) -> Sequence[object]:
+        """Call many functions in one round trip; an exception stands in the place of a call that failed.
+
+        A failover or a new server may have lost the functions (or never had this version): those calls had no effect,
+        so they are repeated once, after loading.
+        """
+        replies = await self._round_trip(calls)
+        lost = [i for i, reply in enumerate(replies) if isinstance(reply, ResponseError) and "unction not found" in str(reply)]
+        if lost:
+            await self.load()
+            for i, reply in zip(lost, await self._round_trip([calls[i] for i in lost]), strict=True):
+                replies[i] = reply
+        return replies
+
+    async def load(self) -> None:
+        """Load this version of the functions; versions live side by side, since the names hold a digest."""
+        await self._redis.function_load(_library()[1], replace=True)
+
+    async def _round_trip(self, calls: Sequence[Call]) -> list[object]:
+        digest = _library()[0]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for act, keys, arguments in calls:
+                pipeline.execute_command("FCALL", f"{act}_{digest}", len(keys), *keys, *arguments)
+            return list(await pipeline.execute(raise_on_error=False))
+
+
+@cache
+def _library() -> tuple[str, str]:
+    """Return the digest in the functions' names, and the source: the prelude, then each act as a function of its own."""
+    prelude = (FUNCTIONS / "_prelude.lua").read_text()
+    acts = {path.stem: path.read_text() for path in sorted(FUNCTIONS.glob("[!_]*.lua"))}
+    digest = sha256(repr((prelude, acts)).encode()).hexdigest()[:12]
+    parts = [f"#!lua name=finalbell_{digest}", prelude]
+    for act, body in acts.items():
+        flags = next((line[len("-- FLAGS ") :].split() for line in body.splitlines() if line.startswith("-- FLAGS ")), [])
+        listed = ", ".join(f"'{flag}'" for flag in flags)
+        register = f"redis.register_function{{function_name='{act}_{digest}', flags={{{listed}}}, callback=function(keys, args)"
+        parts += [register, body, "end}"]
+    return digest, "\n".join(parts)

@@ -1,0 +1,360 @@
+"""The values that cross module borders: frozen dataclasses, standard library only.
+
+Times are milliseconds since the Unix epoch, in UTC, with `_ms` in the name.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+EPOCH_VERSIONS = 1_000_000
+"""A save's version is epoch × 1,000,000 + n, so that one integer orders saves across restores."""
+
+
+class AnswerKind(StrEnum):
+    """What a student can answer with; the value is its tag in the packed form."""
+
+    CHOICE = "c"
+    CHOICES = "m"
+    NUMBER = "n"
+    TEXT = "t"
+    CLEARED = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer in canonical form: `CHOICES` are sorted, unique and joined by a comma."""
+
+    kind: AnswerKind
+    value: str = ""
+
+    def packed(self) -> str:
+        """Return the form that is stored and hashed: the tag, a colon, the value (`c:B`, `m:A,C`, `n:3.5`, `t:…`)."""
+        return f"{self.kind}:{self.value}"
+
+    @staticmethod
+    def unpacked(packed: str) -> "Answer":
+        """Read `packed()` back; raises ValueError for anything else."""
+        return Answer(AnswerKind(packed[:1]), packed[2:])
+
+    @property
+    def picks(self) -> tuple[str, ...]:
+        """The option ids of a choice or of choices."""
+        return tuple(self.value.split(",")) if self.value else ()
+
+
+def encode_answers(answers: Mapping[str, str]) -> bytes:
+    """Return the canonical encoding of packed answers by question: what is hashed, scored and kept.
+
+    It is RFC 8785 (JSON Canonicalization Scheme) of one object, cleared answers left out; Python's writer agrees with
+    that scheme for string values and ASCII keys. docs/answers.md says it for other languages.
+    """
+    kept = {question: packed for question, packed in answers.items() if not packed.startswith(AnswerKind.CLEARED)}
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+def decode_answers(encoded: bytes) -> dict[str, Answer]:
+    """Read `encode_answers` back; raises ValueError for anything else."""
+    return {question: Answer.unpacked(packed) for question, packed in json.loads(encoded).items()}
+
+
+def answers_sha256(encoded: bytes) -> bytes:
+    """Return the SHA-256 of the canonical encoding: 32 bytes."""
+    return hashlib.sha256(encoded).digest()
+
+
+class SessionStatus(StrEnum):
+    """The stored status; a pause is a field of its own."""
+
+    IN_PROGRESS = "IN_PROGRESS"
+    SUBMITTED = "SUBMITTED"
+    SCORED = "SCORED"
+
+
+class SubmitReason(StrEnum):
+    """Who handed a session in."""
+
+    CLICK = "CLICK"
+    BELL = "BELL"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What never changes after the start."""
+
+    session: UUID
+    exam: str
+    exam_version: int
+    student: str
+    attempt: int
+    alias: str
+    started_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAnswer:
+    """The answer that stands for one question, with what a replay of its save is answered with."""
+
+    question: str
+    answer: Answer
+    version: int
+    saved_ms: int
+    client_seq: int | None
+    key_digest: bytes
+    body_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """A session as its store sees it now."""
+
+    facts: SessionFacts
+    status: SessionStatus
+    ends_ms: int
+    now_ms: int
+    epoch: int
+    restored_through: int
+    submitted_ms: int | None
+    reason: SubmitReason | None
+    answers: tuple[SavedAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A session as PostgreSQL has it."""
+
+    facts: SessionFacts
+    status: SessionStatus
+    ends_ms: int
+    epoch: int
+    submitted_ms: int | None
+    answers_sha256: bytes | None
+    cohorts: tuple[str, ...] = ()
+
+
+class SaveOutcome(StrEnum):
+    """What became of a save."""
+
+    SAVED = "SAVED"
+    REPLAYED = "REPLAYED"
+    SUPERSEDED = "SUPERSEDED"
+    ENDED = "ENDED"
+    SUBMITTED = "SUBMITTED"
+    PAUSED = "PAUSED"
+    REUSED = "REUSED"
+    FULL = "FULL"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """One save, ready for the store."""
+
+    session: UUID
+    student: str
+    question: str
+    answer: Answer
+    key_digest: bytes
+    body_digest: bytes
+    client_seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The store's answer to a save; `version` and `at_ms` are those of the save that stands for its key."""
+
+    outcome: SaveOutcome
+    version: int
+    at_ms: int
+    ends_ms: int
+    now_ms: int
+    current: SavedAnswer | None = None
+
+
+class SubmitOutcome(StrEnum):
+    """What became of a submit."""
+
+    FLIPPED = "FLIPPED"
+    ALREADY = "ALREADY"
+    ENDED = "ENDED"
+    EARLY = "EARLY"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A submitted session with its frozen answers; the same values however often it is asked for."""
+
+    outcome: SubmitOutcome
+    facts: SessionFacts
+    submitted_ms: int
+    reason: SubmitReason
+    ends_ms: int
+    now_ms: int
+    answers: bytes
+    answers_sha256: bytes
+    scored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One accepted save in the save log."""
+
+    session: UUID
+    saved: SavedAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class PaperQuestion:
+    """What checking an answer and shuffling need of a question; no text, no key."""
+
+    id: str
+    type: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """The skeleton of one version of an exam."""
+
+    exam: str
+    version: int
+    shuffle_questions: bool
+    shuffle_options: bool
+    questions: tuple[PaperQuestion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """An exam's policies, as PostgreSQL has them."""
+
+    id: str
+    title: str
+    version: int
+    key_version: int
+    question_count: int
+    max_score: int
+    has_essay: bool
+    duration_seconds: int
+    opens_ms: int | None
+    closes_ms: int | None
+    shuffle_questions: bool
+    shuffle_options: bool
+    max_attempts: int
+    product: str | None
+    mark_correct: int
+    mark_wrong: int
+    mark_blank: int
+    mark_multiple: str
+    tie_break: str
+    release_score: str
+    release_review: str
+    inline_score: bool
+    enrolment: str
+    created_ms: int
+    closed_ms: int | None
+    released_ms: int | None
+
+    def opened(self, now_ms: int) -> bool:
+        """Whether the exam has opened."""
+        return self.opens_ms is None or now_ms >= self.opens_ms
+
+    def closed(self, now_ms: int) -> bool:
+        """Whether the exam can no longer be started."""
+        return self.closed_ms is not None or (self.closes_ms is not None and now_ms >= self.closes_ms)
+
+    def shows_scores(self, *, ended: bool) -> bool:
+        """Whether totals, ranks and boards may be seen; `ended` means closed, with no session in progress."""
+        if self.released_ms is not None or self.release_score == "IMMEDIATELY":
+            return True
+        return self.release_score == "AFTER_CLOSE" and ended
+
+    def shows_review(self, *, ended: bool) -> bool:
+        """Whether outcomes, points per question, right answers and explanations may be seen."""
+        return self.release_review == "IMMEDIATELY" or (self.release_review == "AFTER_CLOSE" and ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Marking:
+    """What answers earn, per point of their question."""
+
+    correct: int
+    wrong: int
+    blank: int
+    partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One question with its answer key: what grading needs. `answer` is the exam file's answer object, as JSON text."""
+
+    question: str
+    type: str
+    topic: str
+    points: int
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """All keys of one version of a paper, in paper order."""
+
+    exam: str
+    exam_version: int
+    key_version: int
+    marking: Marking
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a session was worth; `points` are per question in paper order, 0 while one waits for its grader."""
+
+    session: UUID
+    exam: str
+    exam_version: int
+    student: str
+    score: int
+    max_score: int
+    partial: bool
+    key_version: int
+    answers: bytes
+    answers_sha256: bytes
+    points: tuple[int, ...]
+    submitted_ms: int
+    reason: SubmitReason
+    revision: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A student's place-giving result; `order_key` None means no place."""
+
+    exam: str
+    student: str
+    alias: str
+    cohorts: tuple[str, ...]
+    order_key: int | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One row of a board; `rank` is the competition rank."""
+
+    rank: int
+    student: str
+    alias: str
+    order_key: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExamCounts:
+    """How many sessions of an exam are where."""
+
+    in_progress: int
+    submitted: int
+    scored: int

@@ -1,0 +1,355 @@
+"""Results: `result`, `standing` and `dead_letter`: what sessions were worth, each exactly once."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from stores.records import Result, SessionStatus, Standing, SubmitReason
+from stores.sessions import milliseconds, moment
+
+STANDING = "exam_id, student_id, alias, cohorts, order_key, version"
+PAGE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A kept result's totals."""
+
+    score: int
+    max_score: int
+    partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a batch did: the totals that stand for every session of it (also those kept before), and who stands where.
+
+    `unknown` are sessions that PostgreSQL has never seen; `differing` were kept before with other answers (an alarm).
+    """
+
+    new: int
+    totals: Mapping[UUID, Total]
+    standings: Sequence[Standing]
+    unknown: frozenset[UUID]
+    differing: frozenset[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a session is, and how far it is."""
+
+    student: str
+    status: SessionStatus
+    submitted_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StaffRow:
+    """One result as staff see it; `rank` is on the attempt that gives the student their place."""
+
+    session: UUID
+    student: str
+    alias: str
+    attempt: int
+    partial: bool
+    score: int
+    max_score: int
+    revision: int
+    submitted_ms: int
+    rank: int | None
+
+
+class Results:
+    """Results and standings in PostgreSQL."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def keep(self, results: Sequence[Result]) -> Kept:
+        """Keep each result once, in one transaction with the session's status and the student's standing.
+
+        A redelivered batch changes nothing and returns the same totals. Every statement takes its rows in the order of
+        their keys, so that two workers with overlapping batches cannot deadlock.
+        """
+        ordered = sorted(results, key=lambda result: result.session)
+        async with self._pool.acquire() as connection, connection.transaction():
+            known = await _lock_sessions(connection, [result.session for result in ordered])
+            batch = [result for result in ordered if result.session in known]
+            new = await _insert(connection, batch)
+            await _mark_scored(connection, batch)
+            await connection.execute("DELETE FROM submission WHERE session_id = ANY ($1)", [r.session for r in batch])
+            standings = await _restate(connection, {(result.exam, result.student) for result in batch})
+            rows = await connection.fetch(
+                "SELECT session_id, score, max_score, status, answers_sha256 FROM result WHERE session_id = ANY ($1)",
+                [result.session for result in batch],
+            )
+        hashes = {result.session: result.answers_sha256 for result in batch}
+        return Kept(
+            new=new,
+            totals={row["session_id"]: Total(row["score"], row["max_score"], row["status"] == "PARTIAL") for row in rows},
+            standings=standings,
+            unknown=frozenset(result.session for result in ordered) - known,
+            differing=frozenset(row["session_id"] for row in rows if row["answers_sha256"] != hashes[row["session_id"]]),
+        )
+
+    async def read(self, session: UUID) -> Result | None:
+        """Return a session's result, or None while it has none."""
+        row = await self._pool.fetchrow(
+            """
+            SELECT r.*, s.submitted_at, s.submit_reason FROM result r JOIN exam_session s ON s.id = r.session_id
+            WHERE r.session_id = $1
+            """,
+            session,
+        )
+        return _result(row) if row else None
+
+    async def bury(self, session: UUID | None, subject: str, event: bytes, error: str) -> None:
+        """Keep a submit that cannot be scored, once, until an operator has looked at it."""
+        await self._pool.execute(
+            """
+            INSERT INTO dead_letter (session_id, subject, event, error) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (subject) WHERE replayed_at IS NULL DO UPDATE SET error = excluded.error
+            """,
+            session,
+            subject,
+            event,
+            error,
+        )
+
+    async def owner(self, session: UUID) -> Owner | None:
+        """Return whose a session is and how far PostgreSQL knows it to be, or None."""
+        row = await self._pool.fetchrow("SELECT student_id, status, submitted_at FROM exam_session WHERE id = $1", session)
+        if row is None:
+            return None
+        submitted_ms = milliseconds(row["submitted_at"]) if row["submitted_at"] else None
+        return Owner(row["student_id"], SessionStatus(row["status"]), submitted_ms)
+
+    async def page(self, exam: str, after: tuple[int, UUID] | None, count: int) -> Sequence[StaffRow]:
+        """Return results by score, best first, then by session; `after` is the last row of the page before.
+
+        The rank is competition rank over the exam's standings, on the row of the attempt that gives it.
+        """
+        rows = await self._pool.fetch(
+            """
+            SELECT r.session_id, r.student_id, s.alias, s.attempt, r.status, r.score, r.max_score, r.revision, s.submitted_at,
+              CASE WHEN t.session_id = r.session_id THEN
+                (SELECT count(*) + 1 FROM standing b WHERE b.exam_id = r.exam_id AND b.order_key > t.order_key)
+              END AS rank
+            FROM result r
+            JOIN exam_session s ON s.id = r.session_id
+            LEFT JOIN standing t ON t.exam_id = r.exam_id AND t.student_id = r.student_id
+            WHERE r.exam_id = $1 AND ($2::int IS NULL OR r.score < $2 OR (r.score = $2 AND r.session_id > $3))
+            ORDER BY r.score DESC, r.session_id LIMIT $4
+            """,
+            exam,
+            after[0] if after else None,
+            after[1] if after else None,
+            count,
+        )
+        return [
+            StaffRow(
+                session=row["session_id"],
+                student=row["student_id"],
+                alias=row["alias"],
+                attempt=row["attempt"],
+                partial=row["status"] == "PARTIAL",
+                score=row["score"],
+                max_score=row["max_score"],
+                revision=row["revision"],
+                submitted_ms=milliseconds(row["submitted_at"]),
+                rank=row["rank"],
+            )
+            for row in rows
+        ]
+
+
+class Standings:
+    """Students' places in PostgreSQL: what boards are built from and compared with."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def all(self, exam: str) -> AsyncIterator[Sequence[Standing]]:
+        """Yield all standings of an exam, in pages; each page is as fresh as its reading."""
+        after = ""
+        while True:
+            rows = await self._pool.fetch(
+                f"SELECT {STANDING} FROM standing WHERE exam_id = $1 AND student_id > $2 ORDER BY student_id LIMIT $3",  # noqa: S608
+                exam,
+                after,
+                PAGE,
+            )
+            if rows:
+                yield [_standing(row) for row in rows]
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["student_id"]
+
+    async def cohorts(self, exam: str) -> Sequence[str]:
+        """Return every cohort that has a student with a standing in the exam."""
+        rows = await self._pool.fetch("SELECT DISTINCT unnest(cohorts) AS cohort FROM standing WHERE exam_id = $1 ORDER BY 1", exam)
+        return [row["cohort"] for row in rows]
+
+    async def ranked(self, exam: str, cohort: str | None) -> Mapping[str, int]:
+        """Return the order key of every placed student of a board: what the zset has to hold."""
+        rows = await self._pool.fetch(
+            """
+            SELECT student_id, order_key FROM standing
+            WHERE exam_id = $1 AND order_key IS NOT NULL AND ($2::text IS NULL OR $2 = ANY (cohorts))
+            """,
+            exam,
+            cohort,
+        )
+        return {row["student_id"]: row["order_key"] for row in rows}
+
+
+async def _lock_sessions(connection: asyncpg.Connection, sessions: Sequence[UUID]) -> set[UUID]:
+    """Lock the sessions' rows, in order, and return those that exist."""
+    rows = await connection.fetch("SELECT id FROM exam_session WHERE id = ANY ($1) ORDER BY id FOR UPDATE", sessions)
+    return {row["id"] for row in rows}
+
+
+async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> int:
+    """Insert what is not there yet, and return how many that were. Points travel as text: arrays cannot nest unevenly."""
+    rows = await connection.fetch(
+        """
+        INSERT INTO result (session_id, exam_id, exam_version, student_id, score, max_score, status, key_version, answers,
+                            answers_sha256, points)
+        SELECT session_id, exam_id, exam_version, student_id, score, max_score, status, key_version, answers, answers_sha256,
+               points::int[]
+        FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::int[], $6::int[], $7::text[], $8::int[], $9::text[],
+                    $10::bytea[], $11::text[])
+          AS r (session_id, exam_id, exam_version, student_id, score, max_score, status, key_version, answers, answers_sha256,
+                points)
+        ORDER BY session_id
+        ON CONFLICT (session_id) DO NOTHING
+        RETURNING session_id
+        """,
+        [r.session for r in results],
+        [r.exam for r in results],
+        [r.exam_version for r in results],
+        [r.student for r in results],
+        [r.score for r in results],
+        [r.max_score for r in results],
+        ["PARTIAL" if r.partial else "SCORED" for r in results],
+        [r.key_version for r in results],
+        [r.answers.decode() for r in results],
+        [r.answers_sha256 for r in results],
+        ["{" + ",".join(map(str, r.points)) + "}" for r in results],
+    )
+    return len(rows)
+
+
+async def _mark_scored(connection: asyncpg.Connection, results: Sequence[Result]) -> None:
+    """Move the sessions to SCORED, noting the submit where the mark beside it has not come yet."""
+    await connection.execute(
+        """
+        UPDATE exam_session s
+        SET status = 'SCORED', submitted_at = COALESCE(s.submitted_at, r.submitted_at),
+            submit_reason = COALESCE(s.submit_reason, r.reason), answers_sha256 = COALESCE(s.answers_sha256, r.sha256)
+        FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bytea[]) AS r (id, submitted_at, reason, sha256)
+        WHERE s.id = r.id AND s.status <> 'SCORED'
+        """,
+        [r.session for r in results],
+        [moment(r.submitted_ms) for r in results],
+        [r.reason for r in results],
+        [r.answers_sha256 for r in results],
+    )
+
+
+async def _restate(connection: asyncpg.Connection, students: set[tuple[str, str]]) -> Sequence[Standing]:
+    """Recompute the standings of these (exam, student): the best SCORED result gives the place.
+
+    The rows are made and locked first and recomputed in a later statement, which sees what the other transaction
+    committed: two attempts scored at once cannot both believe that they are the only one.
+    """
+    ordered = sorted(students)
+    exams, ids = [exam for exam, _ in ordered], [student for _, student in ordered]
+    await connection.execute(
+        """
+        INSERT INTO standing (exam_id, student_id) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING
+        """,
+        exams,
+        ids,
+    )
+    await connection.execute(
+        """
+        SELECT FROM standing WHERE (exam_id, student_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+        ORDER BY exam_id, student_id FOR UPDATE
+        """,
+        exams,
+        ids,
+    )
+    rows = await connection.fetch(
+        """
+        WITH attempt AS (
+          SELECT r.exam_id, r.student_id, r.session_id, r.score, r.status, s.alias, s.cohorts, e.tie_break,
+            CASE e.tie_break
+              WHEN 'DURATION' THEN (extract(epoch FROM s.submitted_at - s.started_at) * 1000)::bigint
+              WHEN 'SUBMITTED_AT' THEN (extract(epoch FROM s.submitted_at - e.created_at) * 100)::bigint
+              ELSE 0
+            END AS tiebreak
+          FROM unnest($1::text[], $2::text[]) AS w (exam_id, student_id)
+          JOIN result r USING (exam_id, student_id)
+          JOIN exam_session s ON s.id = r.session_id
+          JOIN exam e ON e.id = r.exam_id
+        ), keyed AS (
+          SELECT *, CASE tie_break
+            WHEN 'NONE' THEN score::bigint ELSE (score + 1) * range - 1 - least(greatest(tiebreak, 0), range - 1)
+          END AS order_key
+          FROM attempt, LATERAL (SELECT 1::bigint << CASE tie_break WHEN 'DURATION' THEN 27 ELSE 33 END AS range) bits
+        ), best AS (
+          SELECT DISTINCT ON (exam_id, student_id) * FROM keyed
+          ORDER BY exam_id, student_id, (status = 'SCORED') DESC, order_key DESC, session_id
+        ), clubs AS (
+          SELECT exam_id, student_id, array_agg(DISTINCT cohort ORDER BY cohort) FILTER (WHERE cohort IS NOT NULL) AS cohorts
+          FROM attempt LEFT JOIN LATERAL unnest(cohorts) AS cohort ON true GROUP BY 1, 2
+        )
+        UPDATE standing t SET
+          alias = b.alias,
+          cohorts = COALESCE(c.cohorts, '{}'),
+          score = CASE WHEN b.status = 'SCORED' THEN b.score END,
+          tiebreak = CASE WHEN b.status = 'SCORED' THEN b.tiebreak END,
+          order_key = CASE WHEN b.status = 'SCORED' THEN b.order_key END,
+          session_id = CASE WHEN b.status = 'SCORED' THEN b.session_id END,
+          version = t.version + 1
+        FROM best b JOIN clubs c USING (exam_id, student_id)
+        WHERE (t.exam_id, t.student_id) = (b.exam_id, b.student_id)
+        RETURNING t.exam_id, t.student_id, t.alias, t.cohorts, t.order_key, t.version
+        """,
+        exams,
+        ids,
+    )
+    return [_standing(row) for row in rows]
+
+
+def _standing(row: asyncpg.Record) -> Standing:
+    return Standing(
+        exam=row["exam_id"],
+        student=row["student_id"],
+        alias=row["alias"],
+        cohorts=tuple(row["cohorts"]),
+        order_key=row["order_key"],
+        version=row["version"],
+    )
+
+
+def _result(row: asyncpg.Record) -> Result:
+    return Result(
+        session=row["session_id"],
+        exam=row["exam_id"],
+        exam_version=row["exam_version"],
+        student=row["student_id"],
+        score=row["score"],
+        max_score=row["max_score"],
+        partial=row["status"] == "PARTIAL",
+        key_version=row["key_version"],
+        answers=row["answers"].encode(),
+        answers_sha256=row["answers_sha256"],
+        points=tuple(row["points"]),
+        submitted_ms=milliseconds(row["submitted_at"]),
+        reason=SubmitReason(row["submit_reason"] or SubmitReason.CLICK),
+        revision=row["revision"],
+    )

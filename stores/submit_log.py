@@ -1,0 +1,137 @@
+"""SubmitLog: submitted sessions on their way to scoring, in a JetStream work queue. Bytes in, bytes out.
+
+One subject per session, one message per subject: while the first copy waits or is being worked on, the broker refuses a
+second; once it is gone, a republish is accepted again. So no message ids (RELIABILITY 0.3).
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from uuid import UUID
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
+STREAM = "SUBMITS"
+CONSUMER = "scoring"
+ACK_WAIT_SECONDS = 10
+MAX_ACK_PENDING = 8_192
+GATHER_SECONDS = 0.02
+MAX_BYTES = 20 * 1024**3
+
+
+class PublishOutcome(StrEnum):
+    """Whether JetStream has the event."""
+
+    KEPT = "KEPT"
+    ALREADY = "ALREADY"
+    AWAY = "AWAY"
+
+
+class SubmitLog:
+    """The stream of submits."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._stream: JetStreamContext = client.jetstream(timeout=2)
+        self._pull: JetStreamContext.PullSubscription | None = None
+
+    async def prepare(self) -> None:
+        """Make the stream and its consumer, or bring them up to these settings."""
+        config = StreamConfig(
+            name=STREAM,
+            subjects=["submits.*.*"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            max_msgs_per_subject=1,
+            max_bytes=MAX_BYTES,
+            duplicate_window=0.1,
+        )
+        try:
+            await self._stream.update_stream(config)
+        except NotFoundError:
+            await self._stream.add_stream(config)
+        await self._stream.add_consumer(
+            STREAM,
+            ConsumerConfig(
+                durable_name=CONSUMER,
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=ACK_WAIT_SECONDS,
+                max_ack_pending=MAX_ACK_PENDING,
+            ),
+        )
+
+    async def publish(self, subject: str, event: bytes, timeout_seconds: float) -> PublishOutcome:
+        """Publish and wait until JetStream has synced it; AWAY: it may or may not have it.
+
+        Error 10077 is JetStream's generic store failure; only this text means that the first copy is still there.
+        """
+        try:
+            await self._stream.publish(subject, event, timeout=timeout_seconds)
+        except APIError as refused:
+            if refused.err_code == 10077 and "maximum messages per subject exceeded" in (refused.description or ""):
+                return PublishOutcome.ALREADY
+            return PublishOutcome.AWAY
+        except (NatsTimeoutError, NoRespondersError, TimeoutError, OSError):
+            return PublishOutcome.AWAY
+        except Exception as failure:
+            if type(failure).__module__.startswith("nats."):
+                return PublishOutcome.AWAY
+            raise
+        return PublishOutcome.KEPT
+
+    async def last(self, exam: str, session: UUID) -> bytes | None:
+        """Return the event that waits for a session, read from the stream's leader, or None."""
+        try:
+            return (await self._stream.get_last_msg(STREAM, subject(exam, session))).data
+        except NotFoundError:
+            return None
+
+    async def pull(self, count: int, wait_seconds: float) -> Sequence[Msg]:
+        """Return the next events, at most `count`; none when none came in time. Each must be acknowledged or ended.
+
+        The first is waited for, the others get 20 ms to join it: the client's own batch fetch would hold the first one
+        back for the whole wait.
+        """
+        if self._pull is None:
+            self._pull = await self._stream.pull_subscribe_bind(CONSUMER, STREAM)
+        try:
+            messages = await self._pull.fetch(1, timeout=wait_seconds)
+        except (NatsTimeoutError, TimeoutError):
+            return []
+        try:
+            return [*messages, *await self._pull.fetch(count - 1, timeout=GATHER_SECONDS)]
+        except (NatsTimeoutError, TimeoutError):
+            return messages
+
+    async def acknowledge(self, messages: Sequence[Msg]) -> None:
+        """Say that these are done for good; only ever after the commit."""
+        await asyncio.gather(*(message.ack() for message in messages))
+
+    async def backlog(self) -> int:
+        """Return how many submits wait or are being worked on."""
+        return (await self._stream.stream_info(STREAM)).state.messages
+
+    async def listen(self, to: str, receive: Callable[[bytes], None]) -> None:
+        """Hand every inline reply that comes to the subject `to` to `receive`."""
+
+        async def each(message: Msg) -> None:
+            receive(message.data)
+
+        await self._client.subscribe(to, cb=each)
+
+    async def reply(self, to: str, event: bytes) -> None:
+        """Send an inline reply; nobody may be there any more."""
+        await self._client.publish(to, event)
+
+
+def subject(exam: str, session: UUID) -> str:
+    """Return the session's own subject."""
+    return f"submits.{exam}.{session}"
