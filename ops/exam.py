@@ -125,6 +125,12 @@ def results(
         _table(head, rows)
 
 
+def import_exam(home: Path, file: Path) -> admin_pb2.ImportExamResponse:
+    """Import one file into a local stack."""
+    with client(home, None, None) as opened:
+        return ExamAdminServiceStub(opened).ImportExam(_chunks(file, "", {}))
+
+
 def _pages(opened: grpc.Channel, exam: str) -> Iterator[admin_pb2.ListResultsResponse]:
     stub, after = ExamAdminServiceStub(opened), ""
     while True:
@@ -166,7 +172,7 @@ def _table(head: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for name in head:
-        table.add_column(name)
+        table.add_column(name, no_wrap=not sys.stdout.isatty())
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)

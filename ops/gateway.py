@@ -27,10 +27,11 @@ class Gateway:
     """Where the gateway listens, what stands behind it, and whose tokens it takes.
 
     `upstreams` has the keys session, scoring, leaderboard, content and admin; every address is an IP address. Envoy
-    reads `jwks` again when a new file is renamed over it, and does not start while there is no key in it. `origins` is
-    an RE2 pattern of the web origins that may call from a browser, matched whole. `sources` holds `envoy.yaml` and
-    `response.lua`, `descriptors` is `api.binpb`; both are read here and written into the configuration, so that Envoy
-    needs no other file than the keys.
+    reads `jwks` once, when it starts, and does not start while there is no key in it. Where keys change while it runs,
+    `auth` is a file in a folder of its own that holds `auth_config`, written before Envoy starts and replaced by a
+    rename whenever `jwks` changes. `origins` is an RE2 pattern of the web origins that may call from a browser, matched
+    whole. `sources` holds `envoy.yaml` and `response.lua`, `descriptors` is `api.binpb`; they are read here and written
+    into the configuration, so that Envoy needs no other file.
     """
 
     listen: tuple[str, int]
@@ -40,6 +41,7 @@ class Gateway:
     issuer: str
     audience: str
     access_log: Path
+    auth: Path | None = None
     origins: str = LOCAL_ORIGINS
     sources: Path = ROOT / "gateway"
     descriptors: Path = ROOT / "gen" / "api.binpb"
@@ -56,10 +58,7 @@ def envoy_config(gateway: Gateway) -> str:
         "port": gateway.listen[1],
         "console_host": gateway.admin[0],
         "console_port": gateway.admin[1],
-        "jwks": str(gateway.jwks),
-        "jwks_directory": str(gateway.jwks.parent),
-        "issuer": gateway.issuer,
-        "audience": gateway.audience,
+        "auth": _auth_filter(gateway),
         "access_log": str(gateway.access_log),
         "origins": gateway.origins,
         "lua": (gateway.sources / "response.lua").read_text(),
@@ -72,6 +71,53 @@ def envoy_config(gateway: Gateway) -> str:
         values |= {f"{name}_host": host, f"{name}_port": port}
     template = Template((gateway.sources / "envoy.yaml").read_text())
     return template.substitute({name: json.dumps(value) for name, value in values.items()})
+
+
+def auth_config(gateway: Gateway) -> str:
+    """Give the text of the file `gateway.auth`: whose tokens are taken, with the keys as they are in `jwks` now.
+
+    Envoy puts it in force for the next request, and forgets which tokens it had verified with the old keys. While what
+    it finds is not valid it stays with what it had.
+    """
+    extension = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+    config = _jwt_authn(gateway, {"inline_string": gateway.jwks.read_text()})
+    return json.dumps({"resources": [{"@type": extension, "name": AUTH, "typed_config": config}]})
+
+
+# Whose tokens are taken
+
+AUTH = "envoy.filters.http.jwt_authn"
+JWT_AUTHN = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
+
+
+def _auth_filter(gateway: Gateway) -> dict[str, object]:
+    """Give the filter that checks tokens.
+
+    Envoy never reads a `local_jwks` file again, `watched_directory` or not, so that changing keys need the filter's
+    whole configuration to be discovered from a file.
+    """
+    if gateway.auth is None:
+        return {"name": AUTH, "typed_config": _jwt_authn(gateway, {"filename": str(gateway.jwks)})}
+    source = {"path": str(gateway.auth), "watched_directory": {"path": str(gateway.auth.parent)}}
+    discovery = {"config_source": {"path_config_source": source, "resource_api_version": "V3"}, "type_urls": [JWT_AUTHN]}
+    return {"name": AUTH, "config_discovery": discovery}
+
+
+def _jwt_authn(gateway: Gateway, keys: dict[str, str]) -> dict[str, object]:
+    provider = {
+        "issuer": gateway.issuer,
+        "audiences": [gateway.audience],
+        "local_jwks": keys,
+        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],  # and nowhere else, ?access_token= say
+        "forward": True,  # the services verify it again
+        "require_expiration": True,
+        "clock_skew_seconds": 60,
+        "jwt_cache_config": {"jwt_cache_size": 200_000, "jwt_max_token_size": 4096},
+    }
+    # The filter lets a request pass that no rule matches: the last rule matches all.
+    public = {"match": {"prefix": "/grpc.health.v1.Health/"}}
+    protected = {"match": {"prefix": "/"}, "requires": {"provider_name": "finalbell"}}
+    return {"@type": JWT_AUTHN, "providers": {"finalbell": provider}, "rules": [public, protected]}
 
 
 # What Envoy answers by itself
@@ -92,37 +138,50 @@ class LocalReply:
     when: str = ""
     retry_after_seconds: int = 0
     headers: tuple[tuple[str, str], ...] = ()
+    answer: int | None = None  # where the client gets another status than Envoy chose
 
 
 EXPIRED = 'response.code_details.startsWith("jwt_authn_access_denied{Jwt_is_expired")'
+OTHER_AUDIENCE = 'response.code_details.startsWith("jwt_authn_access_denied")'
 OVERFLOW = 'response.code_details.contains("overflow")'
-OF_GRPC = 'request.headers["content-type"].startsWith("application/grpc")'
+ROUTE = 'xds.route_name == "{}"'  # of a route that refuses
 CHALLENGE = (("www-authenticate", 'Bearer realm="finalbell"'),)
+BAD_TOKEN = (StatusCode.UNAUTHENTICATED, "TOKEN_INVALID", "A valid bearer token is required.")
+BAD_REQUEST = (
+    StatusCode.INVALID_ARGUMENT,
+    "INVALID_FIELD",
+    "The path, a query parameter, a header or the JSON body does not fit the method.",
+)
 AGAIN = "Repeat the request with the same Idempotency-Key."
 
 LOCAL_REPLIES = (
     LocalReply(401, StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED", "The token has expired.", EXPIRED, headers=CHALLENGE),
-    LocalReply(401, StatusCode.UNAUTHENTICATED, "TOKEN_INVALID", "A valid bearer token is required.", headers=CHALLENGE),
+    LocalReply(401, *BAD_TOKEN, headers=CHALLENGE),
+    LocalReply(403, *BAD_TOKEN, OTHER_AUDIENCE, headers=CHALLENGE, answer=401),
+    LocalReply(400, *BAD_REQUEST),
+    LocalReply(404, *BAD_REQUEST, ROUTE.format("refuse_query"), answer=400),
     LocalReply(
-        400,
+        404,
         StatusCode.INVALID_ARGUMENT,
-        "INVALID_FIELD",
-        "The path, a query parameter, a header or the JSON body does not fit the method.",
+        "UNSUPPORTED_MEDIA_TYPE",
+        "The body must be application/json.",
+        ROUTE.format("refuse_media_type"),
+        answer=415,
+    ),
+    LocalReply(
+        404,
+        StatusCode.UNIMPLEMENTED,
+        "UNSUPPORTED_ENCODING",
+        "This service takes uncompressed messages only.",
+        ROUTE.format("refuse_compressed"),
+        headers=(("grpc-accept-encoding", "identity"),),
+        answer=415,
     ),
     LocalReply(403, StatusCode.PERMISSION_DENIED, "NOT_ALLOWED", "The gateway does not take such requests."),
     LocalReply(404, StatusCode.NOT_FOUND, "ROUTE_NOT_FOUND", "There is no such method at this path."),
     LocalReply(405, StatusCode.UNIMPLEMENTED, "METHOD_NOT_ALLOWED", "This path does not take this HTTP method."),
     LocalReply(408, StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "The request did not arrive in time."),
     LocalReply(413, StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "A request is at most 64 KiB."),
-    LocalReply(
-        415,
-        StatusCode.UNIMPLEMENTED,
-        "UNSUPPORTED_ENCODING",
-        "This service takes uncompressed messages only.",
-        OF_GRPC,
-        headers=(("grpc-accept-encoding", "identity"),),
-    ),
-    LocalReply(415, StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_MEDIA_TYPE", "The body must be application/json."),
     LocalReply(429, StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", "Too many requests.", retry_after_seconds=1),
     LocalReply(431, StatusCode.RESOURCE_EXHAUSTED, "HEADERS_TOO_LARGE", "Headers are at most 60 KB in all."),
     LocalReply(
@@ -148,7 +207,7 @@ LOCAL_REPLIES = (
 )
 
 # The transcoder turns a REST request into a gRPC one, and leaves this header on it; clients' own are stripped.
-_FROM_GRPC = {
+_FROM_GRPC: dict[str, object] = {
     "and_filter": {
         "filters": [
             {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}},
@@ -170,7 +229,6 @@ def _mappers(reply: LocalReply) -> Iterator[dict[str, object]]:
         "status_code": 200,
         "headers_to_add": _headers(
             *headers,
-            ("content-type", "application/grpc-web+proto"),  # native gRPC keeps its own
             ("grpc-status", str(status.code)),
             ("grpc-message", quote(status.message, safe=" ,;:'()/-")),
             ("grpc-status-details-bin", details),
@@ -180,6 +238,7 @@ def _mappers(reply: LocalReply) -> Iterator[dict[str, object]]:
     body = MessageToDict(status, always_print_fields_with_no_presence=True)
     yield {
         "filter": _filter(reply),
+        **({"status_code": reply.answer} if reply.answer else {}),
         "headers_to_add": _headers(*headers),
         "body_format_override": {
             "text_format_source": {"inline_string": json.dumps(body, separators=(",", ":"))},

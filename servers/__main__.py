@@ -84,7 +84,7 @@ async def scoring(parts: Parts) -> Hosted:
 
 
 async def scoring_worker(parts: Parts) -> Hosted:
-    await parts.submit_log.prepare()
+    await parts.submit_log.prepare_to_pull()
     worker = ScoringWorker(
         parts.submit_log,
         parts.answer_keys,
@@ -124,10 +124,19 @@ UNITS = {
     "admin": admin,
 }
 
+SUBMITTING = {"session", "bell", "scoring-worker"}
+"""The units that need JetStream."""
+
 
 async def host(names: list[str], settings: Settings) -> None:
     """Open the stores, build the named units, and serve them."""
-    urls = StoreSettings(settings.postgres, settings.redis, settings.boards_redis or settings.redis, settings.nats)
+    urls = StoreSettings(
+        postgres=settings.postgres,
+        redis=settings.redis,
+        boards_redis=settings.boards_redis or settings.redis,
+        nats=settings.nats,
+        needs_nats=bool(SUBMITTING & set(names)),
+    )
     async with connect(urls) as stores:
         parts = Parts(stores, settings)
         units = [await UNITS[name](parts) for name in names]

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import asyncpg
-import nats
+import nats.errors
 from nats.aio.client import Client as Nats
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -25,6 +26,7 @@ class StoreSettings:
     boards_redis: str
     nats: str
     pool_size: int = 10
+    needs_nats: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class Stores:
 async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
     """Open all stores, and close all of them whatever happens.
 
-    PostgreSQL must answer at once; Redis connects on first use and NATS keeps trying, so that a process can start (and
-    say why it is not ready) while one of them is away.
+    PostgreSQL must answer at once, Redis connects on first use, and NATS is not asked where it is not needed: content
+    stays up while the others are away. The inbox prefix is the user's name, so that no user can read another's replies.
     """
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(
@@ -61,15 +63,17 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
         if settings.boards_redis != settings.redis:
             boards = _redis(settings.boards_redis)
             stack.push_async_callback(boards.aclose)
-        client = await nats.connect(
-            settings.nats,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,
-            connect_timeout=2,
-            allow_reconnect=True,
-            pending_size=16 * 1024 * 1024,
-        )
-        stack.push_async_callback(_close, client)
+        client = Nats()
+        if settings.needs_nats:
+            await client.connect(
+                settings.nats,
+                inbox_prefix=f"_INBOX_{urlsplit(settings.nats).username or 'anybody'}",
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                connect_timeout=2,
+                pending_size=16 * 1024 * 1024,
+            )
+            stack.push_async_callback(_close, client)
         yield Stores(postgres=postgres, live=live, boards=boards, nats=client)
 
 

@@ -42,7 +42,7 @@ class SubmitLog:
         self._pull: JetStreamContext.PullSubscription | None = None
 
     async def prepare(self) -> None:
-        """Make the stream and its consumer, or bring them up to these settings."""
+        """Make the stream, or bring it up to these settings."""
         config = StreamConfig(
             name=STREAM,
             subjects=["submits.*.*"],
@@ -58,6 +58,10 @@ class SubmitLog:
             await self._stream.update_stream(config)
         except NotFoundError:
             await self._stream.add_stream(config)
+
+    async def prepare_to_pull(self) -> None:
+        """Make the consumer that all scoring workers share, or bring it up to these settings."""
+        await self.prepare()
         await self._stream.add_consumer(
             STREAM,
             ConsumerConfig(

@@ -13,6 +13,8 @@ from stores.catalog import Catalog
 from stores.records import Exam, Place
 from stores.results import Standings
 
+HIDDEN = BoardPage(ready=True, total=0, top=(), me=None, around=())
+REBUILD_WAIT_SECONDS = 0.5
 log = structlog.get_logger()
 
 
@@ -31,29 +33,34 @@ class LeaderboardService:
             raise errors.ExamNotFound("There is no such exam.")
         if request.cohort and not call.caller.staff and request.cohort not in call.caller.cohorts:
             raise errors.CohortForbidden("That cohort is not one of yours.")
-        page = BoardPage(ready=True, total=0, top=(), me=None, around=())
-        if call.caller.staff or exam.shows_scores(ended=await self._catalog.ended(exam.id)):
-            page = await self._boards.page(
-                exam.id,
-                request.cohort or None,
-                top=request.top if request.HasField("top") else 100,
-                student=call.caller.student,
-                window=rules.WINDOW if request.around else 0,
-            )
+        if not call.caller.staff and not exam.shows_scores(ended=await self._catalog.ended(exam.id)):
+            return _reply(HIDDEN, exam, call)
+        page = await self._page(request, call)
         if not page.ready:
-            self._rebuild(exam.id, request.cohort)
+            await self._rebuilt(exam.id, request.cohort)
+            page = await self._page(request, call)
         return _reply(page, exam, call)
 
     async def drain(self) -> None:
         """Finish the rebuilds that were begun."""
         await asyncio.gather(*self._rebuilding.values())
 
-    def _rebuild(self, exam: str, cohort: str) -> None:
-        """Build an exam's boards again, once at a time, beside the call."""
+    async def _page(self, request: pb.GetLeaderboardRequest, call: Call) -> BoardPage:
+        return await self._boards.page(
+            request.exam_id,
+            request.cohort or None,
+            top=request.top if request.HasField("top") else 100,
+            student=call.caller.student,
+            window=rules.WINDOW if request.around else 0,
+        )
+
+    async def _rebuilt(self, exam: str, cohort: str) -> None:
+        """Build an exam's boards again, once at a time and beside the call; wait for it as long as a reader would."""
         if exam not in self._rebuilding:
             task = asyncio.create_task(self._rebuild_now(exam, cohort))
             self._rebuilding[exam] = task
             task.add_done_callback(lambda _: self._rebuilding.pop(exam, None))
+        await asyncio.wait([self._rebuilding[exam]], timeout=REBUILD_WAIT_SECONDS)
 
     async def _rebuild_now(self, exam: str, cohort: str) -> None:
         try:

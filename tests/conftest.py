@@ -1,0 +1,57 @@
+"""One real stack for the whole run: PostgreSQL, Redis, NATS, Envoy and all services, as `finalbell up` starts them.
+
+Tests share it and stay apart by ids of their own: every exam and student a test makes has a fresh name.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stack import Stack, free_port
+
+ROOT = Path(__file__).parent.parent
+FINALBELL = [sys.executable, "-m", "ops.main"]
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A running stack without exams."""
+    home = Path(tempfile.mkdtemp(prefix="finalbell-test-")) / "home"
+    port = free_port()
+    up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(port)]
+    try:
+        made = subprocess.run(up, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+        assert made.returncode == 0, made.stdout + made.stderr
+        yield Stack(home)
+    finally:
+        subprocess.run([*FINALBELL, "down", "--home", str(home)], cwd=ROOT, capture_output=True, timeout=120, check=False)
+        shutil.rmtree(home.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def exam_id() -> str:
+    """A fresh exam id."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def banks() -> Path:
+    """The folder of real question banks beside the repository; tests that need it are skipped where it is absent."""
+    found = ROOT.parent / "shared" / "data" / "banks"
+    if not found.is_dir():
+        pytest.skip("the shared question banks are not here")
+    return found
+
+
+@pytest.fixture(scope="session")
+def small_exam() -> dict[str, Any]:
+    """An exam with one question of each objective type, whose keys and explanations hold canary strings."""
+    return json.loads((Path(__file__).parent / "small_exam.json").read_text())

@@ -1,0 +1,94 @@
+"""A running stack, as tests use it: over REST, gRPC, and by looking into PostgreSQL and Redis."""
+
+import json
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+from finalbell.v1 import admin_pb2
+from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
+
+from ops.keys import mint
+
+
+class Stack:
+    """One stack by its home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.gateway = str(self.read()["gateway"])
+
+    def read(self) -> dict[str, Any]:
+        """What `stack.json` says now: pids change when a process is restarted."""
+        found: dict[str, Any] = json.loads((self.home / "stack.json").read_text())
+        return found
+
+    def pid(self, unit: str) -> int:
+        """The pid of a service (`session`) or server (`redis`)."""
+        stack = self.read()
+        return int((stack["services"].get(unit) or stack["servers"][unit])["pid"])
+
+    def address(self, unit: str) -> str:
+        """Where a service listens for gRPC, past the gateway."""
+        return str(self.read()["services"][unit]["grpc"])
+
+    def token(self, student: str | None = None, *, cohorts: Sequence[str] = (), roles: Sequence[str] = ()) -> str:
+        """A signed token, for a fresh student unless one is named."""
+        return mint(self.home, student=student or fresh("s"), cohorts=cohorts, roles=roles)
+
+    def rest(self, token: str | None = None) -> httpx.AsyncClient:
+        """An HTTP client of the gateway, with the token where one is given."""
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return httpx.AsyncClient(base_url=self.gateway, headers=headers, timeout=15)
+
+    def channel(self, unit: str | None = None) -> grpc.aio.Channel:
+        """A gRPC channel to the gateway, or straight to one service."""
+        return grpc.aio.insecure_channel(self.address(unit) if unit else self.gateway.removeprefix("http://"))
+
+    async def import_exam(self, exam: dict[str, Any], exam_id: str | None = None, **settings: Any) -> admin_pb2.ImportExamResponse:
+        """Import an exam as an admin; `release__score="MANUAL"` sets `release.score`."""
+        chosen = {name.replace("__", "."): json.dumps(value) for name, value in settings.items()}
+        request = admin_pb2.ImportExamRequest(exam_id=exam_id or "", settings=chosen, chunk=json.dumps(exam).encode())
+        async with self.channel() as channel:
+            return await ExamAdminServiceStub(channel).ImportExam(iter([request]), metadata=bearer(self.token(roles=["admin"])))
+
+
+def bearer(token: str, key: str | None = None) -> list[tuple[str, str]]:
+    """Metadata of a call: the token, and an idempotency key."""
+    return [("authorization", f"Bearer {token}"), *([("idempotency-key", key)] if key else [])]
+
+
+def fresh(prefix: str) -> str:
+    """A name that nobody has used."""
+    return f"{prefix}{uuid.uuid4().hex[:12]}"
+
+
+def key() -> dict[str, str]:
+    """The header of a fresh idempotency key."""
+    return {"idempotency-key": uuid.uuid4().hex}
+
+
+async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
+    """Wait until `check` gives something true, and return it; fail when it never does."""
+    import asyncio
+
+    deadline = time.monotonic() + seconds
+    while True:
+        found = await check()
+        if found:
+            return found
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
