@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up setup test lint gen lock bench clean
+.PHONY: up setup test lint gen tools lock
 
 up: setup ## the whole stack in the foreground
 	@$(BIN)/finalbell up
@@ -27,9 +27,15 @@ lint: setup ## format, lint, types, import rules, protos
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
 
 gen: setup ## regenerate gen/ from protos/
 	@$(BIN)/python protos/generate.py gen
+
+tools: .tools/bin/grpcurl ## grpcurl, pinned, into .tools/ (needs Go)
+
+.tools/bin/grpcurl:
+	@GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 
 lock: ## pin every dependency again (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \

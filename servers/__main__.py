@@ -30,6 +30,9 @@ from stores.sessions import Sessions
 from stores.submit_log import SubmitLog
 
 
+FILES = [module.DESCRIPTOR for module in (admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2)]
+
+
 class Parts:
     """The stores' objects, each made once per process and shared by the units it hosts."""
 
@@ -104,7 +107,10 @@ async def leaderboard(parts: Parts) -> Hosted:
 
 
 async def content(parts: Parts) -> Hosted:
-    return Hosted(services=[(content_pb2.DESCRIPTOR.services_by_name["ContentService"], ContentService(parts.catalog))])
+    return Hosted(
+        services=[(content_pb2.DESCRIPTOR.services_by_name["ContentService"], ContentService(parts.catalog))],
+        reflected=[service.full_name for file in FILES for service in file.services_by_name.values()],
+    )
 
 
 async def admin(parts: Parts) -> Hosted:
@@ -146,6 +152,7 @@ async def host(names: list[str], settings: Settings) -> None:
                 services=[service for unit in units for service in unit.services],
                 workers=[worker for unit in units for worker in unit.workers],
                 drains=[drain for unit in units for drain in unit.drains],
+                reflected=[name for unit in units for name in unit.reflected],
                 max_message_bytes=max((unit.max_message_bytes for unit in units), default=MAX_MESSAGE_BYTES),
             ),
         )

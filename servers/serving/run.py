@@ -26,12 +26,17 @@ Worker = Callable[[asyncio.Event], Coroutine[None, None, None]]
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """What this process hosts; `drains` are awaited at the end, when no call runs any more."""
+    """What this process hosts.
+
+    `drains` are awaited at the end, when no call runs any more; `reflected` are the services that reflection tells of,
+    in development: one process tells of all of them, since the gateway routes reflection to it.
+    """
 
     services: Sequence[tuple[ServiceDescriptor, object]] = ()
     workers: Sequence[Worker] = ()
     drains: Sequence[Callable[[], Awaitable[None]]] = ()
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    reflected: Sequence[str] = ()
 
 
 async def serve(settings: Settings, hosted: Hosted) -> None:
@@ -49,8 +54,8 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [service.full_name for service, _ in hosted.services]
-    if settings.environment == "development":
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    if settings.environment == "development" and hosted.reflected:
+        reflection.enable_server_reflection([*hosted.reflected, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     host, port = settings.metrics.rsplit(":", 1)
     metrics, _ = start_http_server(int(port), host)
     server.add_insecure_port(settings.listen)

@@ -52,3 +52,19 @@ async def lonely_edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     upstreams = dict.fromkeys(SERVICES, ("127.0.0.1", 1))
     async for edge in run_edge(tmp_path_factory.mktemp("lonely"), upstreams):
         yield edge
+
+
+@pytest.fixture(scope="session")
+async def strict_edge(_servers: Services, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    """A gateway with little patience and room, in front of the session service and of a content service that hangs up."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        upstreams = {name: ("127.0.0.1", port) for name, port in _servers.ports.items()}
+        upstreams["content"] = server.sockets[0].getsockname()
+        home = tmp_path_factory.mktemp("strict")
+        async for edge in run_edge(home, upstreams, max_requests="1", max_stream_duration="0.5s", timeout="0.5s"):
+            yield edge

