@@ -29,7 +29,6 @@ from stores.results import Results, Standings
 from stores.sessions import Sessions
 from stores.submit_log import SubmitLog
 
-
 FILES = [module.DESCRIPTOR for module in (admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2)]
 
 

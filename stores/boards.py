@@ -36,6 +36,7 @@ def points_of(key: int, policy: str) -> int:
 
 
 REBUILD_TRIES = 5
+REBUILD_ALONE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +80,24 @@ class Boards:
         page = await self.page(exam, None, top=0, student=student, window=0)
         return page.me.rank if page.ready and page.me else None
 
-    async def rebuild(self, exam: str, standings: Standings, more_cohorts: Sequence[str] = ()) -> tuple[int, int]:
+    async def rebuild(self, exam: str, standings: Standings, more_cohorts: Sequence[str] = ()) -> tuple[int, int] | None:
         """Build an exam's boards again from its standings while scoring goes on; returns students and boards.
 
-        Scoring places through the same function and the newer standing wins. A board that is deleted meanwhile makes
-        it begin again; after five times it gives up with TimeoutError. `more_cohorts` get a board though it is empty.
+        Scoring places through the same function and the newer standing wins. None: another rebuild is going on. A board
+        that is deleted meanwhile makes it begin again; after five times it gives up with TimeoutError. `more_cohorts`
+        get a board though it is empty.
         """
         for _ in range(REBUILD_TRIES):
             token, students = token_hex(8), 0
             cohorts = sorted({*more_cohorts, *await standings.cohorts(exam)})
             boards = [board_key(exam, None), *(board_key(exam, cohort) for cohort in cohorts)]
-            await self._functions.call("reopen", [versions_key(exam), names_key(exam), *boards], token)
+            opening = [rebuild_key(exam), versions_key(exam), names_key(exam), *boards]
+            if await self._functions.call("reopen", opening, token, REBUILD_ALONE_MS) == 0:
+                return None
             async for page in standings.all(exam):
                 await self.place(page)
                 students += sum(standing.order_key is not None for standing in page)
-            if await self._functions.call("seal", boards, token) == 1:
+            if await self._functions.call("seal", [rebuild_key(exam), *boards], token) == 1:
                 return students, len(boards)
         raise TimeoutError(f"the boards of {exam} were deleted {REBUILD_TRIES} times while they were rebuilt")
 
@@ -117,6 +121,11 @@ def versions_key(exam: str) -> str:
 def names_key(exam: str) -> str:
     """Return the key of the aliases."""
     return f"lbname:{{{exam}}}"
+
+
+def rebuild_key(exam: str) -> str:
+    """Return the key that keeps two rebuilds of one exam apart."""
+    return f"lb:{{{exam}}}:rebuild"
 
 
 def _placing(standing: Standing) -> tuple[str, list[str], list[str | bytes | int]]:

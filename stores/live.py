@@ -166,7 +166,7 @@ class LiveSessions:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for number in shards:
                 pipeline.get(keys.generation_key(number))
-                pipeline.execute_command("XRANGE", keys.log_key(number), "-", "+", "COUNT", count)
+                pipeline.xrange(keys.log_key(number), count=count)
             replies = await pipeline.execute()
         read = {}
         for i, number in enumerate(shards):
@@ -396,14 +396,13 @@ def _frozen(session: UUID, reply: Sequence[object]) -> Frozen:
     )
 
 
-def _log_entry(fields: Sequence[bytes]) -> LogEntry:
-    named = dict(zip(fields[::2], fields[1::2], strict=True))
-    packed = named[b"a"]
+def _log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
+    packed = fields[b"a"]
     version, at, sequence, key_digest, body_digest = LOG_HEAD.unpack_from(packed)
     answer = Answer.unpacked(packed[LOG_HEAD.size :].decode())
-    question = named[b"q"].decode()
+    question = fields[b"q"].decode()
     saved = SavedAnswer(question, answer, _int(version), _int(at), sequence or None, key_digest, body_digest)
-    return LogEntry(UUID(named[b"i"].decode()), saved)
+    return LogEntry(UUID(fields[b"i"].decode()), saved)
 
 
 def _after(entry_id: str) -> str:

@@ -73,8 +73,12 @@ class Restorer:
         if event is not None:
             frozen = self._read_event(event)
             return _submitted(row, SessionStatus.SUBMITTED, frozen.submitted_ms, frozen.reason, frozen.answers)
-        if row.status is SessionStatus.SCORED and (scored := await self._sessions.scored_answers(session)) is not None:
+        # Only now: a worker may have scored it, and emptied the other two, since `row` was read.
+        scored = await self._sessions.scored_answers(session)
+        if scored is not None:
             return _submitted(row, SessionStatus.SCORED, row.submitted_ms or row.ends_ms, SubmitReason.CLICK, scored)
+        if row.status is not SessionStatus.IN_PROGRESS:
+            raise RestoreFailed(f"{session} was handed in, and its frozen answers are nowhere")
         epoch = await self._sessions.next_epoch(session)
         return await self._merged(replace(row, epoch=epoch))
 

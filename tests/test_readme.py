@@ -36,7 +36,7 @@ def test_a_reader_can_paste_every_command(stack: Stack, tmp_path: Path) -> None:
     assert '"alias":"Ada","me":true' in ran.stdout
     assert "mine" in ran.stdout
     if GRPCURL is not None:
-        assert '"questionOrder"' in ran.stdout
+        assert '"question_order"' in ran.stdout
 
 
 @pytest.mark.skipif(GRPCURL is None, reason="grpcurl is not here: make tools")

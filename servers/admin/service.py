@@ -83,8 +83,10 @@ class ExamAdminService:
 
     async def RebuildLeaderboard(self, request: pb.RebuildLeaderboardRequest, call: Call) -> pb.RebuildLeaderboardResponse:
         await self._exam(request.exam_id)
-        students, boards = await self._boards.rebuild(request.exam_id, self._standings)
-        return pb.RebuildLeaderboardResponse(students=students, boards=boards)
+        built = await self._boards.rebuild(request.exam_id, self._standings)
+        if built is None:
+            raise errors.Conflict("The boards are being rebuilt already; look again in a moment.")
+        return pb.RebuildLeaderboardResponse(students=built[0], boards=built[1])
 
     async def VerifyLeaderboard(self, request: pb.VerifyLeaderboardRequest, call: Call) -> pb.VerifyLeaderboardResponse:
         await self._exam(request.exam_id)

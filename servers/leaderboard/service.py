@@ -64,8 +64,9 @@ class LeaderboardService:
 
     async def _rebuild_now(self, exam: str, cohort: str) -> None:
         try:
-            students, boards = await self._boards.rebuild(exam, self._standings, [cohort] if cohort else [])
-            log.info("boards rebuilt", exam=exam, students=students, boards=boards)
+            built = await self._boards.rebuild(exam, self._standings, [cohort] if cohort else [])
+            if built is not None:
+                log.info("boards rebuilt", exam=exam, students=built[0], boards=built[1])
         except Exception as failure:  # the next reader tries again
             log.warning("boards not rebuilt yet", exam=exam, error=f"{type(failure).__name__}: {failure}"[:200])
 

@@ -51,13 +51,14 @@ class Snapshots:
             await self._sessions.keep_answers(fold(entries))
             await self._live.trim_logs({number: (generation, after) for number, (generation, after, _) in read.items()})
             WRITTEN.inc(len(entries))
-        LAG.set(await self._live.log_lengths())
         return len(entries)
 
     async def _write_once(self) -> None:
         try:
+            LAG.set(await self._live.log_lengths())  # first, so that it grows where everyone sees it when writing fails
             while await self.write() >= ENTRIES:
                 pass
+            LAG.set(await self._live.log_lengths())
         except Exception as failure:  # the log keeps what was not written; the next second tries again
             log.error("snapshot failed", error=f"{type(failure).__name__}: {failure}"[:200])
 

@@ -141,7 +141,7 @@ class ExamAdminServiceServicer:
         """RebuildLeaderboard builds the boards of an exam again from PostgreSQL, while scoring goes on. Readers see
         `rebuilding` until it is complete.
 
-        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`; ABORTED `CONFLICT` while they are being rebuilt already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,7 +68,7 @@ class ExamAdminServiceStub:
     """RebuildLeaderboard builds the boards of an exam again from PostgreSQL, while scoring goes on. Readers see
     `rebuilding` until it is complete.
 
-    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`; ABORTED `CONFLICT` while they are being rebuilt already.
     """
     VerifyLeaderboard: _grpc.UnaryUnaryMultiCallable[_admin_pb2.VerifyLeaderboardRequest, _admin_pb2.VerifyLeaderboardResponse]
     """VerifyLeaderboard compares the boards of an exam with PostgreSQL and changes nothing.
@@ -116,7 +116,7 @@ class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
     """RebuildLeaderboard builds the boards of an exam again from PostgreSQL, while scoring goes on. Readers see
     `rebuilding` until it is complete.
 
-    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`; ABORTED `CONFLICT` while they are being rebuilt already.
     """
     VerifyLeaderboard: _aio.UnaryUnaryMultiCallable[_admin_pb2.VerifyLeaderboardRequest, _admin_pb2.VerifyLeaderboardResponse]  # type: ignore[assignment]
     """VerifyLeaderboard compares the boards of an exam with PostgreSQL and changes nothing.
@@ -203,7 +203,7 @@ class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """RebuildLeaderboard builds the boards of an exam again from PostgreSQL, while scoring goes on. Readers see
         `rebuilding` until it is complete.
 
-        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`; ABORTED `CONFLICT` while they are being rebuilt already.
         """
 
     @_abc_1.abstractmethod
