@@ -1,0 +1,488 @@
+"""Every refusal that a caller can meet: its code, its HTTP status and its reason are the same whichever way they came.
+
+The cases are found by name in `servers/errors.py`: a new refusal without a case here, or without a written reason why it has
+none, fails.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
+from google.protobuf.message import Message
+from redis.asyncio import Redis
+
+from ops.keys import mint
+from servers import errors
+from servers.errors import Refusal
+from tests.flows.transports import TRANSPORTS, Native, Reply, native_refusal, transport
+from tests.stack import Stack, bearer, eventually, fresh
+
+HTTP = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "ALREADY_EXISTS": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+"""DESIGN section 3, and Envoy's map where it says nothing."""
+
+NEEDS_A_FAULT = {
+    "STORE_UNAVAILABLE": "a store has to be away: tests/faults/test_kills.py",
+    "OVERLOADED": "8,192 calls have to wait in one process: tests of stores/pipeline.py",
+    "CONFLICT": "two transactions have to deadlock, which the order of their statements prevents",
+    "DEADLINE_EXCEEDED": "a store has to be slower than the caller's patience, and REST has no deadline of its own",
+    "INTERNAL": "a way to get one is a bug",
+}
+"""Reasons that no call gives while everything works; each with where it is proved, or why it cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A call that is refused: made through any way in, with a key, by a caller."""
+
+    method: str
+    request: Message
+    token: str | None
+    keyed: bool = False
+    key: str | None = None
+
+
+Provoke = Callable[[Stack, dict[str, Any]], Awaitable[Case]]
+CASES: dict[str, list[Provoke]] = {}
+
+
+def gives(reason: str) -> Callable[[Provoke], Provoke]:
+    """Note that what the decorated function makes is refused for this reason."""
+
+    def note(provoke: Provoke) -> Provoke:
+        CASES.setdefault(reason, []).append(provoke)
+        return provoke
+
+    return note
+
+
+def refusals(of: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
+    """Yield every class of refusal, by recursion."""
+    for refusal in of.__subclasses__():
+        yield refusal
+        yield from refusals(refusal)
+
+
+IMPORTS = {"INVALID_EXAM", "EXAM_IN_USE"}
+"""What only ImportExam gives, which is a client stream: gRPC only."""
+
+
+# The cases
+
+
+@gives("INVALID_FIELD")
+async def malformed_exam_id(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("StartSession", session_pb2.StartSessionRequest(exam_id="Not-An-Id"), stack.token())
+
+
+@gives("INVALID_FIELD")
+async def no_key(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    return Case("SubmitSession", session_pb2.SubmitSessionRequest(session_id=session), token)
+
+
+@gives("INVALID_FIELD")
+async def top_out_of_range(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetLeaderboard", leaderboard_pb2.GetLeaderboardRequest(exam_id=exam, top=1001), stack.token())
+
+
+@gives("INVALID_FIELD")
+async def around_somebody_else(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetLeaderboard", leaderboard_pb2.GetLeaderboardRequest(exam_id=exam, around="you"), stack.token())
+
+
+@gives("INVALID_FIELD")
+async def a_page_token_of_nobody(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("ListExams", content_pb2.ListExamsRequest(page_token="made-up"), stack.token())
+
+
+@gives("INVALID_FIELD")
+async def not_an_option(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    request = session_pb2.SaveAnswerRequest(session_id=session, question_id="q1", choice="Z")
+    return Case("SaveAnswer", request, token, keyed=True)
+
+
+@gives("TOKEN_INVALID")
+async def no_token(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("ListExams", content_pb2.ListExamsRequest(), None)
+
+
+@gives("TOKEN_INVALID")
+async def a_damaged_token(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    head, claims, signature = stack.token().split(".")
+    return Case("ListExams", content_pb2.ListExamsRequest(), f"{head}.{claims}.{signature[::-1]}")
+
+
+@gives("TOKEN_EXPIRED")
+async def an_old_token(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("ListExams", content_pb2.ListExamsRequest(), mint(stack.home, student=fresh("s"), ttl_seconds=-120))
+
+
+@gives("ROLE_REQUIRED")
+async def a_student_closes_an_exam(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("CloseExam", admin_pb2.CloseExamRequest(exam_id=exam), stack.token())
+
+
+@gives("ROLE_REQUIRED")
+async def a_proctor_releases_an_exam(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("ReleaseExam", admin_pb2.ReleaseExamRequest(exam_id=exam), stack.token(roles=["proctor"]))
+
+
+@gives("ROLE_REQUIRED")
+async def a_student_lists_anothers_sessions(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("ListSessions", session_pb2.ListSessionsRequest(student_id="somebody-else"), stack.token())
+
+
+@gives("ENTITLEMENT_REQUIRED")
+async def not_bought(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam, productId="mock-2026")
+    return Case("StartSession", session_pb2.StartSessionRequest(exam_id=exam), stack.token())
+
+
+@gives("NOT_ENROLLED")
+async def not_on_the_roster(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam, enrolment="ROSTER")
+    return Case("StartSession", session_pb2.StartSessionRequest(exam_id=exam), stack.token())
+
+
+@gives("COHORT_FORBIDDEN")
+async def anothers_cohort(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetLeaderboard", leaderboard_pb2.GetLeaderboardRequest(exam_id=exam, cohort="red"), stack.token(cohorts=["blue"]))
+
+
+@gives("EXAM_NOT_FOUND")
+async def starts_an_unknown_exam(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("StartSession", session_pb2.StartSessionRequest(exam_id=fresh("no")), stack.token())
+
+
+@gives("EXAM_NOT_FOUND")
+async def reads_an_unknown_exam(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetExam", content_pb2.GetExamRequest(exam_id=fresh("no")), stack.token())
+
+
+@gives("EXAM_NOT_FOUND")
+async def reads_an_unknown_paper(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetPaper", content_pb2.GetPaperRequest(exam_id=fresh("no")), stack.token())
+
+
+@gives("EXAM_NOT_FOUND")
+async def looks_at_an_unknown_board(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetLeaderboard", leaderboard_pb2.GetLeaderboardRequest(exam_id=fresh("no")), stack.token())
+
+
+def _unknown_to_staff(method: str, request: Callable[..., Message]) -> None:
+    @gives("EXAM_NOT_FOUND")
+    async def provoke(stack: Stack, small_exam: dict[str, Any]) -> Case:
+        return Case(method, request(exam_id=fresh("no")), stack.token(roles=["admin"]))
+
+    provoke.__name__ = f"{method}_of_an_unknown_exam"
+
+
+for _method in ("GetExamReport", "CloseExam", "ReleaseExam", "ListResults", "RebuildLeaderboard", "VerifyLeaderboard"):
+    _unknown_to_staff(_method, getattr(admin_pb2, f"{_method}Request"))
+
+
+@gives("SESSION_NOT_FOUND")
+async def reads_an_unknown_session(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetSession", session_pb2.GetSessionRequest(session_id=str(uuid.uuid4())), stack.token())
+
+
+@gives("SESSION_NOT_FOUND")
+async def submits_anothers_session(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, _ = await started(stack, small_exam)
+    return Case("SubmitSession", session_pb2.SubmitSessionRequest(session_id=session), stack.token(), keyed=True)
+
+
+@gives("SESSION_NOT_FOUND")
+async def reads_anothers_result(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, _ = await started(stack, small_exam)
+    return Case("GetResult", scoring_pb2.GetResultRequest(session_id=session), stack.token())
+
+
+@gives("SESSION_ENDED")
+async def saves_after_the_end(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    await set_field(stack, session, "e", str(now_ms() - 1))  # within the bell's grace of two seconds
+    return Case("SaveAnswer", save_of(session), token, keyed=True)
+
+
+@gives("SESSION_ENDED")
+async def submits_after_the_end(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    await set_field(stack, session, "e", str(now_ms() - 1))
+    return Case("SubmitSession", session_pb2.SubmitSessionRequest(session_id=session), token, keyed=True)
+
+
+@gives("SESSION_SUBMITTED")
+async def saves_after_the_submit(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    async with stack.channel() as channel:
+        request = session_pb2.SubmitSessionRequest(session_id=session)
+        assert (await Native(channel, token).call("SubmitSession", request, key=uuid.uuid4().hex)).ok
+    return Case("SaveAnswer", save_of(session), token, keyed=True)
+
+
+@gives("SESSION_PAUSED")
+async def saves_while_paused(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    await set_field(stack, session, "q", str(now_ms()))  # PauseSession is not built yet; its field is
+    return Case("SaveAnswer", save_of(session), token, keyed=True)
+
+
+@gives("SESSION_IN_PROGRESS")
+async def wants_the_result_too_early(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    return Case("GetResult", scoring_pb2.GetResultRequest(session_id=session), token)
+
+
+@gives("SESSION_REQUIRED")
+async def reads_the_paper_too_early(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetPaper", content_pb2.GetPaperRequest(exam_id=exam), stack.token())
+
+
+@gives("EXAM_NOT_OPEN")
+async def starts_too_early(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam, opensAt=in_an_hour())
+    return Case("StartSession", session_pb2.StartSessionRequest(exam_id=exam), stack.token())
+
+
+@gives("EXAM_NOT_OPEN")
+async def reads_a_paper_before_it_opens(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam, opensAt=in_an_hour())
+    return Case("GetPaper", content_pb2.GetPaperRequest(exam_id=exam), stack.token())
+
+
+@gives("EXAM_CLOSED")
+async def starts_too_late(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    async with stack.channel() as channel:
+        request = admin_pb2.CloseExamRequest(exam_id=exam)
+        assert (await Native(channel, stack.token(roles=["admin"])).call("CloseExam", request)).ok
+    return Case("StartSession", session_pb2.StartSessionRequest(exam_id=exam), stack.token())
+
+
+@gives("ATTEMPTS_EXHAUSTED")
+async def starts_once_more(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam, token = await imported(stack, small_exam, maxAttempts=1), stack.token()
+    async with stack.channel() as channel:
+        native = Native(channel, token)
+        session = (await native.call("StartSession", session_pb2.StartSessionRequest(exam_id=exam))).ok.session.session_id
+        request = session_pb2.SubmitSessionRequest(session_id=session)
+        assert (await native.call("SubmitSession", request, key=uuid.uuid4().hex)).ok
+        again = session_pb2.StartSessionRequest(exam_id=exam)
+
+        async def known() -> bool:  # PostgreSQL hears of a submit a little later than the student
+            return (await native.call("StartSession", again)).code != "OK"
+
+        await eventually(known)
+    return Case("StartSession", again, token)
+
+
+@gives("IDEMPOTENCY_KEY_REUSED")
+async def uses_a_key_twice(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    key = uuid.uuid4().hex
+    async with stack.channel() as channel:
+        assert (await Native(channel, token).call("SaveAnswer", save_of(session), key=key)).ok
+    other = session_pb2.SaveAnswerRequest(session_id=session, question_id="q1", choice="C")
+    return Case("SaveAnswer", other, token, key=key)
+
+
+@gives("REQUEST_TOO_LARGE")
+async def sends_too_much(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    items = [
+        session_pb2.SaveItem(question_id="q4", text="x" * 20_000, idempotency_key=uuid.uuid4().hex) for _ in range(4)
+    ]
+    return Case("BatchSaveAnswers", session_pb2.BatchSaveAnswersRequest(session_id=session, items=items), token)
+
+
+# The tests
+
+
+def test_every_refusal_has_a_case_or_a_written_reason_why_not() -> None:
+    known = {refusal.reason for refusal in refusals()}
+
+    assert CASES.keys() | NEEDS_A_FAULT.keys() | IMPORTS == known
+    assert not CASES.keys() & NEEDS_A_FAULT.keys()
+
+
+def test_no_two_refusals_have_one_reason() -> None:
+    reasons = [refusal.reason for refusal in refusals()]
+
+    assert len(reasons) == len(set(reasons))
+
+
+@pytest.mark.parametrize(
+    ("reason", "provoke"),
+    [
+        pytest.param(reason, provoke, id=f"{reason}-{provoke.__name__}")
+        for reason, provokers in CASES.items()
+        for provoke in provokers
+    ],
+)
+async def test_a_refusal_is_the_same_whichever_way_it_came(
+    stack: Stack, small_exam: dict[str, Any], reason: str, provoke: Provoke
+) -> None:
+    code = next(refusal.code for refusal in refusals() if refusal.reason == reason)
+    replies: dict[str, Reply] = {}
+    for way in TRANSPORTS:
+        case = await provoke(stack, small_exam)
+        async with transport(way, stack, case.token) as way_in:
+            key = case.key or (uuid.uuid4().hex if case.keyed else None)
+
+            replies[way] = await way_in.call(case.method, case.request, key=key)
+
+    for way, reply in replies.items():
+        assert (way, reply.code, reply.reason, reply.domain) == (way, code.name, reason, "finalbell")
+        assert reply.status is not None
+        assert reply.status.message
+        assert not leaks(reply), reply.raw
+    too_large = 413 if reason == "REQUEST_TOO_LARGE" else None  # the gateway's own answer, before anybody counts
+    assert replies["rest"].http == (too_large or HTTP[code.name])
+    assert len({(reply.status.message if reply.status else "") for reply in replies.values()}) == 1
+    assert len({tuple(reply.fields) for reply in replies.values()}) == 1
+    assert len({tuple(sorted(reply.facts)) for reply in replies.values()}) == 1
+
+
+@pytest.mark.parametrize("provoke", [*CASES["TOKEN_INVALID"], *CASES["TOKEN_EXPIRED"], *CASES["ROLE_REQUIRED"]])
+async def test_a_service_does_not_rely_on_the_gateways_checks(
+    stack: Stack, small_exam: dict[str, Any], provoke: Provoke
+) -> None:
+    reason = next(reason for reason, provokers in CASES.items() if provoke in provokers)
+    case = await provoke(stack, small_exam)
+    unit = {"ListExams": "content", "ListSessions": "session"}.get(case.method, "admin")
+
+    async with stack.channel(unit) as channel:
+        reply = await Native(channel, case.token).call(case.method, case.request)
+
+    assert (reply.reason, reply.domain) == (reason, "finalbell")
+
+
+async def test_facts_of_a_refusal_travel_with_it(stack: Stack, small_exam: dict[str, Any]) -> None:
+    wanted = {
+        starts_too_early: {"opensAt"},
+        not_bought: {"productId"},
+        saves_after_the_end: {"endsAt", "serverTime"},
+        submits_after_the_end: {"endsAt", "serverTime", "submitted"},
+        starts_once_more: {"maxAttempts"},
+        starts_too_late: {"closedAt"},
+        a_student_closes_an_exam: {"roles"},
+    }
+    for provoke, facts in wanted.items():
+        case = await provoke(stack, small_exam)
+        async with transport("grpc", stack, case.token) as native:
+            reply = await native.call(case.method, case.request, key=uuid.uuid4().hex if case.keyed else None)
+
+        assert reply.facts.keys() == facts, provoke.__name__
+
+
+async def test_a_file_with_errors_names_all_of_them(stack: Stack, small_exam: dict[str, Any], exam_id: str) -> None:
+    broken = json.loads(json.dumps(small_exam))
+    broken["questions"][0]["answer"] = {"choice": "Z"}
+    broken["questions"][2]["points"] = -1
+
+    reply = await import_refused(stack, exam_id, json.dumps(broken).encode())
+
+    assert (reply.code, reply.reason, reply.domain) == ("INVALID_ARGUMENT", "INVALID_EXAM", "finalbell")
+    assert reply.fields == ["questions[q1].answer.choice", "questions[q3].points"]
+    async with transport("rest", stack, stack.token()) as rest:
+        nothing = await rest.call("GetExam", content_pb2.GetExamRequest(exam_id=exam_id))
+    assert nothing.reason == "EXAM_NOT_FOUND"
+
+
+async def test_a_paper_that_is_being_sat_cannot_change(stack: Stack, small_exam: dict[str, Any]) -> None:
+    exam = await imported(stack, small_exam)
+    async with stack.channel() as channel:
+        assert (await Native(channel, stack.token()).call("StartSession", session_pb2.StartSessionRequest(exam_id=exam))).ok
+    changed = json.loads(json.dumps(small_exam))
+    changed["questions"][0]["stem"] = "Which is not a prime?"
+
+    reply = await import_refused(stack, exam, json.dumps(changed).encode())
+
+    assert (reply.code, reply.reason, reply.domain) == ("FAILED_PRECONDITION", "EXAM_IN_USE", "finalbell")
+
+
+async def test_a_file_of_more_than_32_mebibytes_is_too_large(stack: Stack, exam_id: str) -> None:
+    reply = await import_refused(stack, exam_id, b" " * (33 * 2**20))
+
+    assert (reply.code, reply.reason, reply.domain) == ("RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE", "finalbell")
+
+
+async def import_refused(stack: Stack, exam: str, file: bytes) -> Reply:
+    """Import a file in chunks, which is refused, and return how."""
+
+    async def chunks() -> AsyncIterator[admin_pb2.ImportExamRequest]:
+        for at in range(0, len(file), 2**20):
+            yield admin_pb2.ImportExamRequest(exam_id=exam if at == 0 else "", chunk=file[at : at + 2**20])
+
+    async with stack.channel() as channel:
+        try:
+            await ExamAdminServiceStub(channel).ImportExam(chunks(), metadata=bearer(stack.token(roles=["admin"])))
+        except grpc.aio.AioRpcError as error:
+            return native_refusal(error)
+    raise AssertionError("not refused")
+
+
+def leaks(reply: Reply) -> bool:
+    """Whether a refusal tells how the inside looks."""
+    text = reply.raw.lower()
+    return any(word in text for word in (b"traceback", b"select ", b"asyncpg", b"redis", b"nats", b'file "', b".py"))
+
+
+async def imported(stack: Stack, exam: dict[str, Any], **settings: Any) -> str:
+    name = fresh("t")
+    await stack.import_exam(exam, name, **settings)
+    return name
+
+
+async def started(stack: Stack, exam: dict[str, Any]) -> tuple[str, str]:
+    """Return a running session and its student's token."""
+    name, token = await imported(stack, exam), stack.token()
+    async with stack.channel() as channel:
+        reply = await Native(channel, token).call("StartSession", session_pb2.StartSessionRequest(exam_id=name))
+    return reply.ok.session.session_id, token
+
+
+async def set_field(stack: Stack, session: str, field: str, value: str) -> None:
+    """Change what Redis knows of a session, as time or an operator would."""
+    async with Redis.from_url(stack.read()["redis"]) as redis:
+        shard = uuid.UUID(session).int % 64
+        assert await redis.hset(f"s:{{{shard:02d}}}:{session}", field, value) in (0, 1)
+
+
+def save_of(session: str) -> session_pb2.SaveAnswerRequest:
+    return session_pb2.SaveAnswerRequest(session_id=session, question_id="q1", choice="B")
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def in_an_hour() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
