@@ -4,7 +4,6 @@ Each method is one call of one function in `functions/`. A session that Redis do
 generation, is restored first (`restore.py`), and the call is made again.
 """
 
-import struct
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import cast
@@ -13,24 +12,30 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from stores import keys
+from stores.hashes import (
+    STATUS,
+    STATUS_LETTER,
+    read_fields,
+    read_frozen,
+    read_log_entry,
+    read_state,
+    saved_answer,
+    session_fields,
+    state_fields,
+)
 from stores.pipeline import Functions
 from stores.records import (
-    Answer,
     Frozen,
     LogEntry,
     Paper,
     PaperQuestion,
     Save,
     Saved,
-    SavedAnswer,
     SaveOutcome,
     SessionFacts,
     SessionState,
     SessionStatus,
-    SubmitOutcome,
     SubmitReason,
-    answers_sha256,
-    encode_answers,
 )
 
 MAX_ANSWER_BYTES = 256 * 1024
@@ -41,11 +46,6 @@ UNSCORED_AFTER_MS = 5_000
 UNSCORED_LONGEST_MS = 300_000
 BELL_GRACE_MS = 2_000
 FACTS_CACHED = 200_000
-
-ANSWER_HEAD = struct.Struct(">6s6sIH")
-LOG_HEAD = struct.Struct(">6s6sI8s4s")
-STATUS = {"I": SessionStatus.IN_PROGRESS, "S": SessionStatus.SUBMITTED, "D": SessionStatus.SCORED}
-STATUS_LETTER = {status: letter for letter, status in STATUS.items()}
 
 
 class RestoreFailed(Exception):
@@ -90,8 +90,8 @@ class LiveSessions:
         reply = await self._call("state", session, _session_keys(session))
         if reply is None:
             return None
-        now_ms, fields = int(cast(int, reply[1])), _fields(reply[2:])
-        state = _state(session, now_ms, fields)
+        now_ms, fields = int(cast(int, reply[1])), read_fields(reply[2:])
+        state = read_state(session, now_ms, fields)
         self._remember(state.facts)
         return state
 
@@ -133,7 +133,7 @@ class LiveSessions:
         )
         if reply is None or reply[0] == b"UNKNOWN":
             return None
-        return _frozen(session, reply)
+        return read_frozen(session, reply)
 
     async def retry(self, session: UUID) -> Frozen | None:
         """Return a submitted session that still has no result, and look at it again later; None: it needs nothing."""
@@ -142,7 +142,7 @@ class LiveSessions:
         )
         if reply is None or reply[0] == b"SCORED":
             return None
-        return _frozen(session, reply)
+        return read_frozen(session, reply)
 
     async def due(self, grace_ms: int = BELL_GRACE_MS) -> Sequence[UUID]:
         """Return sessions whose time seems to be over, up to 500 a shard; the submit decides."""
@@ -175,7 +175,7 @@ class LiveSessions:
                 read[number] = (
                     generation.decode(),
                     _after(entries[-1][0].decode()),
-                    [_log_entry(fields) for _, fields in entries],
+                    [read_log_entry(fields) for _, fields in entries],
                 )
         return read
 
@@ -238,7 +238,7 @@ class LiveSessions:
                 STATUS_LETTER[state.status],
                 state.ends_ms,
                 KEEP_SCORED_MS,
-                *_state_fields(state),
+                *state_fields(state),
             )
             if reply != b"NO_GENERATION":
                 return reply == b"INSTALLED"
@@ -248,7 +248,7 @@ class LiveSessions:
     async def leftover(self, session: UUID) -> SessionState | None:
         """Return what Redis still has of a session from whatever generation; only for a restore to merge."""
         fields = cast(dict[bytes, bytes], await self._redis.hgetall(keys.session_key(session)))
-        return _state(session, 0, fields) if fields else None
+        return read_state(session, 0, fields) if fields else None
 
     async def take_token(self, session: UUID, token: str) -> bool:
         """Take the right to restore a session, for 5 s; False: somebody else has it."""
@@ -306,103 +306,9 @@ class LiveSessions:
             self._facts.popitem(last=False)
 
 
-def session_fields(facts: SessionFacts, *, epoch: int, restored_through: int) -> list[str | bytes | int]:
-    """Return the hash fields that a session begins with, but for its status and its end."""
-    return [
-        *("x", facts.exam, "p", facts.exam_version, "u", facts.student, "n", facts.attempt, "l", facts.alias),
-        *("t", facts.started_ms, "c", epoch, "v", epoch * 1_000_000, "r", restored_through),
-    ]
-
-
-def saved_answer(question: str, packed: bytes, key_digest: bytes, body_digest: bytes) -> SavedAnswer:
-    """Read one `a:` field."""
-    version, at, sequence, _ = ANSWER_HEAD.unpack_from(packed)
-    answer = Answer.unpacked(packed[ANSWER_HEAD.size :].decode())
-    return SavedAnswer(question, answer, _int(version), _int(at), sequence or None, key_digest, body_digest)
-
-
 def _session_keys(session: UUID, *others: Callable[[int], str]) -> list[str]:
     number = keys.shard(session)
     return [keys.session_key(session), keys.generation_key(number), *(key(number) for key in others)]
-
-
-def _int(packed: bytes) -> int:
-    return int.from_bytes(packed, "big")
-
-
-def _fields(flat: Sequence[object]) -> dict[bytes, bytes]:
-    return cast(dict[bytes, bytes], dict(zip(flat[::2], flat[1::2], strict=True)))
-
-
-def _state(session: UUID, now_ms: int, fields: Mapping[bytes, bytes]) -> SessionState:
-    digests = fields.get(b"d", b"")
-    answers = []
-    for name, packed in fields.items():
-        if name.startswith(b"a:"):
-            slot = ANSWER_HEAD.unpack_from(packed)[3] * 12
-            answers.append(saved_answer(name[2:].decode(), packed, digests[slot : slot + 8], digests[slot + 8 : slot + 12]))
-    return SessionState(
-        facts=SessionFacts(
-            session=session,
-            exam=fields[b"x"].decode(),
-            exam_version=int(fields[b"p"]),
-            student=fields[b"u"].decode(),
-            attempt=int(fields[b"n"]),
-            alias=fields[b"l"].decode(),
-            started_ms=int(fields[b"t"]),
-        ),
-        status=STATUS[fields[b"s"].decode()],
-        ends_ms=int(fields[b"e"]),
-        now_ms=now_ms,
-        epoch=int(fields[b"c"]),
-        restored_through=int(fields[b"r"]),
-        submitted_ms=int(fields[b"z"]) if b"z" in fields else None,
-        reason=SubmitReason(fields[b"w"].decode()) if b"w" in fields else None,
-        answers=tuple(answers),
-    )
-
-
-def _state_fields(state: SessionState) -> list[str | bytes | int]:
-    """Return a restored session's hash; every answer gets a slot of its own for its newest save's digests."""
-    fields = session_fields(state.facts, epoch=state.epoch, restored_through=state.restored_through)
-    fields += ["d", b"".join(a.key_digest + a.body_digest for a in state.answers)]
-    fields += ["b", sum(len(a.answer.packed().encode()) for a in state.answers)]
-    for slot, a in enumerate(state.answers):
-        head = ANSWER_HEAD.pack(a.version.to_bytes(6, "big"), a.saved_ms.to_bytes(6, "big"), a.client_seq or 0, slot)
-        fields += [f"a:{a.question}", head + a.answer.packed().encode()]
-    if state.submitted_ms is not None:
-        fields += ["z", state.submitted_ms, "w", state.reason or SubmitReason.CLICK]
-    return fields
-
-
-def _frozen(session: UUID, reply: Sequence[object]) -> Frozen:
-    outcome = SubmitOutcome(cast(bytes, reply[0]).decode())
-    if outcome is SubmitOutcome.EARLY:
-        nobody = SessionFacts(session, "", 0, "", 0, "", 0)
-        return Frozen(outcome, nobody, 0, SubmitReason.BELL, 0, 0, b"", b"", scored=False)
-    now_ms, fields = int(cast(int, reply[1])), _fields(reply[2:])
-    state = _state(session, now_ms, fields)
-    encoded = encode_answers({a.question: a.answer.packed() for a in state.answers})
-    return Frozen(
-        outcome=outcome,
-        facts=state.facts,
-        submitted_ms=int(fields[b"z"]),
-        reason=SubmitReason(fields[b"w"].decode()),
-        ends_ms=state.ends_ms,
-        now_ms=now_ms,
-        answers=encoded,
-        answers_sha256=answers_sha256(encoded),
-        scored=state.status is SessionStatus.SCORED,
-    )
-
-
-def _log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
-    packed = fields[b"a"]
-    version, at, sequence, key_digest, body_digest = LOG_HEAD.unpack_from(packed)
-    answer = Answer.unpacked(packed[LOG_HEAD.size :].decode())
-    question = fields[b"q"].decode()
-    saved = SavedAnswer(question, answer, _int(version), _int(at), sequence or None, key_digest, body_digest)
-    return LogEntry(UUID(fields[b"i"].decode()), saved)
 
 
 def _after(entry_id: str) -> str:

@@ -288,7 +288,7 @@ async def _restate(connection: asyncpg.Connection, students: set[tuple[str, str]
           SELECT r.exam_id, r.student_id, r.session_id, r.score, r.status, s.alias, s.cohorts, e.tie_break,
             CASE e.tie_break
               WHEN 'DURATION' THEN (extract(epoch FROM s.submitted_at - s.started_at) * 1000)::bigint
-              WHEN 'SUBMITTED_AT' THEN (extract(epoch FROM s.submitted_at - e.created_at) * 100)::bigint
+              WHEN 'SUBMITTED_AT' THEN (extract(epoch FROM s.submitted_at - e.created_at) * 1000)::bigint
               ELSE 0
             END AS tiebreak
           FROM unnest($1::text[], $2::text[]) AS w (exam_id, student_id)
@@ -299,7 +299,7 @@ async def _restate(connection: asyncpg.Connection, students: set[tuple[str, str]
           SELECT *, CASE tie_break
             WHEN 'NONE' THEN score::bigint ELSE (score + 1) * range - 1 - least(greatest(tiebreak, 0), range - 1)
           END AS order_key
-          FROM attempt, LATERAL (SELECT 1::bigint << CASE tie_break WHEN 'DURATION' THEN 27 ELSE 33 END AS range) bits
+          FROM attempt, LATERAL (SELECT 1::bigint << CASE tie_break WHEN 'DURATION' THEN 27 ELSE 35 END AS range) bits
         ), best AS (
           SELECT DISTINCT ON (exam_id, student_id) * FROM keyed
           ORDER BY exam_id, student_id, (status = 'SCORED') DESC, order_key DESC, session_id

@@ -33,7 +33,7 @@ WEEK = 7 * 24 * 3600
 EXAM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 PRODUCT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # A board orders by one integer of 53 bits: score, then tie-break (stores/boards.py). What is left for the score:
-LARGEST_TOTAL = {TieBreak.NONE: 33_000_000, TieBreak.DURATION: 33_000_000, TieBreak.SUBMITTED_AT: 500_000}
+LARGEST_TOTAL = {TieBreak.NONE: 33_000_000, TieBreak.DURATION: 33_000_000, TieBreak.SUBMITTED_AT: 131_000}
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 

@@ -98,7 +98,7 @@ def _graded_partially(picked: frozenset[str], right: frozenset[str], points: int
     earned = balance * points * marking.correct // len(right)
     if picked == right:
         return Graded(Outcome.CORRECT, earned)
-    return Graded(Outcome.PARTIAL if balance else Outcome.WRONG, earned)
+    return Graded(Outcome.PARTIAL if earned else Outcome.WRONG, earned)
 
 
 def within(given: str, key: str, tolerance: str, *, relative: bool) -> bool:

@@ -60,10 +60,9 @@ def misfit(question: PaperQuestion, answer: Answer) -> tuple[str, str] | None:
     wanted = FITTING[question.type]
     if answer.kind is not wanted:
         return FIELD[answer.kind], f"does not answer this question: it takes '{FIELD[wanted]}'"
-    if answer.kind in (AnswerKind.CHOICE, AnswerKind.CHOICES):
-        unknown = [pick for pick in answer.picks if pick not in question.options]
-        if unknown:
-            return FIELD[answer.kind], "is not an option of this question"
+    picks = {AnswerKind.CHOICE: (answer.value,), AnswerKind.CHOICES: answer.picks}.get(answer.kind, ())
+    if any(pick not in question.options for pick in picks):
+        return FIELD[answer.kind], "is not an option of this question"
     return None
 
 

@@ -249,6 +249,20 @@ async def test_every_combination_of_picks_is_worth_what_the_marking_says(stack: 
     await check_reviews(stack, exam, [plan])
 
 
+async def test_picks_that_earned_nothing_are_not_called_partial(stack: Stack, exam_id: str) -> None:
+    question = {"id": "q1", "type": "multiple_choice", "stem": "Three", "points": 1, "answer": {"choices": ["A", "B", "D"]}}
+    question["options"] = [{"id": name, "text": name} for name in "ABCD"]
+    marking = {"correct": 1, "wrong": 0, "blank": 0, "multiple": "PARTIAL"}
+    exam = {"exam": MIXED["exam"] | {"marking": marking}, "questions": [question]}
+    await stack.import_exam(exam, exam_id)
+    plan = Sitting(f"{exam_id}-1", (), given={"q1": ("choices", ["A", "B"])})  # 2 of 3 rounds down to 0 points
+
+    await sit_all(stack, exam_id, [plan])
+
+    await check_scores(stack, exam, exam_id, [plan])
+    await check_reviews(stack, exam, [plan])
+
+
 async def test_a_deleted_board_never_shows_a_wrong_rank_and_comes_back(stack: Stack, exam_id: str) -> None:
     await stack.import_exam(MIXED, exam_id)
     chance = random.Random(SEED)
@@ -261,7 +275,7 @@ async def test_a_deleted_board_never_shows_a_wrong_rank_and_comes_back(stack: St
 
     async with Redis.from_url(stack.read()["redis"]) as redis:
         for deleted in ([f"lb:{{{exam_id}}}"], [f"lb:{{{exam_id}}}:c:red"], [key async for key in redis.scan_iter(f"*{{{exam_id}}}*")]):
-            watching = asyncio.create_task(watch(stack, exam_id, right))
+            watching = asyncio.create_task(watch(stack, exam_id, right, plans))
             assert await redis.delete(*deleted) == len(deleted)
             seen = await watching
 
@@ -442,7 +456,7 @@ async def sql_order(stack: Stack, exam_id: str, cohort: str | None) -> list[tupl
     tie_breaks = {
         "NONE": "0",
         "DURATION": "extract(epoch FROM s.submitted_at - s.started_at)",
-        "SUBMITTED_AT": "floor(extract(epoch FROM s.submitted_at - e.created_at) * 100)",
+        "SUBMITTED_AT": "extract(epoch FROM s.submitted_at)",
     }
     async with asyncpg.create_pool(stack.read()["postgres"], min_size=1, max_size=1) as postgres:
         policy = await postgres.fetchval("SELECT tie_break FROM exam WHERE id = $1", exam_id)
@@ -472,23 +486,31 @@ async def board_of(stack: Stack, exam_id: str) -> list[tuple[str, int, int]]:
     return [(entry.student_id, entry.score, entry.rank) for entry in board.entries]
 
 
-async def watch(stack: Stack, exam_id: str, right: list[tuple[str, int, int]]) -> list[str]:
-    """Look at a board and at each student's rank again and again, until it has been right for a while."""
+async def watch(stack: Stack, exam_id: str, right: list[tuple[str, int, int]], plans: Sequence[Sitting]) -> list[str]:
+    """Look at boards and at students' own ranks again and again, until all of it has been right for a while."""
     seen: list[str] = []
+    ranks = {student: rank for student, _, rank in right}
     request = leaderboard_pb2.GetLeaderboardRequest(exam_id=exam_id, top=1000)
     admin = bearer(stack.token(roles=["admin"]))
     async with stack.channel() as channel:
-        service = LeaderboardServiceStub(channel)
+        boards, results = LeaderboardServiceStub(channel), ScoringServiceStub(channel)
 
         async def settled() -> bool:
             for cohort in ("", "red"):
                 request.cohort = cohort
-                board = await service.GetLeaderboard(request, metadata=admin)
+                board = await boards.GetLeaderboard(request, metadata=admin)
                 entries = [(entry.student_id, entry.score, entry.rank) for entry in board.entries]
                 if board.rebuilding:
                     assert (entries, board.HasField("me")) == ([], False)
                 seen.append("rebuilding" if board.rebuilding else "right" if entries == right else f"wrong: {entries}")
-            return seen[-20:] == ["right"] * 20
+            plan = plans[len(seen) // 2 % len(plans)]
+            own = scoring_pb2.GetResultRequest(session_id=plan.session)
+            result = (await results.GetResult(own, metadata=bearer(stack.token(plan.student)))).result
+            if result.HasField("rank"):
+                seen.append("right" if result.rank == ranks[plan.student] else f"wrong: {result.rank} for {plan.student}")
+            else:
+                seen.append("rebuilding")
+            return seen[-30:] == ["right"] * 30
 
         await eventually(settled)
     return seen

@@ -305,7 +305,7 @@ REFUSED: dict[str, tuple[list[tuple[str, object]], str, str]] = {
     "a total fits the board": (
         [("exam.marking.correct", 1000), ("exam.tieBreak", "SUBMITTED_AT"), (f"{ONE}.points", 1000)],
         "exam.marking",
-        "±500,000",
+        "±131,000",
     ),
     "a penalty fits the board": (
         [("exam.marking.wrong", -1000), ("exam.tieBreak", "SUBMITTED_AT"), (f"{ONE}.points", 1000)],

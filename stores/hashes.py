@@ -1,0 +1,123 @@
+"""How a session lies in Redis: one hash of short fields and packed answers. `functions/_prelude.lua` says the same in Lua."""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import cast
+from uuid import UUID
+
+from stores.records import (
+    Answer,
+    Frozen,
+    LogEntry,
+    SavedAnswer,
+    SessionFacts,
+    SessionState,
+    SessionStatus,
+    SubmitOutcome,
+    SubmitReason,
+    answers_sha256,
+    encode_answers,
+)
+
+ANSWER_HEAD = struct.Struct(">6s6sIH")
+LOG_HEAD = struct.Struct(">6s6sI8s4s")
+STATUS = {"I": SessionStatus.IN_PROGRESS, "S": SessionStatus.SUBMITTED, "D": SessionStatus.SCORED}
+STATUS_LETTER = {status: letter for letter, status in STATUS.items()}
+
+
+def session_fields(facts: SessionFacts, *, epoch: int, restored_through: int) -> list[str | bytes | int]:
+    """Return the hash fields that a session begins with, but for its status and its end."""
+    return [
+        *("x", facts.exam, "p", facts.exam_version, "u", facts.student, "n", facts.attempt, "l", facts.alias),
+        *("t", facts.started_ms, "c", epoch, "v", epoch * 1_000_000, "r", restored_through),
+    ]
+
+
+def saved_answer(question: str, packed: bytes, key_digest: bytes, body_digest: bytes) -> SavedAnswer:
+    """Read one `a:` field."""
+    version, at, sequence, _ = ANSWER_HEAD.unpack_from(packed)
+    answer = Answer.unpacked(packed[ANSWER_HEAD.size :].decode())
+    return SavedAnswer(question, answer, _int(version), _int(at), sequence or None, key_digest, body_digest)
+
+
+def _int(packed: bytes) -> int:
+    return int.from_bytes(packed, "big")
+
+
+def read_fields(flat: Sequence[object]) -> dict[bytes, bytes]:
+    """Read the fields and values that a function appended to its reply."""
+    return cast(dict[bytes, bytes], dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def read_state(session: UUID, now_ms: int, fields: Mapping[bytes, bytes]) -> SessionState:
+    """Read a session's hash."""
+    digests = fields.get(b"d", b"")
+    answers = []
+    for name, packed in fields.items():
+        if name.startswith(b"a:"):
+            slot = ANSWER_HEAD.unpack_from(packed)[3] * 12
+            answers.append(saved_answer(name[2:].decode(), packed, digests[slot : slot + 8], digests[slot + 8 : slot + 12]))
+    return SessionState(
+        facts=SessionFacts(
+            session=session,
+            exam=fields[b"x"].decode(),
+            exam_version=int(fields[b"p"]),
+            student=fields[b"u"].decode(),
+            attempt=int(fields[b"n"]),
+            alias=fields[b"l"].decode(),
+            started_ms=int(fields[b"t"]),
+        ),
+        status=STATUS[fields[b"s"].decode()],
+        ends_ms=int(fields[b"e"]),
+        now_ms=now_ms,
+        epoch=int(fields[b"c"]),
+        restored_through=int(fields[b"r"]),
+        submitted_ms=int(fields[b"z"]) if b"z" in fields else None,
+        reason=SubmitReason(fields[b"w"].decode()) if b"w" in fields else None,
+        answers=tuple(answers),
+    )
+
+
+def state_fields(state: SessionState) -> list[str | bytes | int]:
+    """Return a restored session's hash; every answer gets a slot of its own for its newest save's digests."""
+    fields = session_fields(state.facts, epoch=state.epoch, restored_through=state.restored_through)
+    fields += ["d", b"".join(a.key_digest + a.body_digest for a in state.answers)]
+    fields += ["b", sum(len(a.answer.packed().encode()) for a in state.answers)]
+    for slot, a in enumerate(state.answers):
+        head = ANSWER_HEAD.pack(a.version.to_bytes(6, "big"), a.saved_ms.to_bytes(6, "big"), a.client_seq or 0, slot)
+        fields += [f"a:{a.question}", head + a.answer.packed().encode()]
+    if state.submitted_ms is not None:
+        fields += ["z", state.submitted_ms, "w", state.reason or SubmitReason.CLICK]
+    return fields
+
+
+def read_frozen(session: UUID, reply: Sequence[object]) -> Frozen:
+    """Read the reply of `submit` or `retry`, and encode the answers that it froze."""
+    outcome = SubmitOutcome(cast(bytes, reply[0]).decode())
+    if outcome is SubmitOutcome.EARLY:
+        nobody = SessionFacts(session, "", 0, "", 0, "", 0)
+        return Frozen(outcome, nobody, 0, SubmitReason.BELL, 0, 0, b"", b"", scored=False)
+    now_ms, fields = int(cast(int, reply[1])), read_fields(reply[2:])
+    state = read_state(session, now_ms, fields)
+    encoded = encode_answers({a.question: a.answer.packed() for a in state.answers})
+    return Frozen(
+        outcome=outcome,
+        facts=state.facts,
+        submitted_ms=int(fields[b"z"]),
+        reason=SubmitReason(fields[b"w"].decode()),
+        ends_ms=state.ends_ms,
+        now_ms=now_ms,
+        answers=encoded,
+        answers_sha256=answers_sha256(encoded),
+        scored=state.status is SessionStatus.SCORED,
+    )
+
+
+def read_log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
+    """Read one entry of a save log."""
+    packed = fields[b"a"]
+    version, at, sequence, key_digest, body_digest = LOG_HEAD.unpack_from(packed)
+    answer = Answer.unpacked(packed[LOG_HEAD.size :].decode())
+    question = fields[b"q"].decode()
+    saved = SavedAnswer(question, answer, _int(version), _int(at), sequence or None, key_digest, body_digest)
+    return LogEntry(UUID(fields[b"i"].decode()), saved)

@@ -1,0 +1,173 @@
+"""What tests do to the processes of a stack that they started: kill, stop, let go on, run one more that crashes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import nats
+from nats.js import JetStreamContext
+from redis.asyncio import Redis
+
+from tests.stack import Stack, eventually, free_port
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def kill(stack: Stack, unit: str) -> int:
+    """Kill a process of the stack as a power cut would, and return its pid; the supervisor starts another."""
+    pid = stack.pid(unit)
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+async def restarted(stack: Stack, unit: str, before: int) -> None:
+    """Wait until another process stands in a killed one's place."""
+
+    async def another() -> bool:
+        return stack.pid(unit) != before
+
+    await eventually(another)
+
+
+@contextmanager
+def stopped(stack: Stack, unit: str) -> Iterator[None]:
+    """Freeze a process with all its children, and let it go on at the end: away, and yet its connections stand."""
+    pids = family(stack.pid(unit))
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:  # the test has killed it meanwhile
+                continue
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that it started."""
+    children = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _parent(entry) == pid
+    ]
+    return [pid, *(one for child in children for one in family(child))]
+
+
+def _parent(entry: Path) -> int:
+    try:
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it has ended since
+        return -1
+
+
+@contextmanager
+def crashing(stack: Stack, unit: str, step: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Run one more process of a unit, which kills itself at a step; gives its address and its handle.
+
+    It has the configuration of the supervised one, but for ports of its own: so every other process of the stack
+    stays as it is, and the next life of nobody crashes again.
+    """
+    raw = Path(f"/proc/{stack.pid(unit)}/environ").read_bytes().split(b"\0")
+    environment = dict(line.decode().split("=", 1) for line in raw if line)
+    listen = f"127.0.0.1:{free_port()}"
+    environment |= {
+        "FINALBELL_LISTEN": listen,
+        "FINALBELL_METRICS": f"127.0.0.1:{free_port()}",
+        "FINALBELL_CRASH_AT": step,
+    }
+    with (stack.home / "logs" / "crashing.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-m", "servers", unit], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        yield listen, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def dies(process: "subprocess.Popen[bytes]", seconds: float = 20) -> None:
+    """Wait until a process has killed itself."""
+    assert await asyncio.to_thread(process.wait, seconds) == -signal.SIGKILL
+
+
+async def insist(call: Callable[[], Awaitable[httpx.Response]], seconds: float = 30) -> httpx.Response:
+    """Repeat a call as a client would, until it is not 503; anything else that a fault may not cause fails."""
+
+    async def answered() -> httpx.Response | None:
+        try:
+            reply = await call()
+        except (httpx.RemoteProtocolError, httpx.ReadError):  # the process died with our call in its hands
+            return None
+        if reply.status_code == 503:
+            assert "retry-after" in reply.headers, reply.text
+            return None
+        return reply
+
+    found: httpx.Response = await eventually(answered, seconds)
+    return found
+
+
+# Looking inside
+
+
+@asynccontextmanager
+async def jetstream(stack: Stack) -> AsyncIterator[JetStreamContext]:
+    """The owner's view of JetStream."""
+    client = await nats.connect(stack.read()["nats"])
+    try:
+        yield client.jetstream()
+    finally:
+        await client.close()
+
+
+async def queued(stack: Stack, exam: str) -> int:
+    """Count an exam's submits that wait, or whose delivery was not acknowledged."""
+    async with jetstream(stack) as stream:
+        info = await stream.stream_info("SUBMITS", subjects_filter=f"submits.{exam}.>")
+    return sum((info.state.subjects or {}).values())
+
+
+async def nobody_pulls(stack: Stack) -> None:
+    """Wait until no worker is waiting for submits: a stopped one's last request has run out."""
+    async with jetstream(stack) as stream:
+
+        async def idle() -> bool:
+            return (await stream.consumer_info("SUBMITS", "scoring")).num_waiting == 0
+
+        await eventually(idle)
+
+
+async def fetch(stack: Stack, query: str, *arguments: Any) -> list[asyncpg.Record]:
+    """Ask PostgreSQL as the owner."""
+    connection = await asyncpg.connect(stack.read()["postgres"], timeout=5)
+    try:
+        return list(await connection.fetch(query, *arguments))
+    finally:
+        await connection.close()
+
+
+async def in_redis(stack: Stack, session: str) -> dict[str, bytes]:
+    """Return a session's hash."""
+    async with Redis.from_url(stack.read()["redis"]) as redis:
+        found = await redis.hgetall(f"s:{{{UUID(session).int % 64:02d}}}:{session}")
+    return {name.decode(): value for name, value in found.items()}
+
+
+async def all_written(stack: Stack) -> None:
+    """Wait until no acknowledged save is missing in PostgreSQL."""
+    async with Redis.from_url(stack.read()["redis"]) as redis:
+
+        async def empty() -> bool:
+            return sum([await redis.xlen(f"log:{{{shard:02d}}}") for shard in range(64)]) == 0
+
+        await eventually(empty)
