@@ -28,6 +28,7 @@ def up(
     engine: Annotated[str, typer.Option(help="The HTTP/2 engine under the session service: grpcio.")] = "grpcio",
     workers: Annotated[list[str] | None, typer.Option(metavar="SERVICE=N", help="How many processes a service has.")] = None,
     no_sample: Annotated[bool, typer.Option("--no-sample", help="Don't import the sample exam.")] = False,
+    background: Annotated[bool, typer.Option("--background", hidden=True, help="What --detach starts.")] = False,
 ) -> None:
     """Start PostgreSQL, Redis, NATS, Envoy and all services, with a sample exam; stop with Ctrl-C or 'finalbell down'."""
     from ops.supervisor import CannotStart, running
@@ -46,7 +47,7 @@ def up(
         if detach:
             _detach(place, port, counts, no_sample=no_sample)
         else:
-            _foreground(place, port, counts, engine, no_sample=no_sample)
+            _foreground(place, port, counts, engine, no_sample=no_sample, background=background)
     except CannotStart as reason:
         _fail(str(reason))
 
@@ -119,7 +120,7 @@ def doctor(home: HomeOption = DEFAULT_HOME) -> None:
     raise typer.Exit(0 if all(finding.fine for finding in findings) else 1)
 
 
-def _foreground(place: Home, port: int, counts: dict[str, int], engine: str, *, no_sample: bool) -> None:
+def _foreground(place: Home, port: int, counts: dict[str, int], engine: str, *, no_sample: bool, background: bool) -> None:
     from ops.screen import screen
     from ops.supervisor import Supervisor
 
@@ -132,10 +133,11 @@ def _foreground(place: Home, port: int, counts: dict[str, int], engine: str, *, 
         if not no_sample:
             say("importing the sample exam")
             _import_sample(place)
-        place.path.joinpath("ready").touch()
         say(f"ready in {time.monotonic() - began:.1f} s")
-        typer.echo(screen(place))
+        if not background:  # the screen holds a token, and a log may not
+            typer.echo(screen(place))
         sys.stdout.flush()
+        place.path.joinpath("ready").touch()
 
     place.path.joinpath("ready").unlink(missing_ok=True)
     place.lock_file.with_suffix(".pid").write_text(str(os.getpid()))
@@ -149,7 +151,7 @@ def _detach(place: Home, port: int, counts: dict[str, int], *, no_sample: bool) 
 
     place.path.joinpath("ready").unlink(missing_ok=True)
     options = [part for unit, count in counts.items() for part in ("--workers", f"{unit}={count}")] + ["--no-sample"] * no_sample
-    command = [sys.executable, "-m", "ops.main", "up", "--home", str(place.path), "--port", str(port), *options]
+    command = [sys.executable, "-m", "ops.main", "up", "--background", "--home", str(place.path), "--port", str(port), *options]
     log = place.log("supervisor")
     start = log.stat().st_size if log.exists() else 0
     with log.open("ab") as out:
