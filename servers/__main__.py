@@ -132,6 +132,9 @@ UNITS = {
 SUBMITTING = {"session", "bell", "scoring-worker"}
 """The units that need JetStream."""
 
+ANSWERING = {"session", "scoring", "content"}
+"""The units behind which a student waits: when PostgreSQL is slow they say so soon, the others take their time."""
+
 
 async def host(names: list[str], settings: Settings) -> None:
     """Open the stores, build the named units, and serve them."""
@@ -140,6 +143,7 @@ async def host(names: list[str], settings: Settings) -> None:
         redis=settings.redis,
         boards_redis=settings.boards_redis or settings.redis,
         nats=settings.nats,
+        statement_seconds=2.0 if set(names) <= ANSWERING else 30.0,
         needs_nats=bool(SUBMITTING & set(names)),
     )
     async with connect(urls) as stores:

@@ -7,11 +7,13 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import nats.errors
+from asyncpg.pool import PoolAcquireContext
 from nats.aio.client import Client as Nats
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+ACQUIRE_SECONDS = 1.0
 REDIS_TIMEOUT_SECONDS = 0.25
 """A save waits no longer for Redis; the client is told to come back (RELIABILITY F20)."""
 
@@ -25,6 +27,7 @@ class StoreSettings:
     boards_redis: str
     nats: str
     pool_size: int = 10
+    statement_seconds: float = 2.0
     needs_nats: bool = True
 
 
@@ -46,16 +49,7 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
     stays up while the others are away. The inbox prefix is the user's name, so that no user can read another's replies.
     """
     async with AsyncExitStack() as stack:
-        postgres = await stack.enter_async_context(
-            asyncpg.create_pool(
-                settings.postgres,
-                min_size=1,
-                max_size=settings.pool_size,
-                command_timeout=10,
-                timeout=5,
-                server_settings={"timezone": "UTC"},
-            )
-        )
+        postgres = await stack.enter_async_context(_postgres(settings))
         live = _redis(settings.redis)
         stack.push_async_callback(live.aclose)
         boards = live
@@ -74,6 +68,34 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
             )
             stack.push_async_callback(_close, client)
         yield Stores(postgres=postgres, live=live, boards=boards, nats=client)
+
+
+class _Pool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
+    """A pool whose every wait has a bound: for a connection, and for a cancelled statement to come to its end.
+
+    Without it, `release` waits for ever on a server that is frozen.
+    """
+
+    def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext:
+        return super().acquire(timeout=timeout or ACQUIRE_SECONDS)
+
+
+def _postgres(settings: StoreSettings) -> asyncpg.Pool:
+    return _Pool(
+        settings.postgres,
+        min_size=1,
+        max_size=settings.pool_size,
+        max_queries=50_000,
+        max_inactive_connection_lifetime=300.0,
+        setup=None,
+        init=None,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
+        command_timeout=settings.statement_seconds,
+        timeout=5,
+        server_settings={"timezone": "UTC"},
+    )
 
 
 def _redis(url: str) -> Redis:

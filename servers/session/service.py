@@ -4,6 +4,7 @@ import asyncio
 import time
 from uuid import UUID, uuid5
 
+from asyncpg import InterfaceError, PostgresError
 from finalbell.v1 import scoring_pb2
 from finalbell.v1 import session_pb2 as pb
 from finalbell.v1.events_pb2 import SessionScored
@@ -87,10 +88,6 @@ class SessionService:
 
     async def SubmitSession(self, request: pb.SubmitSessionRequest, call: Call) -> pb.SubmitSessionResponse:
         session = UUID(request.session_id)
-        facts = await self._live.facts(session)
-        exam = await self._catalog.exam(facts.exam) if facts and facts.student == call.caller.student else None
-        if exam is None:
-            raise errors.SessionNotFound
         with self._submits.expecting(session) as waiting:
             frozen = await self._submits.click(session, call.caller.student, uuid5(session, call.key or ""))
             if frozen is None:
@@ -102,18 +99,22 @@ class SessionService:
                     serverTime=timestamp(frozen.now_ms).ToJsonString(),
                     submitted="true",
                 )
-            inline = exam.inline_score and not exam.has_essay and exam.release_score == "IMMEDIATELY"
-            total = await self._total(frozen, waiting, call) if inline else None
-        return _submitted(frozen, total, call)
+            return _submitted(frozen, await self._total(frozen, waiting, call), call)
 
-    async def _total(self, frozen: Frozen, waiting: "asyncio.Future[SessionScored]", call: Call) -> tuple[int, int] | None:
-        """Return score and maximum when they are there already, or come before the inline wait is over."""
-        if frozen.scored:
-            return await self._sessions.total(frozen.facts.session)
+    async def _total(self, frozen: Frozen, waiting: asyncio.Future[SessionScored], call: Call) -> tuple[int, int] | None:
+        """Return score and maximum when they may be shown and come before the inline wait is over.
+
+        The submit is safe by now: PostgreSQL being away only means that the score comes later.
+        """
         try:
             async with asyncio.timeout(call.arrived + self._inline_wait - time.monotonic()):
+                exam = await self._catalog.exam(frozen.facts.exam)
+                if exam is None or not exam.inline_score or exam.has_essay or exam.release_score != "IMMEDIATELY":
+                    return None
+                if frozen.scored:
+                    return await self._sessions.total(frozen.facts.session)
                 scored = await asyncio.shield(waiting)
-        except TimeoutError:
+        except (TimeoutError, OSError, PostgresError, InterfaceError):
             return None
         return None if scored.partial else (scored.score, scored.max_score)
 

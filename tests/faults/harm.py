@@ -56,11 +56,7 @@ def stopped(stack: Stack, unit: str) -> Iterator[None]:
 
 def family(pid: int) -> list[int]:
     """Return a process and all that it started."""
-    children = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and _parent(entry) == pid
-    ]
+    children = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _parent(entry) == pid]
     return [pid, *(one for child in children for one in family(child))]
 
 

@@ -20,7 +20,6 @@ from google.protobuf.message import Message
 from redis.asyncio import Redis
 
 from ops.keys import mint
-from servers import errors
 from servers.errors import Refusal
 from tests.flows.transports import TRANSPORTS, Native, Reply, native_refusal, transport
 from tests.stack import Stack, bearer, eventually, fresh
@@ -316,9 +315,7 @@ async def uses_a_key_twice(stack: Stack, small_exam: dict[str, Any]) -> Case:
 @gives("REQUEST_TOO_LARGE")
 async def sends_too_much(stack: Stack, small_exam: dict[str, Any]) -> Case:
     session, token = await started(stack, small_exam)
-    items = [
-        session_pb2.SaveItem(question_id="q4", text="x" * 20_000, idempotency_key=uuid.uuid4().hex) for _ in range(4)
-    ]
+    items = [session_pb2.SaveItem(question_id="q4", text="x" * 20_000, idempotency_key=uuid.uuid4().hex) for _ in range(4)]
     return Case("BatchSaveAnswers", session_pb2.BatchSaveAnswersRequest(session_id=session, items=items), token)
 
 
@@ -371,9 +368,7 @@ async def test_a_refusal_is_the_same_whichever_way_it_came(
 
 
 @pytest.mark.parametrize("provoke", [*CASES["TOKEN_INVALID"], *CASES["TOKEN_EXPIRED"], *CASES["ROLE_REQUIRED"]])
-async def test_a_service_does_not_rely_on_the_gateways_checks(
-    stack: Stack, small_exam: dict[str, Any], provoke: Provoke
-) -> None:
+async def test_a_service_does_not_rely_on_the_gateways_checks(stack: Stack, small_exam: dict[str, Any], provoke: Provoke) -> None:
     reason = next(reason for reason, provokers in CASES.items() if provoke in provokers)
     case = await provoke(stack, small_exam)
     unit = {"ListExams": "content", "ListSessions": "session"}.get(case.method, "admin")

@@ -341,9 +341,7 @@ async def test_the_bank_of_essays_is_partial_until_people_have_graded_it(stack: 
 
 
 @pytest.mark.parametrize("way", TRANSPORTS)
-async def test_no_reply_holds_a_key_before_its_release(
-    stack: Stack, small_exam: dict[str, Any], exam_id: str, way: str
-) -> None:
+async def test_no_reply_holds_a_key_before_its_release(stack: Stack, small_exam: dict[str, Any], exam_id: str, way: str) -> None:
     await stack.import_exam(small_exam, exam_id, release__score="IMMEDIATELY", release__review="AFTER_CLOSE")
     async with transport(way, stack, stack.token()) as way_in:
         replies = await everything_a_student_can_ask(way_in, exam_id)
@@ -524,7 +522,8 @@ async def exam_is_closed(student: Student, exam: str) -> None:
 
 async def close(stack: Stack, exam: str) -> None:
     async with stack.channel() as channel:
-        (await Native(channel, stack.token(roles=["admin"])).call("CloseExam", admin_pb2.CloseExamRequest(exam_id=exam))).ok
+        admin = Native(channel, stack.token(roles=["admin"]))
+        assert (await admin.call("CloseExam", admin_pb2.CloseExamRequest(exam_id=exam))).ok
 
 
 async def release(stack: Stack, exam: str) -> admin_pb2.ExamReport:

@@ -16,9 +16,7 @@ VOLATILE = {"sessionId", "startedAt", "endsAt", "serverTime", "savedAt", "submit
 GOLDEN_SCORES = {"q1": (2, "CORRECT"), "q2": (3, "PARTIAL"), "q3": (4, "CORRECT"), "q4": (-1, "WRONG")}
 
 
-async def test_the_same_exam_has_the_same_outcome_over_every_way_in(
-    stack: Stack, small_exam: dict[str, Any], exam_id: str
-) -> None:
+async def test_the_same_exam_has_the_same_outcome_over_every_way_in(stack: Stack, small_exam: dict[str, Any], exam_id: str) -> None:
     await stack.import_exam(small_exam, exam_id, shuffleQuestions=False, shuffleOptions=False)
 
     outcomes = {name: await sit(stack, name, f"{exam_id}-{name}", exam_id) for name in TRANSPORTS}

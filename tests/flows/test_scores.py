@@ -194,11 +194,12 @@ def normal(text: str, *, folded: bool) -> str:
 # The tests
 
 
-async def test_every_score_and_rank_of_300_students_is_what_the_specification_says(
-    stack: Stack, banks: Path, exam_id: str
-) -> None:
+async def test_every_score_and_rank_of_300_students_is_what_the_specification_says(stack: Stack, banks: Path, exam_id: str) -> None:
     exam = json.loads((banks / "gaokao-physics.json").read_text())
-    exam["exam"] |= {"marking": {"correct": 2, "wrong": -1, "blank": 0, "multiple": "PARTIAL"}, "release": {"review": "IMMEDIATELY"}}
+    exam["exam"] |= {
+        "marking": {"correct": 2, "wrong": -1, "blank": 0, "multiple": "PARTIAL"},
+        "release": {"review": "IMMEDIATELY"},
+    }
     await stack.import_exam(exam, exam_id)
     chance = random.Random(SEED)
     plans = [Sitting(f"{exam_id}-{n}", chance.sample(COHORTS, chance.randint(0, 2))) for n in range(300)]
@@ -274,7 +275,8 @@ async def test_a_deleted_board_never_shows_a_wrong_rank_and_comes_back(stack: St
     right = await board_of(stack, exam_id)
 
     async with Redis.from_url(stack.read()["redis"]) as redis:
-        for deleted in ([f"lb:{{{exam_id}}}"], [f"lb:{{{exam_id}}}:c:red"], [key async for key in redis.scan_iter(f"*{{{exam_id}}}*")]):
+        everything = [key async for key in redis.scan_iter(f"lb*{{{exam_id}}}*")]
+        for deleted in ([f"lb:{{{exam_id}}}"], [f"lb:{{{exam_id}}}:c:red"], everything):
             watching = asyncio.create_task(watch(stack, exam_id, right, plans))
             assert await redis.delete(*deleted) == len(deleted)
             seen = await watching

@@ -96,7 +96,7 @@ class Rest:
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
-    async def call(self, method: str, request: Message, *, key: str | None = None, headers: Mapping[str, str] = {}) -> Reply:  # noqa: B006
+    async def call(self, method: str, request: Message, *, key: str | None = None, headers: Mapping[str, str] = {}) -> Reply:
         rule = METHODS[method].GetOptions().Extensions[annotations_pb2.http]
         verb = rule.WhichOneof("pattern")
         fields = json_format.MessageToDict(request)
@@ -116,7 +116,7 @@ class Web:
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
-    async def call(self, method: str, request: Message, *, key: str | None = None, headers: Mapping[str, str] = {}) -> Reply:  # noqa: B006
+    async def call(self, method: str, request: Message, *, key: str | None = None, headers: Mapping[str, str] = {}) -> Reply:
         found, data = METHODS[method], request.SerializeToString()
         sent = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", **headers}
         if key:
@@ -135,7 +135,7 @@ class Native:
         self._channel = channel
         self._token = token
 
-    async def call(self, method: str, request: Message, *, key: str | None = None, headers: Mapping[str, str] = {}) -> Reply:  # noqa: B006
+    async def call(self, method: str, request: Message, *, key: str | None = None, headers: Mapping[str, str] = {}) -> Reply:
         found = METHODS[method]
         make = self._channel.unary_unary(
             _path(found),

