@@ -12,6 +12,7 @@ from nats.aio.client import Client as Nats
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 
 ACQUIRE_SECONDS = 1.0
 REDIS_TIMEOUT_SECONDS = 0.25
@@ -99,12 +100,17 @@ def _postgres(settings: StoreSettings) -> asyncpg.Pool:
 
 
 def _redis(url: str) -> Redis:
-    """One pool; never retries by itself, since only the caller knows whether a repeat is safe."""
+    """One pool; never retries by itself, since only the caller knows whether a repeat is safe.
+
+    With maintenance notifications (the client's default) it would not look whether an idle connection is still open, and
+    after a restart of Redis the first calls of every process would fail.
+    """
     return Redis.from_url(
         url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
         max_connections=64,
     )
 
