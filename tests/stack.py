@@ -69,6 +69,12 @@ def fresh(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex[:12]}"
 
 
+def uuid7(at_ms: int | None = None) -> uuid.UUID:
+    """A UUIDv7, as PostgreSQL makes them: partitions are cut by the time in it."""
+    bits = ((at_ms or int(time.time() * 1000)) << 80) | (uuid.uuid4().int & ((1 << 80) - 1))
+    return uuid.UUID(int=bits & ~(0xF << 76) & ~(0x3 << 62) | (7 << 76) | (2 << 62))
+
+
 def key() -> dict[str, str]:
     """The header of a fresh idempotency key."""
     return {"idempotency-key": uuid.uuid4().hex}

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from ops.sample import SAMPLE
 from servers.admin.rules import read_exam
-from stores.exam_records import ChoiceKey, ExamFile, NumericKey, QuestionType
+from stores.exam_records import ChoiceKey, ChoicesKey, ExamFile, NumericKey, QuestionType
 
 
 def sample() -> ExamFile:
@@ -22,7 +22,9 @@ def test_it_has_sixty_questions_of_all_five_types() -> None:
 
 
 def test_every_question_but_the_essay_explains_its_answer() -> None:
-    silent = [question.id for question in sample().questions if not question.explanation and question.type is not QuestionType.ESSAY]
+    silent = [
+        question.id for question in sample().questions if not question.explanation and question.type is not QuestionType.ESSAY
+    ]
 
     assert silent == []
 
@@ -31,6 +33,12 @@ def test_no_position_holds_more_than_half_of_the_right_answers() -> None:
     right = Counter(question.answer.choice for question in sample().questions if isinstance(question.answer, ChoiceKey))
 
     assert max(right.values()) <= right.total() / 2
+
+
+def test_no_position_is_right_in_every_question_with_several_right_options() -> None:
+    keys = [question.answer.choices for question in sample().questions if isinstance(question.answer, ChoicesKey)]
+
+    assert max(Counter(itertools.chain(*keys)).values()) < len(keys)
 
 
 def test_the_numeric_keys_are_what_a_computation_gives() -> None:
@@ -53,3 +61,11 @@ def test_the_numeric_keys_are_what_a_computation_gives() -> None:
     keys = [Fraction(question.answer.number) for question in sample().questions if isinstance(question.answer, NumericKey)]
 
     assert keys == computed
+
+
+def test_the_labels_on_the_boxes_leave_one_place_for_the_prize() -> None:
+    boxes = next(question for question in sample().questions if question.id == "q25")
+    possible = [box for box in (1, 2, 3) if sum((box == 1, box != 2, box != 1)) == 1]
+
+    assert isinstance(boxes.answer, ChoiceKey)
+    assert [option.text for option in boxes.options if option.id == boxes.answer.choice] == [f"in box {box}" for box in possible]

@@ -1,0 +1,301 @@
+"""Running sessions in the real Redis: each act is atomic, and a retry hears what the first call did."""
+
+import random
+import time
+import uuid
+from dataclasses import dataclass, field
+
+import pytest
+from redis.exceptions import ResponseError
+
+from servers.session.rules import body_digest, key_digest
+from servers.session.snapshots import Snapshots
+from stores import keys
+from stores.connect import Stores
+from stores.live import LiveSessions
+from stores.records import Answer, AnswerKind, Save, Saved, SaveOutcome, SessionFacts, SubmitOutcome, SubmitReason, encode_answers
+from stores.sessions import Sessions
+from tests.stack import uuid7
+
+NEVER_MS = 4_000_000_000_000
+
+
+@pytest.fixture
+async def live(stores: Stores) -> LiveSessions:
+    async def no_restore(session: uuid.UUID) -> bool:
+        return False
+
+    opened = LiveSessions(stores.live, no_restore, Sessions(stores.postgres).next_generation)
+    await opened.prepare()
+    return opened
+
+
+async def begin(live: LiveSessions, ends_ms: int = NEVER_MS) -> SessionFacts:
+    facts = SessionFacts(uuid7(), "e", 1, "ada", 1, "Ada", int(time.time() * 1000))
+    await live.start(facts, ends_ms)
+    return facts
+
+
+def a_save(facts: SessionFacts, question: str, choice: str, key: str, seq: int | None = None, student: str = "ada") -> Save:
+    answer = Answer(AnswerKind.CHOICE, choice)
+    return Save(facts.session, student, question, answer, key_digest(key), body_digest(question, answer, seq), seq)
+
+
+async def answers(live: LiveSessions, facts: SessionFacts) -> dict[str, str]:
+    state = await live.state(facts.session)
+    assert state is not None
+    return {saved.question: saved.answer.value for saved in state.answers}
+
+
+async def test_versions_rise_by_one_per_accepted_save(live: LiveSessions) -> None:
+    facts = await begin(live)
+
+    versions = [(await live.save(a_save(facts, f"q{n % 3}", "A", f"key-{n:05}"))).version for n in range(6)]
+
+    assert versions == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_retried_save_never_overwrites_a_newer_answer(live: LiveSessions) -> None:
+    facts = await begin(live)
+    first = await live.save(a_save(facts, "q1", "A", "key-one"))
+    await live.save(a_save(facts, "q1", "B", "key-two"))
+
+    again = await live.save(a_save(facts, "q1", "A", "key-one"))
+
+    assert (again.outcome, again.version, again.at_ms) == (SaveOutcome.REPLAYED, first.version, first.at_ms)
+    assert await answers(live, facts) == {"q1": "B"}
+
+
+async def test_the_newest_save_of_each_question_and_the_last_64_replaced_ones_are_remembered(live: LiveSessions) -> None:
+    facts = await begin(live)
+    await live.save(a_save(facts, "q0", "A", "key-of-q0"))
+    saves = [a_save(facts, "q1", "AB"[n % 2], f"key-{n:05}") for n in range(80)]
+    firsts = [await live.save(save) for save in saves]
+
+    replays = [await live.save(save) for save in saves[-65:]]
+    of_q0 = await live.save(a_save(facts, "q0", "A", "key-of-q0"))
+
+    assert [(r.outcome, r.version) for r in replays] == [(SaveOutcome.REPLAYED, first.version) for first in firsts[-65:]]
+    assert (of_q0.outcome, of_q0.version) == (SaveOutcome.REPLAYED, 1)
+
+
+@pytest.mark.parametrize(("question", "choice"), [("q1", "B"), ("q2", "A")])
+async def test_a_key_is_good_for_one_answer_to_one_question(live: LiveSessions, question: str, choice: str) -> None:
+    facts = await begin(live)
+    await live.save(a_save(facts, "q1", "A", "key-one"))
+
+    reused = await live.save(a_save(facts, question, choice, "key-one"))
+
+    assert reused.outcome is SaveOutcome.REUSED
+    assert await answers(live, facts) == {"q1": "A"}
+
+
+async def test_an_older_client_sequence_is_answered_with_what_stands(live: LiveSessions) -> None:
+    facts = await begin(live)
+    await live.save(a_save(facts, "q1", "B", "key-two", seq=2))
+
+    late = await live.save(a_save(facts, "q1", "A", "key-one", seq=1))
+
+    assert late.outcome is SaveOutcome.SUPERSEDED
+    assert late.current is not None
+    assert (late.current.answer.value, late.current.client_seq) == ("B", 2)
+    assert await answers(live, facts) == {"q1": "B"}
+
+
+async def test_time_is_over_for_new_saves_and_not_for_the_retry_of_an_old_one(live: LiveSessions, stores: Stores) -> None:
+    facts = await begin(live)
+    await live.save(a_save(facts, "q1", "A", "key-one"))
+    await stores.live.hset(keys.session_key(facts.session), "e", 1)
+
+    late = await live.save(a_save(facts, "q1", "B", "key-two"))
+    retry = await live.save(a_save(facts, "q1", "A", "key-one"))
+
+    assert (late.outcome, retry.outcome) == (SaveOutcome.ENDED, SaveOutcome.REPLAYED)
+
+
+async def test_a_stranger_sees_no_session(live: LiveSessions) -> None:
+    facts = await begin(live)
+
+    saved = await live.save(a_save(facts, "q1", "A", "key-one", student="eve"))
+    frozen = await live.submit(facts.session, "eve", SubmitReason.CLICK)
+
+    assert saved.outcome is SaveOutcome.UNKNOWN
+    assert frozen is None
+    assert await answers(live, facts) == {}
+
+
+async def test_answers_beyond_the_bound_are_refused_and_change_nothing(live: LiveSessions) -> None:
+    facts = await begin(live)
+    long = Answer(AnswerKind.TEXT, "x" * 20_000)
+    outcomes = []
+    for n in range(14):
+        save = Save(facts.session, "ada", f"q{n}", long, key_digest(f"key-{n:05}"), body_digest(f"q{n}", long, None), None)
+        outcomes.append((await live.save(save)).outcome)
+
+    assert outcomes == [SaveOutcome.SAVED] * 13 + [SaveOutcome.FULL]
+    assert len(await answers(live, facts)) == 13
+
+
+async def test_the_first_submit_freezes_and_every_later_one_returns_the_same(live: LiveSessions) -> None:
+    facts = await begin(live)
+    await live.save(a_save(facts, "q1", "A", "key-one"))
+
+    first = await live.submit(facts.session, "ada", SubmitReason.CLICK)
+    after = await live.save(a_save(facts, "q1", "B", "key-two"))
+    second = await live.submit(facts.session, None, SubmitReason.BELL)
+
+    assert first is not None
+    assert second is not None
+    assert (first.outcome, second.outcome) == (SubmitOutcome.FLIPPED, SubmitOutcome.ALREADY)
+    assert after.outcome is SaveOutcome.SUBMITTED
+    assert first.answers == second.answers == encode_answers({"q1": "c:A"})
+    assert (first.submitted_ms, first.reason) == (second.submitted_ms, second.reason)
+
+
+async def test_the_bell_waits_for_the_end_and_a_late_click_rings_it(live: LiveSessions) -> None:
+    running, over = await begin(live), await begin(live, ends_ms=int(time.time() * 1000) - 1)
+
+    early = await live.submit(running.session, None, SubmitReason.BELL)
+    late = await live.submit(over.session, "ada", SubmitReason.CLICK)
+
+    assert early is not None
+    assert late is not None
+    assert early.outcome is SubmitOutcome.EARLY
+    assert (late.outcome, late.reason, late.submitted_ms) == (SubmitOutcome.ENDED, SubmitReason.BELL, late.ends_ms)
+
+
+async def test_a_second_start_of_a_session_changes_nothing(live: LiveSessions) -> None:
+    facts = await begin(live)
+    await live.save(a_save(facts, "q1", "A", "key-one"))
+
+    await live.start(facts, 1)
+
+    assert await answers(live, facts) == {"q1": "A"}
+
+
+async def test_lost_functions_are_loaded_again_by_the_next_call(live: LiveSessions, stores: Stores) -> None:
+    facts = await begin(live)
+    await stores.live.function_flush()
+
+    saved = await live.save(a_save(facts, "q1", "A", "key-one"))
+
+    assert saved.outcome is SaveOutcome.SAVED
+
+
+async def test_a_restore_that_lost_its_token_installs_nothing(live: LiveSessions, stores: Stores) -> None:
+    facts = await begin(live)
+    await live.save(a_save(facts, "q1", "A", "key-one"))
+    state = await live.state(facts.session)
+    assert state is not None
+    assert await live.take_token(facts.session, "mine")
+    await stores.live.set(keys.token_key(facts.session), "somebody else's")
+
+    installed = await live.install(state, "mine")
+
+    assert installed is False
+
+
+async def test_the_save_log_is_cut_only_in_the_generation_in_which_it_was_read(live: LiveSessions, stores: Stores) -> None:
+    facts = await begin(live)
+    number = keys.shard(facts.session)
+    await live.save(a_save(facts, "q1", "A", "key-one"))
+    (_, after, _) = (await live.read_logs([number], 5_000))[number]
+
+    await live.trim_logs({number: ("another", after)})
+
+    entries = await stores.live.xrange(keys.log_key(number))
+    assert any(fields[b"i"].decode() == str(facts.session) for _, fields in entries) or await _written(stores, facts)
+
+
+async def _written(stores: Stores, facts: SessionFacts) -> bool:
+    """Whether the stack's own snapshots were quicker than the test."""
+    return bool(await stores.postgres.fetchval("SELECT count(*) FROM session_answer WHERE session_id = $1", facts.session))
+
+
+async def test_a_session_of_sixty_answers_is_one_listpack_of_four_kilobytes_at_most(live: LiveSessions, stores: Stores) -> None:
+    facts = await begin(live)
+    for n in range(60):
+        await live.save(a_save(facts, f"q{n}", "B", f"key-{n:05}"))
+    plain = await stores.live.memory_usage(keys.session_key(facts.session))
+    for n in range(40):
+        await live.save(a_save(facts, f"q{n}", "C", f"again-{n:05}"))
+
+    changed = await stores.live.memory_usage(keys.session_key(facts.session))
+    encoding = await stores.live.object("encoding", keys.session_key(facts.session))
+    print(f"memory: {plain} bytes for 60 answers, {changed} with 40 of them changed")  # noqa: T201
+
+    assert encoding == b"listpack"
+    assert plain <= changed <= 4096
+
+
+@dataclass
+class Model:
+    """A session as simple Python says it has to be."""
+
+    version: int = 0
+    answers: dict[str, tuple[str, int]] = field(default_factory=dict)
+    keys: dict[str, tuple[tuple[str, str, int | None], int]] = field(default_factory=dict)
+    submitted: bool = False
+
+    def save(self, question: str, choice: str, key: str, seq: int | None) -> tuple[SaveOutcome, int]:
+        if key in self.keys:
+            body, version = self.keys[key]
+            return (SaveOutcome.REPLAYED, version) if body == (question, choice, seq) else (SaveOutcome.REUSED, 0)
+        if self.submitted:
+            return SaveOutcome.SUBMITTED, 0
+        current = self.answers.get(question)
+        if current and seq and seq < current[1]:
+            return SaveOutcome.SUPERSEDED, next(v for b, v in reversed(self.keys.values()) if b[0] == question)
+        self.version += 1
+        self.answers[question] = choice, seq or 0
+        self.keys[key] = (question, choice, seq), self.version
+        return SaveOutcome.SAVED, self.version
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_any_order_of_saves_retries_and_submits_is_what_a_simple_model_says(live: LiveSessions, seed: int) -> None:
+    chance, model, facts = random.Random(seed), Model(), await begin(live)
+    seen: list[tuple[SaveOutcome, int]] = []
+    expected: list[tuple[SaveOutcome, int]] = []
+    for step in range(60):
+        if step == 50:
+            model.submitted = (await live.submit(facts.session, "ada", SubmitReason.CLICK)) is not None
+        question, choice = f"q{chance.randrange(4)}", chance.choice("ABC")
+        key, seq = f"key-{chance.randrange(30):05}", chance.choice([None, chance.randrange(1, 20)])
+        saved: Saved = await live.save(a_save(facts, question, choice, key, seq))
+        seen.append((saved.outcome, saved.version))
+        expected.append(model.save(question, choice, key, seq))
+
+    assert seen == expected
+    assert await answers(live, facts) == {question: choice for question, (choice, _) in model.answers.items()}
+
+
+async def test_snapshots_write_the_newest_answers_and_two_at_once_do_no_harm(live: LiveSessions, stores: Stores) -> None:
+    facts, sessions = await begin(live), Sessions(stores.postgres)
+    for n in range(30):
+        await live.save(a_save(facts, f"q{n % 5}", "ABC"[n % 3], f"key-{n:05}"))
+
+    while not await _all_written(live):
+        await Snapshots(live, sessions).write()
+        await Snapshots(live, sessions).write()
+
+    written = {saved.question: (saved.answer.value, saved.version) for saved in await sessions.answers(facts.session)}
+    state = await live.state(facts.session)
+    assert state is not None
+    assert written == {saved.question: (saved.answer.value, saved.version) for saved in state.answers}
+
+
+async def _all_written(live: LiveSessions) -> bool:
+    return await live.log_lengths() == 0
+
+
+async def test_a_function_that_fails_fails_its_own_call_alone(live: LiveSessions, stores: Stores) -> None:
+    facts, broken = await begin(live), await begin(live)
+    await stores.live.delete(keys.session_key(broken.session))
+    await stores.live.set(keys.session_key(broken.session), "not a hash")
+
+    with pytest.raises(ResponseError):
+        await live.save(a_save(broken, "q1", "A", "key-one"))
+    saved = await live.save(a_save(facts, "q1", "A", "key-one"))
+
+    assert saved.outcome is SaveOutcome.SAVED

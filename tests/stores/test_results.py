@@ -1,0 +1,232 @@
+"""Results are kept once, and places follow them: in SQL and on the boards by one rule."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stores.boards import Boards, board_key, order_key, points_of
+from stores.connect import Stores
+from stores.records import Result, Standing, SubmitReason, answers_sha256, encode_answers
+from stores.results import Kept, Results, Standings
+from tests.stack import Stack, fresh
+
+BEGAN = 1_790_000_000_000
+
+
+async def sat(
+    stores: Stores, exam: str, student: str, attempt: int, took_ms: int, score: int, cohorts: Sequence[str] = ()
+) -> Result:
+    """Insert a session that was handed in, and return its result, not kept yet."""
+    session: UUID = await stores.postgres.fetchval(
+        """
+        INSERT INTO exam_session (student_id, exam_id, exam_version, cohorts, attempt, alias, started_at, ends_at, submitted_at)
+        SELECT $1, $2, 1, $3, $4, $1, t, t + interval '1 hour', t + make_interval(secs => $5 / 1000.0)
+        FROM to_timestamp($6 / 1000.0) AS t RETURNING id
+        """,
+        student,
+        exam,
+        list(cohorts),
+        attempt,
+        float(took_ms),
+        float(BEGAN),
+    )
+    encoded = encode_answers({"q1": "c:B"})
+    return Result(
+        session=session,
+        exam=exam,
+        exam_version=1,
+        student=student,
+        score=score,
+        max_score=100,
+        partial=False,
+        key_version=1,
+        answers=encoded,
+        answers_sha256=answers_sha256(encoded),
+        points=(score,),
+        submitted_ms=BEGAN + took_ms,
+        reason=SubmitReason.CLICK,
+    )
+
+
+async def standing(stores: Stores, exam: str, student: str) -> tuple[int | None, UUID | None]:
+    row = await stores.postgres.fetchrow(
+        "SELECT score, session_id FROM standing WHERE exam_id = $1 AND student_id = $2", exam, student
+    )
+    return row["score"], row["session_id"]
+
+
+@pytest.fixture
+async def exam(stack: Stack, small_exam: dict[str, object], exam_id: str) -> str:
+    await stack.import_exam(small_exam, exam_id)
+    return exam_id
+
+
+async def test_a_redelivered_batch_changes_nothing(stores: Stores, exam: str) -> None:
+    result = await sat(stores, exam, "ada", 1, 1000, 7)
+
+    first = await Results(stores.postgres).keep([result])
+    again = await Results(stores.postgres).keep([replace(result, score=99), result][1:])
+
+    assert (first.new, again.new) == (1, 0)
+    assert again.totals[result.session].score == 7
+    assert again.differing == frozenset()
+
+
+async def test_other_answers_for_a_scored_session_raise_an_alarm_and_change_nothing(stores: Stores, exam: str) -> None:
+    result = await sat(stores, exam, "ada", 1, 1000, 7)
+    await Results(stores.postgres).keep([result])
+    other = encode_answers({"q1": "c:A"})
+
+    again = await Results(stores.postgres).keep([replace(result, score=0, answers=other, answers_sha256=answers_sha256(other))])
+
+    assert again.differing == {result.session}
+    assert again.totals[result.session].score == 7
+
+
+async def test_a_session_that_nobody_started_is_named_and_not_kept(stores: Stores, exam: str) -> None:
+    known, unknown = await sat(stores, exam, "ada", 1, 1000, 7), await sat(stores, exam, "bob", 1, 1000, 7)
+    await stores.postgres.execute("DELETE FROM exam_session WHERE id = $1", unknown.session)
+
+    kept = await Results(stores.postgres).keep([known, unknown])
+
+    assert kept.unknown == {unknown.session}
+    assert set(kept.totals) == {known.session}
+
+
+async def test_the_best_attempt_gives_the_place_in_whichever_order_they_are_scored(stores: Stores, exam: str) -> None:
+    attempts = [await sat(stores, exam, "ada", n, 1000, score) for n, score in ((1, 5), (2, 9), (3, 7))]
+
+    await asyncio.gather(*(Results(stores.postgres).keep([attempt]) for attempt in attempts))
+
+    assert await standing(stores, exam, "ada") == (9, attempts[1].session)
+
+
+async def test_a_result_that_waits_for_a_grader_has_no_place(stores: Stores, exam: str) -> None:
+    waiting = replace(await sat(stores, exam, "ada", 1, 1000, 5), partial=True)
+
+    kept = await Results(stores.postgres).keep([waiting])
+
+    assert kept.totals[waiting.session].partial
+    assert [one.order_key for one in kept.standings] == [None]
+    assert await standing(stores, exam, "ada") == (None, None)
+
+
+@pytest.mark.parametrize("policy", ["NONE", "DURATION", "SUBMITTED_AT"])
+async def test_sql_and_redis_order_a_board_by_one_rule(stores: Stores, exam: str, policy: str) -> None:
+    await stores.postgres.execute(
+        "UPDATE exam SET tie_break = $2, created_at = to_timestamp($3 / 1000.0) WHERE id = $1", exam, policy, float(BEGAN)
+    )
+    chance, boards = random.Random(policy), Boards(stores.boards)
+    took = {f"student{n}": chance.choice([0, 999, 1000, 3_600_000]) for n in range(40)}
+    results = [await sat(stores, exam, student, 1, ms, chance.randrange(-3, 4)) for student, ms in took.items()]
+    kept: Kept = await Results(stores.postgres).keep(results)
+    await boards.place(kept.standings)
+    await boards.rebuild(exam, Standings(stores.postgres))
+
+    in_sql = await stores.postgres.fetch(
+        'SELECT student_id FROM standing WHERE exam_id = $1 ORDER BY order_key DESC, student_id COLLATE "C" DESC', exam
+    )
+    page = await boards.page(exam, None, top=1000, student="student7", window=3)
+
+    assert [place.student for place in page.top] == [row["student_id"] for row in in_sql]
+    ties = {r.student: took[r.student] if policy != "NONE" else 0 for r in results}
+    assert {s.student: s.order_key for s in kept.standings} == {
+        r.student: order_key(r.score, ties[r.student], policy) for r in results
+    }
+    better = {r.student: sum((o.score, -ties[o.student]) > (r.score, -ties[r.student]) for o in results) for r in results}
+    assert {place.student: place.rank - 1 for place in page.top} == better
+    assert page.me in page.around
+
+
+@given(
+    policy=st.sampled_from(["NONE", "DURATION", "SUBMITTED_AT"]),
+    left=st.tuples(st.integers(-131_000, 131_000), st.integers(-(10**6), 2**40)),
+    right=st.tuples(st.integers(-131_000, 131_000), st.integers(-(10**6), 2**40)),
+)
+def test_one_number_orders_points_then_tie_break_within_53_bits(policy: str, left: tuple[int, int], right: tuple[int, int]) -> None:
+    keys = [order_key(*one, policy) for one in (left, right)]
+
+    assert all(abs(key) < 2**53 and int(float(key)) == key for key in keys)
+    assert [points_of(key, policy) for key in keys] == [left[0], right[0]]
+    if left[0] != right[0]:
+        assert (keys[0] > keys[1]) == (left[0] > right[0])
+
+
+async def test_a_board_keeps_the_newer_standing(stores: Stores) -> None:
+    exam, boards = fresh("b"), Boards(stores.boards)
+    newer, older = (Standing(exam, "ada", "Ada", ("north",), key, version) for key, version in ((9, 2), (5, 1)))
+    await boards.place([newer])
+
+    await boards.place([older])
+
+    assert await boards.entries(exam, None) == (False, {"ada": 9})
+    assert await boards.entries(exam, "north") == (False, {"ada": 9})
+
+
+async def test_a_standing_without_a_score_leaves_every_board(stores: Stores) -> None:
+    exam, boards = fresh("b"), Boards(stores.boards)
+    await boards.place([Standing(exam, "ada", "Ada", ("north",), 9, 1)])
+
+    await boards.place([Standing(exam, "ada", "Ada", ("north",), None, 2)])
+
+    assert (await boards.entries(exam, None))[1] == (await boards.entries(exam, "north"))[1] == {}
+
+
+async def test_a_board_that_is_not_complete_is_not_shown(stores: Stores) -> None:
+    exam, boards = fresh("b"), Boards(stores.boards)
+    await boards.place([Standing(exam, "ada", "Ada", (), 9, 1)])
+
+    page = await boards.page(exam, None, top=10, student="ada", window=0)
+
+    assert (page.ready, page.top, page.me) == (False, (), None)
+
+
+async def test_a_rebuild_under_scoring_misses_nobody(stores: Stores, exam: str) -> None:
+    boards, results = Boards(stores.boards), Results(stores.postgres)
+    sittings = [await sat(stores, exam, f"student{n}", 1, 1000, n, ("north",)) for n in range(60)]
+
+    async def score() -> None:
+        for one in sittings:
+            await boards.place((await results.keep([one])).standings)
+
+    async def rebuild() -> None:
+        for _ in range(10):
+            await boards.rebuild(exam, Standings(stores.postgres))
+
+    await asyncio.gather(score(), rebuild())
+
+    everybody = {f"student{n}": n for n in range(60)}
+    assert await boards.entries(exam, None) == (True, everybody)
+    assert await boards.entries(exam, "north") == (True, everybody)
+
+
+async def test_a_board_that_is_deleted_during_its_rebuild_is_not_sealed_as_it_is(stores: Stores, exam: str) -> None:
+    boards, standings = Boards(stores.boards), Standings(stores.postgres)
+    kept = await Results(stores.postgres).keep([await sat(stores, exam, "ada", 1, 1000, 7)])
+    await boards.place(kept.standings)
+
+    class Deleting(Standings):
+        """Reads standings, and loses the board the first time."""
+
+        lost = False
+
+        async def cohorts(self, exam: str) -> Sequence[str]:
+            return await standings.cohorts(exam)
+
+        async def all(self, exam: str):  # type: ignore[no-untyped-def]
+            if not self.lost:
+                self.lost = True
+                await stores.boards.delete(board_key(exam, None))
+            async for page in standings.all(exam):
+                yield page
+
+    built = await boards.rebuild(exam, Deleting(stores.postgres))
+
+    assert built == (1, 1)
+    assert await boards.entries(exam, None) == (True, {"ada": 7})
