@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -52,9 +52,7 @@ class Coalescer(Generic[Item, Reply]):
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, reply))
         if len(self._senders) < self._in_flight:
-            sender = asyncio.create_task(self._send_all())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+            self._senders.add(asyncio.create_task(self._send_all()))
         return await reply
 
     async def drain(self) -> None:
@@ -63,19 +61,26 @@ class Coalescer(Generic[Item, Reply]):
             await asyncio.gather(*self._senders)
 
     async def _send_all(self) -> None:
-        while self._waiting:
-            taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
-            try:
-                replies = await self._send([item for item, _ in taken])
-            except Exception as failure:  # each caller gets it
-                replies = [failure] * len(taken)
-            for (_, future), reply in zip(taken, replies, strict=True):
-                if future.done():
-                    continue
-                if isinstance(reply, Exception):
-                    future.set_exception(reply)
-                else:
-                    future.set_result(reply)
+        """Send until nothing waits. It leaves `_senders` itself, before anybody it has answered runs again and counts them."""
+        try:
+            while self._waiting:
+                await self._send_batch([self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))])
+        finally:
+            self._senders.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _send_batch(self, taken: Sequence[tuple[Item, asyncio.Future[Reply]]]) -> None:
+        replies: Sequence[Reply | Exception]
+        try:
+            replies = await self._send([item for item, _ in taken])
+        except Exception as failure:  # each caller gets it
+            replies = [failure] * len(taken)
+        for (_, future), reply in zip(taken, replies, strict=True):
+            if future.done():
+                continue
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
 
 
 Call = tuple[str, Sequence[str], Sequence[str | bytes | int]]
@@ -87,6 +92,7 @@ class Functions:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._digest, self._source = _library()
         self._coalescer: Coalescer[Call, object] = Coalescer(self.call_all)
 
     async def call(self, act: str, keys: Sequence[str], *arguments: str | bytes | int) -> object:
@@ -109,13 +115,12 @@ class Functions:
 
     async def load(self) -> None:
         """Load this version of the functions; versions live side by side, since the names hold a digest."""
-        await self._redis.function_load(_library()[1], replace=True)
+        await self._redis.function_load(self._source, replace=True)
 
     async def _round_trip(self, calls: Sequence[Call]) -> list[object]:
-        digest = _library()[0]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for act, keys, arguments in calls:
-                pipeline.execute_command("FCALL", f"{act}_{digest}", len(keys), *keys, *arguments)
+                pipeline.execute_command("FCALL", f"{act}_{self._digest}", len(keys), *keys, *arguments)
             return list(await pipeline.execute(raise_on_error=False))
 
 
