@@ -37,9 +37,12 @@ NAMES = (OWNER, *(account.name for account in ACCOUNTS))
 
 REDIS_RULES = (
     "resetchannels -@all +@read +@write +@connection +@transaction +@fast +fcall +fcall_ro "
-    "-@dangerous -@admin +info +function|load +function|list"
+    "-@dangerous -@admin -scan -randomkey -dbsize -function +info +function|load +function|list"
 )
-"""What every service may do with its own keys. Commands inside functions are checked against the caller's rights too."""
+"""What every service may do with its own keys. Commands inside functions are checked against the caller's rights too.
+
+Nothing that tells of keys without naming one: KEYS is dangerous anyway, SCAN and RANDOMKEY show the names of others' keys.
+"""
 
 
 def redis_acl(passwords: dict[str, str]) -> str:
@@ -58,9 +61,8 @@ def nats_users(passwords: dict[str, str]) -> str:
         publish = ", ".join(f'"{subject}"' for subject in account.publish)
         subscribe = ", ".join(f'"{subject}"' for subject in (f"_INBOX_{account.name}.>", *account.subscribe))
         allowed = f"publish: {{ allow: [{publish}] }}" if publish else 'publish: { deny: [">"] }'
-        users.append(
-            f'{{ user: {account.name}, password: "{passwords[account.name]}", permissions: {{ {allowed}, subscribe: {{ allow: [{subscribe}] }} }} }}'
-        )
+        rights = f"permissions: {{ {allowed}, subscribe: {{ allow: [{subscribe}] }} }}"
+        users.append(f'{{ user: {account.name}, password: "{passwords[account.name]}", {rights} }}')
     return "authorization { users: [\n  " + "\n  ".join(users) + "\n] }\n"
 
 

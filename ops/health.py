@@ -4,18 +4,33 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.request
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from ops import ports, supervisor
+from ops import ports, probes
 from ops.home import Home, read_json
-from ops.processes import envoy_binary, nats_binary, postgres_binaries, serves, valkey_binary
+from ops.processes import envoy_binary, nats_binary, postgres_binaries, valkey_binary
 
 LAG_METRICS = {"snapshots": "finalbell_snapshot_lag_entries", "scoring-worker": "finalbell_scoring_backlog"}
-NEEDED_DISK = 1 << 30
+NEEDED = 1 << 30
+BINARIES: Mapping[str, Callable[[], Path]] = {
+    "PostgreSQL": lambda: postgres_binaries() / "postgres",
+    "Valkey": valkey_binary,
+    "NATS": nats_binary,
+    "Envoy": envoy_binary,
+}
+SERVERS: Mapping[str, Callable[[dict[str, Any]], bool]] = {
+    "postgres": lambda stack: probes.answers_sql(stack["postgres"]),
+    "redis": lambda stack: probes.answers_ping(stack["redis"]),
+    "nats": lambda stack: probes.greets(stack["nats"]),
+    "envoy": lambda stack: probes.page(stack["envoy_admin"].removeprefix("http://"), "/ready") is not None,
+}
 
 
-@dataclass(frozen=True, slots=False)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One process of a stack; `lag` is how much work waits for it, empty where none can."""
 
@@ -39,76 +54,71 @@ class Finding:
 def check(home: Home) -> list[Row]:
     """Return the processes of a running stack; none when none runs."""
     stack = home.stack()
-    if stack is None or not supervisor.running(home):
+    if stack is None or home.holder() is None:
         return []
-    rows = [Row(name, one["pid"], one["port"], _alive(one["pid"]), one["restarts"], "") for name, one in stack["servers"].items()]
-    for name, one in stack["services"].items():
-        for pid in one["pid"] if isinstance(one["pid"], list) else [one["pid"]]:
-            rows.append(
-                Row(name, pid, one["port"], _alive(pid) and serves(one["grpc"]), one["restarts"], _lag(name, one["metrics"]))
-            )
-    return rows
+    with ThreadPoolExecutor() as pool:  # a process that hangs costs its second once, not once each
+        return list(pool.map(lambda process: _row(process, stack), stack["processes"]))
 
 
 def diagnose(home: Home) -> list[Finding]:
     """Return what was looked at: Python, the servers' binaries, disk, memory, ports, processes."""
-    binaries = {
-        "PostgreSQL": postgres_binaries() / "postgres",
-        "Valkey": valkey_binary(),
-        "NATS": nats_binary(),
-        "Envoy": envoy_binary(),
-    }
     findings = [Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}", "Use Python 3.11 or newer.")]
-    for name, binary in binaries.items():
-        ran = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=False)
-        what = (ran.stdout or ran.stderr).strip().splitlines()[:1]
-        findings.append(Finding(ran.returncode == 0, f"{name} runs: {' '.join(what)}", "Install again: make setup."))
-    free = shutil.disk_usage(home.path if home.path.exists() else home.path.parent).free
-    findings.append(Finding(free >= NEEDED_DISK, f"{free >> 30} GiB of disk are free", "Free at least 1 GiB."))
-    findings.append(_memory())
+    findings += [_binary(name, find) for name, find in BINARIES.items()]
+    folder = next(path for path in (home.path, *home.path.parents) if path.exists())
+    findings.append(_room(shutil.disk_usage(folder).free, f"of disk are free in {folder}"))
+    findings.append(_room(_available_memory(), "of memory are free"))
     rows = check(home)
     if not rows:
         return [*findings, *_stopped(home)]
     for row in rows:
-        mend = f"It is started again by itself; its log ends:\n{supervisor.tail(home, row.name, 4)}"
+        mend = f"One that dies is started again by itself, one that hangs may be killed; its log ends:\n{home.tail(row.name, 4)}"
         findings.append(Finding(row.healthy, f"{row.name} (pid {row.pid}, {row.restarts} restarts)", mend))
     return findings
 
 
+def _row(process: dict[str, Any], stack: dict[str, Any]) -> Row:
+    name, metrics = process["name"], process["metrics"]
+    unit = name.partition(".")[0]
+    if unit in SERVERS:
+        return Row(name, process["pid"], process["port"], SERVERS[unit](stack), process["restarts"], "")
+    told = probes.page(metrics, "/metrics")  # its own port: a sibling may answer on the one that workers share
+    healthy = told is not None and probes.serves(f"127.0.0.1:{process['port']}")
+    return Row(name, process["pid"], process["port"], healthy, process["restarts"], _lag(unit, told or ""))
+
+
+def _lag(unit: str, metrics: str) -> str:
+    """Find how much work waits in a process's own metrics."""
+    if unit not in LAG_METRICS:
+        return ""
+    values = [line.rsplit(" ", 1)[1] for line in metrics.splitlines() if line.startswith(f"{LAG_METRICS[unit]} ")]
+    return values[0].removesuffix(".0") if values else "?"
+
+
+def _binary(name: str, find: Callable[[], Path]) -> Finding:
+    try:
+        ran = subprocess.run([str(find()), "--version"], capture_output=True, text=True, check=False)
+    except (OSError, ImportError) as reason:
+        return Finding(False, f"{name} does not run: {reason}", "Install again: make setup.")
+    first = (ran.stdout or ran.stderr).strip().partition("\n")[0]
+    return Finding(ran.returncode == 0, f"{name} runs: {first}", "Install again: make setup.")
+
+
+def _room(free: int, what: str) -> Finding:
+    return Finding(free >= NEEDED, f"{free / (1 << 30):.1f} GiB {what}", "Free at least 1 GiB.")
+
+
+def _available_memory() -> int:
+    """Return the bytes that programs could have, the page cache's included."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _stopped(home: Home) -> list[Finding]:
-    known = read_json(home.path / "ports.json") or {}
+    known = read_json(home.ports_file) or {}
     taken = [str(port) for port in known.values() if not ports.is_free(port)]
     findings = [Finding(True, f"no stack runs in {home.path}")]
     if taken:
         findings.append(Finding(True, f"ports {', '.join(taken)} are taken by others; the next 'up' chooses new ones"))
     return findings
-
-
-def _memory() -> Finding:
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Finding(available >= 1 << 30, f"{available >> 20} MiB of memory are free", "Free at least 1 GiB.")
-
-
-def _alive(pid: int | None) -> bool:
-    if pid is None:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _lag(name: str, metrics: str) -> str:
-    """Read how much work waits from the process's own metrics."""
-    if name not in LAG_METRICS:
-        return ""
-    try:
-        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=1) as reply:
-            lines = reply.read().decode().splitlines()
-    except OSError:
-        return "?"
-    values = [line.rsplit(" ", 1)[1] for line in lines if line.startswith(f"{LAG_METRICS[name]} ")]
-    return values[0].removesuffix(".0") if values else "?"

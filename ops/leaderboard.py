@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from finalbell.v1 import admin_pb2
-from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
 
 from ops.client import HomeOption, ServerOption, TokenOption, client, print_json
 
@@ -18,9 +16,8 @@ def rebuild(
     exam: ExamArgument, home: Path = HomeOption, server: str | None = ServerOption, token: str | None = TokenOption
 ) -> None:
     """Build the boards of an exam again from PostgreSQL, while scoring goes on."""
-    with client(home, server, token) as opened:
-        stub = ExamAdminServiceStub(opened)
-        built = stub.RebuildLeaderboard(admin_pb2.RebuildLeaderboardRequest(exam_id=exam))
+    with client(home, server, token) as admin:
+        built = admin.rebuild(exam)
     typer.echo(f"{exam}: {built.students} students on {built.boards} boards.")
 
 
@@ -33,9 +30,8 @@ def verify(
     token: str | None = TokenOption,
 ) -> None:
     """Compare the boards of an exam with PostgreSQL; exit code 1 when they differ. Changes nothing."""
-    with client(home, server, token) as opened:
-        stub = ExamAdminServiceStub(opened)
-        found = stub.VerifyLeaderboard(admin_pb2.VerifyLeaderboardRequest(exam_id=exam))
+    with client(home, server, token) as admin:
+        found = admin.verify(exam)
     if as_json:
         print_json(found)
     else:

@@ -1,11 +1,14 @@
-"""The `finalbell` command: one file per noun, put together here."""
+"""The `finalbell` command: one file per noun, put together here.
+
+These files import what is slow (gRPC, drivers, cryptography) inside the commands, so that `--help` is quick.
+"""
 
 import typer
 
-from ops import exam, keys, leaderboard, stack
+from ops import exam, leaderboard, stack, tokens
 
 app = typer.Typer(help="Run and operate finalbell.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, keys.token):
+for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, tokens.token):
     app.command()(command)
 app.add_typer(exam.app, name="exam")
 app.add_typer(leaderboard.app, name="leaderboard")

@@ -5,18 +5,13 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
-import psycopg
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from ops import accounts
+from ops import accounts, other_user, probes
 from ops.gateway import Gateway, envoy_config
 from ops.home import Home, write_private
 from ops.keys import AUDIENCE, ISSUER
@@ -36,7 +31,6 @@ UNITS = {
 SERVED = ("session", "scoring", "leaderboard", "content", "admin")
 """The units that the gateway routes to."""
 
-CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -95,13 +89,15 @@ def postgres(home: Home, at: Addresses) -> Process:
     binaries, data = postgres_binaries(), home.data("postgres")
     if not (data / "PG_VERSION").exists():
         _initdb(binaries, home, at.passwords[accounts.OWNER])
+    other_user.give(data, binaries / "postgres")
+    _forget_killed(home)
     settings = [part for name, value in POSTGRES_SETTINGS.items() for part in ("-c", f"{name}={value}")]
     command = [str(binaries / "postgres"), "-D", str(data), "-p", str(at.ports["postgres"]), *settings]
     # Killed with SIGQUIT when its supervisor dies: at once, without a checkpoint; it recovers at the next start.
     return Process(
         "postgres",
         command,
-        lambda: _answers_sql(at),
+        lambda: probes.answers_sql(at.postgres(accounts.OWNER)),
         at.ports["postgres"],
         stop_signal=signal.SIGINT,
         orphan_signal=signal.SIGQUIT,
@@ -115,8 +111,8 @@ def redis(home: Home, at: Addresses) -> Process:
     lines = {
         "bind": "127.0.0.1",
         "port": at.ports["redis"],
-        "dir": home.data("redis"),
-        "aclfile": home.config("users.acl"),
+        "dir": f'"{home.data("redis")}"',
+        "aclfile": f'"{home.config("users.acl")}"',
         "appendonly": "yes",
         "appendfsync": "everysec",
         "maxmemory": "8gb",
@@ -125,9 +121,10 @@ def redis(home: Home, at: Addresses) -> Process:
         "hash-max-listpack-value": 4096,
         "save": '""',
     }
-    home.data("redis").mkdir(exist_ok=True)
+    home.data("redis").mkdir(mode=0o700, exist_ok=True)
     write_private(home.config("redis.conf"), "".join(f"{name} {value}\n" for name, value in lines.items()))
-    return Process("redis", [str(valkey_binary()), str(home.config("redis.conf"))], lambda: _answers_ping(at), at.ports["redis"])
+    command = [str(valkey_binary()), str(home.config("redis.conf"))]
+    return Process("redis", command, lambda: probes.answers_ping(at.redis(accounts.OWNER)), at.ports["redis"])
 
 
 def nats(home: Home, at: Addresses) -> Process:
@@ -138,7 +135,7 @@ def nats(home: Home, at: Addresses) -> Process:
     )
     write_private(home.config("nats.conf"), config + accounts.nats_users(dict(at.passwords)))
     command = [str(nats_binary()), "-c", str(home.config("nats.conf"))]
-    return Process("nats", command, lambda: _listens(at.ports["nats"]), at.ports["nats"])
+    return Process("nats", command, lambda: probes.greets(at.nats(accounts.OWNER)), at.ports["nats"])
 
 
 def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> Process:
@@ -158,8 +155,14 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         "ENVIRONMENT": "development",
     }
     named = {f"FINALBELL_{key}": value for key, value in environment.items()}
+    # Workers share a port, so that another may answer for one that is not there yet; its metrics port is its own.
     return Process(
-        name, [sys.executable, "-m", "servers", unit], lambda: serves(listen), at.ports[unit], metrics=metrics, environment=named
+        name,
+        [sys.executable, "-P", "-m", "servers", unit],
+        lambda: probes.listens(at.ports[f"{name} metrics"]) and probes.serves(listen),
+        at.ports[unit],
+        metrics=metrics,
+        environment=named,
     )
 
 
@@ -178,37 +181,30 @@ def envoy(home: Home, at: Addresses) -> Process:
     )
     write_private(home.config("envoy.yaml"), config)
     command = [str(envoy_binary()), "-c", str(home.config("envoy.yaml")), "--disable-hot-restart", "--concurrency", "1"]
-    return Process("envoy", [*command, "--log-level", "warn"], lambda: _listens(at.gateway) and _gateway_ready(at), at.gateway)
+    admin = f"127.0.0.1:{at.ports['envoy admin']}"
+    return Process(
+        "envoy",
+        [*command, "--log-level", "warn"],
+        lambda: probes.listens(at.gateway) and probes.page(admin, "/ready") is not None,
+        at.gateway,
+    )
 
 
 def become_child(process: Process) -> Callable[[], None]:
     """Return what a child does between fork and exec: another user where needed, and an end when its supervisor dies."""
-    supervisor = os.getpid()
+    supervisor, binary = os.getpid(), Path(process.command[0])
+    if process.as_other_user:
+        other_user.namespace_works(binary)  # asked here, where it may start a process
 
     def prepare() -> None:
         os.setpgid(0, 0)  # Ctrl-C is the supervisor's to hear; it stops the others in order
-        if process.as_other_user and os.getuid() == 0:
-            _leave_root()
-        LIBC.prctl(PR_SET_PDEATHSIG, int(process.orphan_signal))
-        if os.getppid() != supervisor:
+        if process.as_other_user:
+            other_user.become(binary)
+        LIBC.prctl(PR_SET_PDEATHSIG, int(process.orphan_signal))  # after that, which would clear it
+        if os.getppid() != supervisor:  # it died before the line above
             os._exit(1)
 
     return prepare
-
-
-def _leave_root() -> None:
-    """Be another user to ourselves, as PostgreSQL asks, and still own root's files: a user namespace of our own.
-
-    Where the kernel refuses one, fall back to the user `nobody`, whose data folder `_initdb` has given away.
-    """
-    if LIBC.unshare(CLONE_NEWUSER) == 0:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text("1000 0 1")
-        Path("/proc/self/gid_map").write_text("1000 0 1")
-    else:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
 
 
 def postgres_binaries() -> Path:
@@ -240,69 +236,28 @@ def envoy_binary() -> Path:
 
 def _initdb(binaries: Path, home: Home, password: str) -> None:
     """Make PostgreSQL's data folder, or leave none behind."""
-    data, scratch = home.data("postgres"), home.data("postgres.new")
+    scratch, secret = home.data("postgres.new"), home.config("postgres.password")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
-    secret = home.config("postgres.password")
+    other_user.give(scratch, binaries / "postgres")
     write_private(secret, password)
-    maker = Process("initdb", [], lambda: True, 0, as_other_user=True)
-    command = [str(binaries / "initdb"), "-D", str(scratch), "-U", accounts.OWNER, "--auth=scram-sha-256", f"--pwfile={secret}"]
+    options = ["-D", str(scratch), "-U", accounts.OWNER, "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8"]
+    # The locale is PostgreSQL's own, since the machine may have none.
+    locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+    maker = Process("initdb", [str(binaries / "initdb"), *options, *locale], lambda: True, 0, as_other_user=True)
     with home.log("postgres").open("ab") as log:
-        made = subprocess.run(
-            [*command, "--encoding=UTF8", "--locale=C.UTF-8"], stdout=log, stderr=log, preexec_fn=become_child(maker), check=False
-        )
+        made = subprocess.run(maker.command, stdout=log, stderr=log, cwd=home.path, preexec_fn=become_child(maker), check=False)
     secret.unlink()
     if made.returncode:
-        raise ChildProcessError(f"PostgreSQL's data folder could not be made; see {home.log('postgres')}")
-    scratch.rename(data)
+        raise ChildProcessError(f"PostgreSQL's data folder could not be made:\n{home.tail('postgres', 3)}")
+    scratch.rename(home.data("postgres"))
 
 
-def _answers_sql(at: Addresses) -> bool:
-    url = at.postgres(accounts.OWNER).removesuffix("/finalbell") + "/postgres"
+def _forget_killed(home: Home) -> None:
+    """Remove the pid file that a killed PostgreSQL left: after a reboot its pid may be anybody's, and it would not start."""
+    file = home.data("postgres") / "postmaster.pid"
     try:
-        with psycopg.connect(url, connect_timeout=1) as connection:
-            return connection.execute("SELECT 1").fetchone() == (1,)
-    except psycopg.Error:
-        return False
-
-
-def _answers_ping(at: Addresses) -> bool:
-    from redis import Redis
-    from redis.exceptions import RedisError
-
-    try:
-        with Redis.from_url(at.redis("session"), socket_timeout=1) as client:
-            return bool(client.ping())
-    except RedisError:
-        return False
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def serves(listen: str) -> bool:
-    """Ask a service's own health check."""
-    with grpc.insecure_channel(listen, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-        except grpc.RpcError:
-            return False
-    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def _gateway_ready(at: Addresses) -> bool:
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", at.ports["envoy admin"], timeout=1)
-    try:
-        connection.request("GET", "/ready")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
+        if not home.owns(int(file.read_text().split("\n", 1)[0])):
+            file.unlink()
+    except (OSError, ValueError):
+        return

@@ -1,45 +1,57 @@
 """What a person sees when the stack is ready: lines that work when pasted."""
 
+import secrets
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
 from ops.home import Home
 from ops.keys import mint
 
-STUDENT = "alice"
 
+def screen(home: Home, stop: str = "") -> str:
+    """Return the screen: gateway, a token, an exam in three curl lines, one grpcurl line, where the logs are.
 
-def screen(home: Home) -> str:
-    """Return the screen: gateway, a token, the exam in three curl lines, one grpcurl line, where the logs are."""
-    stack = home.stack() or {}
-    gateway = str(stack.get("gateway", ""))
-    token = mint(home.path, student=STUDENT, cohorts=("demo",))
-    finalbell = _shown(Path(sys.executable).with_name("finalbell"))
+    The student is a new one every time, who has all attempts left. `stop` is what ends the stack besides 'finalbell down'.
+    """
+    gateway = str((home.stack() or {}).get("gateway", ""))
+    student = f"student-{secrets.token_hex(2)}"
     option = "" if home.path == Path(".finalbell").absolute() else f" --home {_shown(home.path)}"
+    finalbell = _shown(Path(sys.executable).with_name("finalbell"))
+    token, host = mint(home.path, student=student, cohorts=("demo",)), gateway.removeprefix("http://")
+    me = '-H "Authorization: Bearer $TOKEN"'
+    save, sent = '-H "Idempotency-Key: first-save"', '-H "Idempotency-Key: submit-1"'
     return f"""
 finalbell is ready at {gateway}
 
-A student's token (holds for 3 hours; more: {finalbell} token --student bob{option}):
+Sit the sample exam as {student}: start, save an answer, submit.
 
+export API={gateway}/api/v1
 export TOKEN={token}
 
-Sit the sample exam: start, save an answer, submit and see the result:
+SESSION=$(curl -s $API/exams/sample/sessions {me} -d '{{}}' | cut -d'"' -f4); echo $SESSION
+curl -sw '\\n' -X PUT $API/sessions/$SESSION/answers {me} {save} -d '{{"questionId":"q1","choice":"B"}}'
+curl -sw '\\n' $API/sessions/$SESSION/submit {me} {sent} -d '{{}}'
 
-SESSION=$(curl -s -X POST {gateway}/api/v1/exams/sample/sessions -H "Authorization: Bearer $TOKEN" -d '{{}}' | tee /dev/stderr | grep -o '"sessionId":"[^"]*' | cut -d'"' -f4)
-curl -s -X PUT {gateway}/api/v1/sessions/$SESSION/answers -H "Authorization: Bearer $TOKEN" -H "Idempotency-Key: $(date +%s%N)" -d '{{"questionId":"q1","choice":"B"}}'
-curl -s -X POST {gateway}/api/v1/sessions/$SESSION/submit -H "Authorization: Bearer $TOKEN" -H "Idempotency-Key: $(date +%s%N)" -d '{{}}' && sleep 1 && curl -s {gateway}/api/v1/sessions/$SESSION/result -H "Authorization: Bearer $TOKEN"
+See the result, over gRPC on the same port:
 
-The same server over gRPC:
+{_grpcurl()} -plaintext {me} -d '{{"session_id":"'$SESSION'"}}' {host} finalbell.v1.ScoringService/GetResult
 
-grpcurl -plaintext -H "Authorization: Bearer $TOKEN" -d '{{"exam_id":"sample"}}' {gateway.removeprefix("http://")} finalbell.v1.LeaderboardService/GetLeaderboard
-
-Logs: {_shown(home.path)}/logs   What runs: {finalbell} status{option}   Stop: Ctrl-C or {finalbell} down{option}
+Another token: {finalbell} token --student bob{option}
+What runs:     {finalbell} status{option}
+Logs:          {_shown(home.path)}/logs
+Stop:          {f"{stop} here, or " if stop else ""}{finalbell} down{option}
 """
+
+
+def _grpcurl() -> str:
+    """Return where grpcurl is; 'make tools' puts one into .tools where the machine has none."""
+    ours = Path(".tools/bin/grpcurl")
+    return str(ours) if shutil.which("grpcurl") is None and ours.exists() else "grpcurl"
 
 
 def _shown(path: Path) -> str:
     """Return a path as short as it can be typed from here."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    path = path.absolute()
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

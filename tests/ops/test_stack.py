@@ -1,208 +1,274 @@
-"""The local stack comes up, shows itself, survives what dies, and leaves nothing behind."""
+"""The local stack starts, heals, and leaves nothing behind, whatever way it ends.
 
-import json
+Starting one takes seconds, so that the tests share two, and those that end them come last in this file.
+"""
+
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError
 
-from tests.stack import free_port
-
-ROOT = Path(__file__).parent.parent.parent
-FINALBELL = [sys.executable, "-m", "ops.main"]
-
-
-def finalbell(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*FINALBELL, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
-
-
-def start(home: Path, *options: str) -> subprocess.Popen[str]:
-    command = [*FINALBELL, "up", "--no-sample", "--home", str(home), "--port", str(free_port()), *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def stack(home: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((home / "stack.json").read_text())
-    return found
-
-
-def pids(home: Path) -> list[int]:
-    units = [*stack(home)["services"].values(), *stack(home)["servers"].values()]
-    return [pid for unit in units for pid in (unit["pid"] if isinstance(unit["pid"], list) else [unit["pid"]])]
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def wait(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+from ops import probes
+from ops.home import alive
+from tests.ops.local import ABSENT, Local, eventually, finalbell, mode
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A stack of this module's own, with two session workers."""
-    home = tmp_path_factory.mktemp("stack") / "home"
-    made = finalbell("up", "--detach", "--no-sample", "--home", str(home), "--port", str(free_port()), "--workers", "session=2")
-    assert made.returncode == 0, made.stdout + made.stderr
-    yield home
-    finalbell("down", "--home", str(home), "--wipe")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Local, Local]]:
+    """Two stacks that were started at the same moment: one in the foreground, in a folder with a blank, one detached."""
+    folder = tmp_path_factory.mktemp("stacks")
+    front, back = Local(folder / "in front"), Local(folder / "back")
+    try:
+        front.begin()
+        code, _, err = back.up("--detach", "--workers", "session=2")
+        assert code == 0, err
+        eventually(front.ready, 60)
+        yield front, back
+    finally:
+        front.stop()
+        back.stop()
 
 
-def test_the_screen_names_the_gateway_a_token_and_the_logs(running: Path) -> None:
-    again = finalbell("up", "--detach", "--home", str(running))
+@pytest.fixture
+def front(both: tuple[Local, Local]) -> Local:
+    return both[0]
+
+
+@pytest.fixture
+def back(both: tuple[Local, Local]) -> Local:
+    return both[1]
+
+
+def test_two_stacks_run_side_by_side_on_ports_of_their_own(front: Local, back: Local) -> None:
+    ports = [process["port"] for local in (front, back) for process in local.stack()["processes"] if process["name"] != "session.2"]
+
+    assert len(set(ports)) == len(ports) == 24
+    for local in (front, back):
+        assert local.run("status").returncode == 0
+
+
+def test_only_its_owner_may_look_into_a_stack(front: Local) -> None:
+    assert mode(front.home) == 0o700
+    for name in ("stack.json", "secrets.json", "ports.json", "keys/signing.pem", "config/redis.conf", "config/nats.conf"):
+        assert mode(front.home / name) == 0o600, name
+
+
+def test_up_on_a_running_home_says_so_and_changes_nothing(back: Local) -> None:
+    before = back.pids()
+
+    again = back.run("up")
 
     assert again.returncode == 0
-    assert stack(running)["gateway"] in again.stdout
+    assert "runs" in again.stdout
+    assert back.stack()["gateway"] in again.stdout
+    assert back.pids() == before
 
 
-def test_what_a_stack_knows_is_its_owners_alone(running: Path) -> None:
-    modes = {name: (running / name).stat().st_mode & 0o777 for name in ("stack.json", "secrets.json", "keys/signing.pem", ".")}
+def test_every_worker_of_a_service_has_a_pid_and_shares_its_port(back: Local) -> None:
+    session = back.stack()["services"]["session"]
+    first, second = (process for process in back.stack()["processes"] if process["name"].startswith("session"))
 
-    assert modes == {"stack.json": 0o600, "secrets.json": 0o600, "keys/signing.pem": 0o600, ".": 0o700}
-
-
-def test_status_shows_every_process_as_healthy(running: Path) -> None:
-    shown = finalbell("status", "--json", "--home", str(running))
-
-    rows = json.loads(shown.stdout)
-    assert shown.returncode == 0
-    assert {row["name"] for row in rows} >= {"postgres", "redis", "nats", "envoy", "session", "scoring-worker", "bell"}
-    assert all(row["healthy"] for row in rows)
+    assert session["pid"] == [first["pid"], second["pid"]]
+    assert first["port"] == second["port"] == session["port"]
+    for pid in session["pid"]:
+        assert session["port"] in _listening(pid)
+    assert first["metrics"] != second["metrics"]
+    assert probes.page(second["metrics"], "/metrics")
 
 
-def test_two_workers_of_a_service_share_its_port(running: Path) -> None:
-    session = stack(running)["services"]["session"]
+def test_a_healthy_machine_needs_no_doctor(front: Local) -> None:
+    looked = front.run("doctor")
 
-    assert len(set(session["pid"])) == 2
-    assert all(alive(pid) for pid in session["pid"])
-
-
-def test_a_killed_redis_comes_back_with_its_data(running: Path) -> None:
-    url, old = stack(running)["redis"], stack(running)["servers"]["redis"]["pid"]
-    with Redis.from_url(url) as redis:
-        redis.set("s:{00}:survivor", "here")
-        redis.execute_command("WAITAOF", 1, 0, 2000)
-
-    os.kill(old, signal.SIGKILL)
-
-    wait(lambda: stack(running)["servers"]["redis"]["pid"] != old)
-    with Redis.from_url(url) as redis:
-        wait(lambda: _answer(redis) == b"here")
-    assert json.loads(finalbell("status", "--json", "--home", str(running)).stdout)[1]["restarts"] == 1
+    assert looked.returncode == 0, looked.stdout
+    assert "!!" not in looked.stdout
 
 
-def _answer(redis: Redis) -> object:
+def test_a_hanging_process_is_found(back: Local) -> None:
+    pid = back.pid("content")
+    os.kill(pid, signal.SIGSTOP)
     try:
-        return redis.get("s:{00}:survivor")
-    except RedisError:
-        return None
-
-
-def test_a_killed_service_comes_back_under_a_new_pid(running: Path) -> None:
-    old = stack(running)["services"]["content"]["pid"]
-
-    os.kill(old, signal.SIGKILL)
-
-    wait(lambda: stack(running)["services"]["content"]["pid"] not in (old, None))
-    wait(lambda: finalbell("status", "--home", str(running)).returncode == 0)
-
-
-def test_the_logs_of_one_process_are_shown(running: Path) -> None:
-    shown = finalbell("logs", "session", "-n", "5", "--home", str(running))
-
-    assert shown.returncode == 0
-    assert '"serving"' in shown.stdout
-
-
-def test_doctor_finds_nothing_wrong_with_a_healthy_stack_and_names_a_frozen_one(running: Path) -> None:
-    healthy = finalbell("doctor", "--home", str(running))
-    frozen = stack(running)["services"]["leaderboard"]["pid"]
-    os.kill(frozen, signal.SIGSTOP)
-    try:
-        sick = finalbell("doctor", "--home", str(running))
+        status, doctor = back.run("status"), back.run("doctor")
     finally:
-        os.kill(frozen, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
-    assert healthy.returncode == 0, healthy.stdout
-    assert sick.returncode == 1
-    assert "!!  leaderboard" in sick.stdout
-
-
-def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-
-        refused = finalbell("up", "--home", str(tmp_path / "home"), "--port", str(port))
-
-    assert refused.returncode == 1
-    assert refused.stderr.splitlines() == [f"Port {port} is taken: stop what uses it, or choose another with --port."]
+    assert status.returncode == doctor.returncode == 1
+    assert [line.split()[0] for line in status.stdout.splitlines() if "NOT HEALTHY" in line] == ["content"]
+    assert f"!!   content (pid {pid}" in doctor.stdout
+    eventually(lambda: back.rows()["content"].healthy)
 
 
-def test_two_stacks_start_side_by_side_and_ctrl_c_stops_one_alone(tmp_path: Path) -> None:
-    homes = [tmp_path / "a", tmp_path / "b"]
-    processes = [start(home) for home in homes]
-    for home in homes:
-        wait(lambda home=home: (home / "ready").exists(), 90)
-    theirs = [pids(home) for home in homes]
-    ports = [set(json.loads((home / "ports.json").read_text()).values()) for home in homes]
+def test_a_killed_redis_comes_back_with_what_it_held(front: Local) -> None:
+    with Redis.from_url(front.stack()["redis"]) as redis:
+        redis.set("lb:kept", "yes")
+    before = front.pid("redis")
 
-    processes[0].send_signal(signal.SIGINT)
-    said, _ = processes[0].communicate(timeout=60)
-    others_live = all(alive(pid) for pid in theirs[1])
-    processes[1].send_signal(signal.SIGTERM)
-    processes[1].communicate(timeout=60)
+    os.kill(before, signal.SIGKILL)
 
-    assert not ports[0] & ports[1]
-    assert "Sit the sample exam" in said
-    assert "nothing is left running" in said
-    assert others_live
-    assert not any(alive(pid) for both in theirs for pid in both)
-    assert not (homes[0] / "stack.json").exists()
+    eventually(lambda: front.pid("redis") != before)
+    eventually(lambda: front.rows()["redis"].healthy)
+    assert front.rows()["redis"].restarts == 1
+    with Redis.from_url(front.stack()["redis"]) as redis:
+        assert redis.get("lb:kept") == b"yes"
 
 
-def test_when_the_supervisor_is_killed_its_children_go_and_the_next_up_works(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    first = start(home)
-    wait(lambda: (home / "ready").exists(), 90)
-    theirs = pids(home)
+def test_killed_processes_come_back_side_by_side(back: Local) -> None:
+    names = ("content", "envoy", "postgres")
+    before = {name: back.pid(name) for name in names}
 
-    first.kill()
-    first.communicate()
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
 
-    wait(lambda: not any(alive(pid) for pid in theirs), 10)
-    second = finalbell("up", "--detach", "--no-sample", "--home", str(home), "--port", str(free_port()))
-    assert second.returncode == 0, second.stdout + second.stderr
-    again = pids(home)
-    assert finalbell("down", "--home", str(home), "--wipe").returncode == 0
-    assert not any(alive(pid) for pid in again)
-    assert not home.exists()
+    eventually(lambda: all(back.pid(name) != before[name] for name in names))
+    eventually(back.healthy, 30)
+    for name in names:
+        assert back.rows()[name].restarts == 1
 
 
-def test_without_a_stack_every_command_says_so_in_one_line(tmp_path: Path) -> None:
-    home = str(tmp_path / "nowhere")
+def test_one_worker_comes_back_alone(back: Local) -> None:
+    first, second = back.stack()["services"]["session"]["pid"]
 
-    codes = {
-        name: finalbell(*name.split(), "--home", home).returncode
-        for name in ("status", "down", "logs", "exam list", "token --student a")
-    }
+    os.kill(second, signal.SIGKILL)
 
-    assert codes == {"status": 3, "down": 0, "logs": 1, "exam list": 1, "token --student a": 1}
+    eventually(lambda: second not in back.stack()["services"]["session"]["pid"])
+    assert back.stack()["services"]["session"]["pid"][0] == first
+    assert back.stack()["services"]["session"]["restarts"] == 1
+    eventually(back.healthy)
+
+
+def test_logs_are_read_by_service(back: Local) -> None:
+    told = back.run("logs", "session", "-n", "3")
+
+    assert told.returncode == 0
+    assert "serving" in told.stdout
+    assert "session.2.log" in told.stdout
+    assert "There are: " in back.run("logs", "nobody").stderr
+
+
+def test_a_taken_port_is_said_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for options in ((), ("--detach",)):
+            local = Local(tmp_path / "home", port)
+
+            code, _, err = local.up(*options)
+
+            assert code == 1
+            assert err.splitlines() == [f"Port {port} is taken: stop what uses it, or choose another with --port."]
+            assert not local.stack()
+            assert not list((local.home / "data").iterdir())
+
+
+def test_a_server_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    local = Local(tmp_path / "home")
+    local.home.mkdir()
+    (local.home / "supervisor.lock").touch()
+    (local.home / "secrets.json").write_text("{}")
+    (local.home / "data" / "postgres").mkdir(parents=True, mode=0o700)
+    (local.home / "data" / "postgres" / "PG_VERSION").write_text("9\n")
+
+    code, _, err = local.up("--detach")
+
+    assert code == 1
+    assert err.startswith(f"postgres ended with exit code 2 at its start; its log, {local.home}/logs/postgres.log, ends:\n")
+    assert "postgresql.conf" in err
+    assert not local.stack()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    code, _, err = Local(tmp_path).up("--detach")
+    wiped = finalbell("down", "--wipe", home=tmp_path)
+
+    assert code == wiped.returncode == 1
+    assert len(err.splitlines()) == len(wiped.stderr.splitlines()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_commands_without_a_stack_say_so() -> None:
+    status, down, doctor = finalbell("status", home=ABSENT), finalbell("down", home=ABSENT), finalbell("doctor", home=ABSENT)
+
+    assert (status.returncode, down.returncode, doctor.returncode) == (3, 0, 0)
+    assert "No stack runs" in status.stdout
+    assert "No stack runs" in down.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--detach",)], ids=["foreground", "detached"])
+def test_ctrl_c_during_the_start_stops_what_was_started(tmp_path: Path, options: tuple[str, ...]) -> None:
+    local = Local(tmp_path / "home")
+    process = local.begin(*options)
+    pids = eventually(lambda: len(local.pids()) > 2 and local.pids())
+
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+
+    eventually(lambda: not any(alive(pid) for pid in pids), 5)
+    assert not local.stack()
+
+
+# From here on, tests end the stacks that they share.
+
+
+def test_ctrl_c_stops_everything_in_order(front: Local) -> None:
+    pids, process = front.pids(), front.process
+    assert process is not None
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1] == "finalbell: stopped; nothing is left running"
+    assert f"finalbell is ready at http://127.0.0.1:{front.port}" in out
+    assert not any(alive(pid) for pid in pids)
+    assert not (front.home / "stack.json").exists()
+    assert not (front.home / "ready").exists()
+
+
+def test_wipe_deletes_the_folder(front: Local) -> None:
+    assert (front.home / "data" / "postgres").exists()
+
+    wiped = front.run("down", "--wipe")
+
+    assert wiped.returncode == 0
+    assert not front.home.exists()
+
+
+def test_children_end_with_a_killed_supervisor_and_the_next_up_works(back: Local) -> None:
+    with Redis.from_url(back.stack()["redis"]) as redis:
+        redis.set("lb:kept", "yes")
+    supervisor, *children = back.pids()
+
+    os.kill(supervisor, signal.SIGKILL)
+    status = back.run("status")
+    code, _, err = back.up("--detach")
+
+    assert status.returncode == 3
+    assert code == 0, err
+    eventually(lambda: not any(alive(pid) for pid in children), 0)
+    with Redis.from_url(back.stack()["redis"]) as redis:
+        assert redis.get("lb:kept") == b"yes"
+
+
+def test_down_leaves_nothing(back: Local) -> None:
+    pids = back.pids()
+
+    down = back.run("down")
+
+    assert down.returncode == 0
+    assert not any(alive(pid) for pid in pids)
+    assert not (back.home / "stack.json").exists()
+    assert back.run("status").returncode == 3
+
+
+def _listening(pid: int) -> set[int]:
+    """Return the TCP ports that a process itself listens on."""
+    sockets = {os.readlink(entry).removeprefix("socket:[").rstrip("]") for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    tables = [Path(f"/proc/{pid}/net/{family}") for family in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in sockets}

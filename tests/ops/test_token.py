@@ -1,58 +1,116 @@
-"""Tokens of a local stack hold what was asked for, and verify with its public keys alone."""
+"""`finalbell token` prints tokens that services take, and refuses what they would."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
+from typer.testing import CliRunner
 
-from tests.stack import Stack
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def token(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ops.main", "token", "--home", str(stack.home), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+from ops.home import Home
+from ops.keys import make_keys
+from ops.main import app
+from tests.ops.local import ABSENT, mode
 
 
-def test_a_token_says_who_for_how_long_and_with_which_rights(stack: Stack) -> None:
-    printed = token(stack, "--student", "ada", "--cohort", "north", "--cohort", "club", "--role", "proctor", "--ttl", "15m")
-
-    keys = KeySet.import_key_set(json.loads((stack.home / "keys" / "jwks.json").read_text()))
-    claims = jwt.decode(printed.stdout.strip(), keys, algorithms=["RS256"]).claims
-    assert claims["sub"] == "ada"
-    assert claims["cohorts"] == ["north", "club"]
-    assert claims["roles"] == ["proctor"]
-    assert 890 <= claims["exp"] - time.time() <= 900
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with signing keys; no stack has to run."""
+    path = tmp_path_factory.mktemp("tokens") / "home"
+    Home(path).make()
+    make_keys(Home(path))
+    return path
 
 
-def test_many_tokens_come_one_a_line(stack: Stack) -> None:
-    lines = token(stack, "--count", "25", "--prefix", "load-").stdout.splitlines()
+def printed(home: Path, *options: str) -> list[str]:
+    ran = CliRunner().invoke(app, ["token", "--home", str(home), *options])
+    assert ran.exit_code == 0, ran.output
+    return ran.stdout.split()
 
-    keys = KeySet.import_key_set(json.loads((stack.home / "keys" / "jwks.json").read_text()))
-    assert [jwt.decode(line, keys, algorithms=["RS256"]).claims["sub"] for line in lines] == [f"load-{n}" for n in range(1, 26)]
+
+def verified(home: Path, token: str) -> jwt.Token:
+    return jwt.decode(token, KeySet.import_key_set(json.loads(Home(home).jwks.read_text())), algorithms=["RS256"])
+
+
+def test_a_token_is_signed_and_says_who_and_how_long(home: Path) -> None:
+    [token] = printed(home, "--student", "ada", "--cohort", "north", "--cohort", "year-2", "--ttl", "15m")
+
+    found = verified(home, token)
+
+    assert found.header["alg"] == "RS256"
+    assert found.header["kid"]
+    claims = found.claims
+    assert (claims["sub"], claims["cohorts"], claims["roles"]) == ("ada", ["north", "year-2"], [])
+    assert (claims["iss"], claims["aud"]) == ("https://finalbell.local", "finalbell")
+    assert claims["exp"] - claims["iat"] == 15 * 60
+    assert abs(claims["iat"] - time.time()) < 60
+
+
+def test_staff_have_roles(home: Path) -> None:
+    [token] = printed(home, "--student", "eve", "--role", "admin", "--role", "grader")
+
+    claims = verified(home, token).claims
+
+    assert claims["roles"] == ["admin", "grader"]
+    assert claims["exp"] - claims["iat"] == 3 * 3600
+
+
+def test_many_students_get_one_token_a_line(home: Path) -> None:
+    tokens = printed(home, "--count", "12", "--prefix", "p", "--cohort", "north")
+
+    assert [verified(home, token).claims["sub"] for token in tokens] == [f"p{number}" for number in range(1, 13)]
+    assert all(verified(home, token).claims["cohorts"] == ["north"] for token in tokens)
+
+
+def test_the_private_key_stays_with_its_owner(home: Path) -> None:
+    assert mode(Home(home).signing_key) == 0o600
+    assert "PRIVATE" not in Home(home).jwks.read_text()
+    assert '"d"' not in Home(home).jwks.read_text()
+
+
+def test_starting_again_keeps_the_keys(home: Path) -> None:
+    before = Home(home).jwks.read_text()
+
+    make_keys(Home(home))
+
+    assert Home(home).jwks.read_text() == before
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "options",
     [
-        ("--student", "a b"),
-        ("--student", "x" * 65),
-        ("--student", "ada", "--cohort", "North"),
-        ("--student", "ada", "--role", "king"),
-        ("--student", "ada", "--ttl", "soon"),
-        ("--student", "ada", "--ttl", "0h"),
-        (),
-        ("--student", "ada", "--prefix", "p"),
+        ["--student", "ada", "--ttl", "3"],
+        ["--student", "ada", "--ttl", "0h"],
+        ["--student", "ada", "--ttl", "-1h"],
+        ["--student", "ada", "--ttl", "3 h"],
+        ["--student", "ada", "--ttl", "3w"],
+        ["--student", "ada lovelace"],
+        ["--student", "a" * 65],
+        ["--student", "ada\n"],
+        ["--prefix", "p" * 64, "--count", "10"],
+        ["--prefix", "p/", "--count", "2"],
+        ["--student", "ada", "--prefix", "p"],
+        ["--student", "ada", "--count", "3"],
+        ["--count", "3"],
+        [],
+        ["--student", "ada", "--cohort", "North"],
+        ["--student", "ada", "--cohort", "-north"],
+        ["--student", "ada", "--role", "student"],
+        ["--prefix", "p", "--count", "0"],
     ],
+    ids=" ".join,
 )
-def test_what_cannot_be_a_token_is_refused_and_prints_none(stack: Stack, arguments: tuple[str, ...]) -> None:
-    refused = token(stack, *arguments)
+def test_what_no_service_would_take_is_refused(home: Path, options: list[str]) -> None:
+    ran = CliRunner().invoke(app, ["token", "--home", str(home), *options])
 
-    assert refused.returncode == 2
-    assert refused.stdout == ""
+    assert ran.exit_code == 2
+    assert ran.stdout == ""
+
+
+def test_a_home_that_was_never_started_says_what_to_do() -> None:
+    ran = CliRunner().invoke(app, ["token", "--student", "ada", "--home", str(ABSENT)])
+
+    assert ran.exit_code == 1
+    assert ran.stderr == f"{ABSENT} has no signing key: start the stack once with 'finalbell up'.\n"

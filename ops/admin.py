@@ -1,0 +1,135 @@
+"""Calls to a finalbell as an admin, over gRPC."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+from finalbell.v1 import admin_pb2, content_pb2, scoring_pb2
+from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+CHUNK = 512 * 1024
+SECONDS = 120
+OPTIONS = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 21)]  # room for every error of a file
+
+
+class Admin:
+    """One finalbell; each method is one call, and raises grpc.RpcError."""
+
+    def __init__(self, target: str, token: str, *, secure: bool, through_proxy: bool) -> None:
+        options = [*OPTIONS, ("grpc.enable_http_proxy", int(through_proxy))]
+        channel = (
+            grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
+            if secure
+            else grpc.insecure_channel(target, options=options)
+        )
+        self._channel = channel
+        self._stub = ExamAdminServiceStub(grpc.intercept_channel(channel, _Bearer(token)))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def import_exam(self, file: bytes, exam_id: str, settings: dict[str, str]) -> admin_pb2.ImportExamResponse:
+        """Import an exam file under its own id or `exam_id`, with fields of `exam` replaced by `settings`."""
+        return self._stub.ImportExam(_chunks(file, exam_id, settings))
+
+    def reports(self) -> admin_pb2.ListExamReportsResponse:
+        """Return all exams with their counts."""
+        whole = admin_pb2.ListExamReportsResponse()
+        while True:
+            page = self._stub.ListExamReports(admin_pb2.ListExamReportsRequest(page_size=200, page_token=whole.next_page_token))
+            whole.reports.extend(page.reports)
+            whole.next_page_token = page.next_page_token
+            if not page.next_page_token:
+                return whole
+
+    def report(self, exam: str) -> admin_pb2.ExamReport:
+        """Return one exam with its counts."""
+        return self._stub.GetExamReport(admin_pb2.GetExamReportRequest(exam_id=exam)).report
+
+    def close_exam(self, exam: str) -> admin_pb2.ExamReport:
+        """Let nobody start an exam any more."""
+        return self._stub.CloseExam(admin_pb2.CloseExamRequest(exam_id=exam)).report
+
+    def release(self, exam: str) -> admin_pb2.ExamReport:
+        """Release the scores of an exam."""
+        return self._stub.ReleaseExam(admin_pb2.ReleaseExamRequest(exam_id=exam)).report
+
+    def results(self, exam: str) -> admin_pb2.ListResultsResponse:
+        """Return all results of an exam, best first."""
+        whole, after = admin_pb2.ListResultsResponse(), ""
+        while True:
+            page = self._stub.ListResults(admin_pb2.ListResultsRequest(exam_id=exam, page_size=1000, page_token=after))
+            whole.results.extend(page.results)
+            after = page.next_page_token
+            if not after:
+                return whole
+
+    def rebuild(self, exam: str) -> admin_pb2.RebuildLeaderboardResponse:
+        """Build an exam's boards again."""
+        return self._stub.RebuildLeaderboard(admin_pb2.RebuildLeaderboardRequest(exam_id=exam))
+
+    def verify(self, exam: str) -> admin_pb2.VerifyLeaderboardResponse:
+        """Compare an exam's boards with PostgreSQL."""
+        return self._stub.VerifyLeaderboard(admin_pb2.VerifyLeaderboardRequest(exam_id=exam))
+
+
+def exam_row(report: admin_pb2.ExamReport) -> list[str]:
+    """Return an exam as cells: id, title, state, version, questions, in progress, submitted, scored."""
+    exam = report.exam
+    counts = (exam.version, exam.question_count, report.in_progress, report.submitted, report.scored)
+    return [exam.exam_id, exam.title, content_pb2.Exam.State.Name(exam.state), *map(str, counts)]
+
+
+def result_row(result: admin_pb2.ExamResult) -> list[str]:
+    """Return a result as cells: rank, student, alias, attempt, score, max, status, submitted, session."""
+    rank = str(result.rank) if result.HasField("rank") else ""
+    numbers = [str(number) for number in (result.attempt, result.score, result.max_score)]
+    status, submitted = scoring_pb2.Result.Status.Name(result.status), result.submitted_at.ToJsonString()
+    return [rank, result.student_id, result.alias, *numbers, status, submitted, result.session_id]
+
+
+def as_json(message: Message) -> str:
+    """Return a reply as the REST contract would."""
+    return MessageToJson(message, always_print_fields_with_no_presence=True, ensure_ascii=False)
+
+
+def explain(failure: grpc.RpcError) -> list[str]:
+    """Return what a refusal says: its message, and a line for each violated field."""
+    status = rpc_status.from_call(failure)
+    if status is None:
+        code: grpc.StatusCode = failure.code()
+        return [f"finalbell did not answer: {code.name}, {failure.details()}; 'finalbell status' shows what runs."]
+    lines = [status.message]
+    for detail in status.details:
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(bad):
+            lines += [f"  {violation.field}: {violation.description}" for violation in bad.field_violations]
+    return lines
+
+
+class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor):
+    """Sends the token with every call, and gives every call a deadline."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._authorized(details), request)
+
+    def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return continuation(self._authorized(details), requests)
+
+    def _authorized(self, details: Any) -> Any:
+        return details._replace(metadata=[("authorization", f"Bearer {self._token}")], timeout=SECONDS)
+
+
+def _chunks(data: bytes, exam_id: str, settings: dict[str, str]) -> Iterator[admin_pb2.ImportExamRequest]:
+    """Stream a file; id and settings go with its first piece."""
+    yield admin_pb2.ImportExamRequest(exam_id=exam_id, settings=settings, chunk=data[:CHUNK])
+    for at in range(CHUNK, len(data), CHUNK):
+        yield admin_pb2.ImportExamRequest(chunk=data[at : at + CHUNK])

@@ -1,0 +1,19 @@
+"""Prints rows for people; for pipes too, one row a line, never wrapped."""
+
+import sys
+from collections.abc import Sequence
+
+
+def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: cells are texts as they are, never markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, no_wrap=not terminal)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(width=None if terminal else 1000).print(table)

@@ -1,0 +1,209 @@
+"""`finalbell exam …` and `finalbell leaderboard …` against a running stack."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from redis import Redis
+from typer.testing import CliRunner
+
+from ops.main import app
+from tests.ops.local import ABSENT
+from tests.stack import Stack, eventually, fresh, key
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(stack: Stack) -> Run:
+    """Runs a command against the shared stack."""
+
+    def invoke(*words: object) -> Result:
+        return CliRunner().invoke(app, [*map(str, words), "--home", str(stack.home)])
+
+    return invoke
+
+
+@pytest.fixture
+def paper(small_exam: dict[str, Any], exam_id: str, tmp_path: Path) -> Path:
+    """The small exam's file, under a fresh id."""
+    file = tmp_path / "exam.json"
+    file.write_text(json.dumps({**small_exam, "exam": {**small_exam["exam"], "id": exam_id}}))
+    return file
+
+
+async def sit(stack: Stack, exam: str, alias: str, choice: str = "B") -> str:
+    """Sit an exam to its score; returns the student."""
+    student = fresh("s")
+    async with stack.rest(stack.token(student)) as rest:
+        started = await rest.post(f"/api/v1/exams/{exam}/sessions", json={"alias": alias})
+        session = started.json()["sessionId"]
+        await rest.put(f"/api/v1/sessions/{session}/answers", json={"questionId": "q1", "choice": choice}, headers=key())
+        await rest.post(f"/api/v1/sessions/{session}/submit", json={}, headers=key())
+
+        async def scored() -> bool:
+            return bool((await rest.get(f"/api/v1/sessions/{session}/result")).json()["status"] == "SCORED")
+
+        await eventually(scored)
+    return student
+
+
+def test_importing_again_changes_nothing(run: Run, paper: Path, exam_id: str) -> None:
+    first, again = run("exam", "import", paper), run("exam", "import", paper)
+
+    assert first.exit_code == again.exit_code == 0, first.output
+    assert first.stdout.startswith(f"{exam_id} (version 1, key version 1): ")
+    assert "nothing changed" not in first.stdout
+    assert again.stdout == f"{exam_id} (version 1, key version 1): nothing changed\n"
+
+
+def test_an_import_says_what_changed(run: Run, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper)
+
+    changed = run("exam", "import", paper, "--set", "title=Another title")
+
+    assert changed.exit_code == 0
+    assert "title" in changed.stdout
+    assert json.loads(run("exam", "show", exam_id).stdout)["exam"]["title"] == "Another title"
+
+
+def test_one_file_may_be_imported_under_another_id_and_other_settings(run: Run, paper: Path) -> None:
+    other = fresh("o")
+
+    made = run("exam", "import", paper, "--id", other, "--set", "release.score=MANUAL", "--set", "durationSeconds=90", "--json")
+
+    exam = json.loads(made.stdout)["exam"]
+    assert (exam["examId"], exam["durationSeconds"]) == (other, 90)
+    assert exam["scoreRelease"] == "MANUAL"
+    assert run("exam", "import", paper, paper, "--id", other).exit_code == 2
+    assert run("exam", "import", paper, "--set", "title").exit_code == 2
+
+
+def test_a_bad_file_is_refused_with_every_error(run: Run, paper: Path, exam_id: str) -> None:
+    bad = json.loads(paper.read_text())
+    bad["exam"]["durationSeconds"] = 0
+    bad["questions"][0]["answer"] = {"choice": "Z"}
+    bad["questions"][2]["points"] = -1
+    paper.write_text(json.dumps(bad))
+
+    refused = run("exam", "import", paper)
+
+    assert refused.exit_code == 1
+    assert refused.stdout == ""
+    for field in ("exam.durationSeconds", "questions[q1].answer.choice", "questions[q3].points"):
+        assert any(line.startswith(f"  {field}: ") for line in refused.stderr.splitlines()), refused.stderr
+    assert run("exam", "show", exam_id).exit_code == 1
+
+
+def test_what_cannot_be_read_is_said_in_one_line(run: Run, paper: Path) -> None:
+    missing, broken = run("exam", "import", ABSENT), paper
+    broken.write_text("{")
+
+    refused = run("exam", "import", broken)
+
+    assert missing.exit_code == refused.exit_code == 1
+    assert missing.stderr == f"{ABSENT} cannot be read: No such file or directory\n"
+    assert "JSON" in refused.stderr
+
+
+def test_exams_are_listed_and_shown(run: Run, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper)
+
+    table, listed, shown = run("exam", "list"), run("exam", "list", "--json"), run("exam", "show", exam_id)
+
+    [line] = [line for line in table.stdout.splitlines() if line.startswith(exam_id)]
+    assert "One of each" in line
+    assert "OPEN" in line
+    [report] = [report for report in json.loads(listed.stdout)["reports"] if report["exam"]["examId"] == exam_id]
+    assert report == json.loads(shown.stdout)
+    assert report["exam"]["questionCount"] == 4
+
+
+async def test_a_closed_exam_cannot_be_started(run: Run, stack: Stack, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper)
+
+    closed = run("exam", "close", exam_id)
+
+    assert closed.stdout == f"{exam_id} is closed; 0 sessions are still in progress.\n"
+    async with stack.rest(stack.token()) as rest:
+        assert (await rest.post(f"/api/v1/exams/{exam_id}/sessions", json={})).status_code == 400
+
+
+async def test_scores_are_released_by_hand(run: Run, stack: Stack, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper, "--set", "release.score=MANUAL", "--set", "release.review=NONE")
+
+    released = run("exam", "release", exam_id)
+
+    assert released.exit_code == 0, released.output
+    assert released.stdout == f"The scores of {exam_id} are released; 0 sessions are scored.\n"
+    assert json.loads(run("exam", "show", exam_id).stdout)["releasedAt"]
+
+
+async def test_results_come_best_first_and_safe_for_spreadsheets(run: Run, stack: Stack, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper)
+    worse = await sit(stack, exam_id, "=cmd()", choice="A")
+    better = await sit(stack, exam_id, "Ada")
+
+    rows = list(csv.DictReader(io.StringIO(run("exam", "results", exam_id, "--csv").stdout)))
+    results = json.loads(run("exam", "results", exam_id, "--json").stdout)["results"]
+
+    assert [(row["rank"], row["student"], row["score"], row["alias"]) for row in rows] == [
+        ("1", better, "2", "Ada"),
+        ("2", worse, "-1", "'=cmd()"),
+    ]
+    assert [result["studentId"] for result in results] == [better, worse]
+    assert better in run("exam", "results", exam_id).stdout
+
+
+async def test_boards_are_verified_and_rebuilt(run: Run, stack: Stack, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper)
+    student = await sit(stack, exam_id, "Ada")
+    good = run("leaderboard", "verify", exam_id)
+    with Redis.from_url(stack.read()["redis"]) as redis:
+        for board in redis.scan_iter(f"lb:{{{exam_id}}}*"):
+            redis.zrem(board, student)
+
+    bad = run("leaderboard", "verify", exam_id)
+    rebuilt = run("leaderboard", "rebuild", exam_id)
+    after = run("leaderboard", "verify", exam_id, "--json")
+
+    assert (good.exit_code, bad.exit_code, rebuilt.exit_code, after.exit_code) == (0, 1, 0, 0), bad.output
+    assert good.stdout == f"{exam_id}: 1 students are ranked, 0 places differ.\n"
+    assert "1 students on" in rebuilt.stdout
+    assert json.loads(after.stdout)["differences"] == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("exam", "show"), ("exam", "close"), ("exam", "release"), ("exam", "results"), ("leaderboard", "verify")]
+)
+def test_an_unknown_exam_is_an_error(run: Run, words: tuple[str, ...]) -> None:
+    ran = run(*words, fresh("none"))
+
+    assert ran.exit_code == 1
+    assert ran.stdout == ""
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_without_a_stack_one_line_says_so(paper: Path) -> None:
+    ran = CliRunner().invoke(app, ["exam", "import", str(paper), "--home", str(ABSENT)])
+
+    assert ran.exit_code == 1
+    assert ran.stderr == f"No stack runs in {ABSENT}. Start one with 'finalbell up', or name another with --home or --server.\n"
+
+
+def test_another_server_needs_its_own_token(stack: Stack, paper: Path) -> None:
+    words = ["exam", "import", str(paper), "--server", stack.gateway]
+
+    without = CliRunner().invoke(app, words)
+    student = CliRunner().invoke(app, [*words, "--token", stack.token()])
+    admin = CliRunner().invoke(app, words, env={"FINALBELL_TOKEN": stack.token(roles=["admin"])})
+    nowhere = CliRunner().invoke(app, [*words[:-1], "http://127.0.0.1:9", "--token", "x"])
+    unclear = CliRunner().invoke(app, [*words[:-1], "localhost:8080", "--token", "x"])
+
+    assert [ran.exit_code for ran in (without, student, admin, nowhere, unclear)] == [2, 1, 0, 1, 2]
+    assert len(nowhere.stderr.splitlines()) == 1
