@@ -34,6 +34,7 @@ from stores.pipeline import Overloaded
 
 Policy = policy_pb2.Policy
 LONGEST_SECONDS = 10.0
+HEADROOM_SECONDS = 0.05
 LONGEST_STREAM_SECONDS = 120.0
 ROLES = {Policy.STAFF: frozenset({"admin", "proctor"}), Policy.ADMIN: frozenset({"admin"})}
 TRANSIENT_REDIS = (
@@ -127,7 +128,7 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, in_flight: InF
         with in_flight:
             try:
                 call = _admit(policy, request, context, tokens, arrived)
-                reply = await _within(handler(request, call), min(context.time_remaining() or longest, longest))
+                reply = await _within(handler(request, call), _seconds_for(context.time_remaining(), longest))
                 if call.headers:
                     await context.send_initial_metadata(call.headers)
                 return cast(Message, reply)
@@ -209,6 +210,12 @@ def _path(violation: protovalidate.Violation) -> str:
         index = f"[{subscript.value}]" if subscript is not None else ""
         parts.append(head + "".join(word.capitalize() for word in rest) + index)
     return ".".join(parts)
+
+
+def _seconds_for(remaining: float | None, longest: float) -> float:
+    """Return how long a handler may take: a little less than the caller waits, so that our refusal, which says what to do,
+    comes before gRPC's own, which does not."""
+    return longest if remaining is None else min(remaining - min(HEADROOM_SECONDS, remaining / 2), longest)
 
 
 async def _within(work: Awaitable[object], seconds: float) -> object:

@@ -441,6 +441,14 @@ async def test_a_service_that_hangs_up_is_503(strict_edge: Edge) -> None:
     assert refusal(reply) == (503, 14, "UPSTREAM_UNAVAILABLE")
 
 
+def timed_out(reply: httpx.Response) -> bool:
+    """Whether the reply is a 504 of either side: Envoy and a bare grpcio server give up at the same moment.
+
+    Ours gives up before both, with details (`servers/serving/wrap.py`); a bare server's reply has none.
+    """
+    return (reply.status_code, reply.json()["code"]) == (504, 4)
+
+
 async def test_a_service_that_is_too_slow_is_504(strict_edge: Edge, services: Services) -> None:
     async def slow(request: Message, context: Any) -> Message:
         await asyncio.sleep(5)
@@ -448,7 +456,9 @@ async def test_a_service_that_is_too_slow_is_504(strict_edge: Edge, services: Se
 
     services.replies["GetSession"] = slow
 
-    assert refusal(await strict_edge.rest.get(f"/api/v1/sessions/{ONE}")) == (504, 4, "DEADLINE_EXCEEDED")
+    late = await strict_edge.rest.get(f"/api/v1/sessions/{ONE}")
+
+    assert timed_out(late)
 
 
 async def test_a_body_that_comes_too_slowly_is_408(strict_edge: Edge, services: Services) -> None:
@@ -493,7 +503,7 @@ async def test_a_client_may_shorten_the_deadline(edge: Edge, services: Services)
     patient = await edge.rest.put(ANSWERS, json={})
     greedy = await edge.rest.put(ANSWERS, json={}, headers={"grpc-timeout": "1H"})
 
-    assert refusal(late) == (504, 4, "DEADLINE_EXCEEDED")
+    assert timed_out(late)
     assert (patient.status_code, greedy.status_code) == (200, 200)
     assert left[0] < 0.3
     assert 14 < left[1] < 15.1
