@@ -7,6 +7,8 @@ OPTIONS = (
     ("grpc.so_reuseport", 1),  # several workers of one service share a port
     ("grpc.max_concurrent_streams", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_metadata_size", 96 * 1024),  # what the gateway lets through (60 KB) and adds: above it grpc refuses at random
+    ("grpc.absolute_max_metadata_size", 128 * 1024),
 )
 
 

@@ -21,7 +21,7 @@ import redis.exceptions
 import structlog
 from finalbell.v1 import policy_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 from prometheus_client import Counter, Histogram
@@ -122,12 +122,14 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, in_flight: InF
     seconds = SECONDS.labels(service, name)
     longest = LONGEST_STREAM_SECONDS if method.client_streaming else LONGEST_SECONDS
 
-    async def run(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+    async def run(data: bytes | AsyncIterator[Message], context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         arrived = time.monotonic()
         code = grpc.StatusCode.OK
         with in_flight:
             try:
-                call = _admit(policy, request, context, tokens, arrived)
+                sent, caller = _admitted(policy, context, tokens)
+                request = _decoded(data, request_class) if isinstance(data, bytes) else data
+                call = Call(caller, _key(policy, request, sent), arrived, dict(sent))
                 reply = await _within(handler(request, call), _seconds_for(context.time_remaining(), longest))
                 if call.headers:
                     await context.send_initial_metadata(call.headers)
@@ -145,41 +147,52 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, in_flight: InF
                 seconds.observe(time.monotonic() - arrived)
                 CALLS.labels(service, name, code.name).inc()
 
-    async def unary(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
-        return await run(request, context)
-
-    async def stream(requests: AsyncIterator[Message], context: grpc.aio.ServicerContext[Any, Any]) -> Message:
-        return await run(_validated(requests), context)
-
     request_class, response_class = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+
+    async def unary(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        return await run(data, context)
+
+    async def stream(pieces: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        return await run(_validated(pieces, request_class), context)
+
     make = grpc.stream_unary_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
     return make(
         cast(Any, stream if method.client_streaming else unary),
-        request_deserializer=request_class.FromString,
+        request_deserializer=None,  # decoded by `run`, whose refusals say what is wrong: grpcio's would quote its internals
         response_serializer=response_class.SerializeToString,
     )
 
 
-def _admit(policy: Any, request: Any, context: Any, tokens: Tokens, arrived: float) -> Call:
-    """Check token, role, fields and key, in this order: nobody learns what is valid before saying who they are."""
-    sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-    caller = tokens.caller(sent.get("authorization", "")) if policy.access != Policy.PUBLIC else Caller("", frozenset(), ())
+def _admitted(policy: Any, context: Any, tokens: Tokens) -> tuple[list[tuple[str, str]], Caller]:
+    """Check token and role before anything else is read: nobody learns what is valid before saying who they are."""
+    sent = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
+    if policy.access == Policy.PUBLIC:
+        return sent, Caller("", frozenset(), ())
+    caller = tokens.caller(dict(sent).get("authorization", ""))
     needed = ROLES.get(policy.access)
     if needed is not None and not caller.roles & needed:
         raise errors.RoleRequired("Your token's roles do not allow this.", roles=" or ".join(sorted(needed)))
-    if isinstance(request, Message):
-        validate(request)
-    return Call(caller, _key(policy, request, sent), arrived, sent)
+    return sent, caller
 
 
-def _key(policy: Any, request: Any, sent: dict[str, str]) -> str | None:
-    """Return the idempotency key, from the metadata or the field; both and different is an error."""
+def _decoded(data: bytes, request_class: type[Message]) -> Message:
+    """Decode and validate a message."""
+    try:
+        request = request_class.FromString(data)
+    except DecodeError:
+        raise errors.InvalidField([("", "the message cannot be decoded; its text must be UTF-8")]) from None
+    validate(request)
+    return request
+
+
+def _key(policy: Any, request: Any, sent: list[tuple[str, str]]) -> str | None:
+    """Return the idempotency key, from the metadata or the field; two that differ are an error."""
     if policy.key == Policy.KEY_UNSPECIFIED:
         return None
-    header, named = sent.get("idempotency-key", ""), request.idempotency_key
-    if header and named and header != named:
-        raise errors.InvalidField([("idempotencyKey", "differs from the header Idempotency-Key; send one of the two")])
-    key = header or named
+    keys = {value for name, value in sent if name == "idempotency-key"} | {request.idempotency_key} - {""}
+    if len(keys) > 1:
+        raise errors.InvalidField([("idempotencyKey", "is sent twice, and differs; send one, as header or as field")])
+    key = keys.pop() if keys else ""
     if not key and policy.key == Policy.OPTIONAL:
         return None
     if not 8 <= len(key) <= 64 or not all("!" <= character <= "~" for character in key):
@@ -194,10 +207,9 @@ def validate(request: Message) -> None:
         raise errors.InvalidField([(_path(violation), violation.proto.message) for violation in violations])
 
 
-async def _validated(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
-    async for request in requests:
-        validate(request)
-        yield request
+async def _validated(pieces: AsyncIterator[bytes], request_class: type[Message]) -> AsyncIterator[Message]:
+    async for data in pieces:
+        yield _decoded(data, request_class)
 
 
 def _path(violation: protovalidate.Violation) -> str:

@@ -813,3 +813,33 @@ async def close(stack: Stack, exam: str) -> None:
     async with stack.channel() as channel:
         admin = bearer(stack.token(roles=["admin"]))
         await ExamAdminServiceStub(channel).CloseExam(admin_pb2.CloseExamRequest(exam_id=exam), metadata=admin)
+
+
+async def test_two_different_keys_are_one_too_many(stack: Stack, exam: str) -> None:
+    async with Student(stack) as student:
+        session = (await student.sit(exam))["sessionId"]
+
+        refused = await student.http.put(
+            f"/api/v1/sessions/{session}/answers",
+            json={"questionId": "q1", "choice": "B"},
+            headers=[("idempotency-key", "key-number-1"), ("idempotency-key", "key-number-2")],
+        )
+        found = good(await student.read(session))
+
+    assert refusal(refused) == (400, "INVALID_FIELD")
+    assert found["answers"] == []
+
+
+@pytest.mark.parametrize("alias", ["\u202egnp", "\u200b\u200b", "\x85", "   ", "x" * 33])
+async def test_an_alias_can_be_seen_and_turns_no_other_text_around(stack: Stack, exam: str, alias: str) -> None:
+    async with Student(stack) as student:
+        refused = await student.http.post(f"/api/v1/exams/{exam}/sessions", json={"alias": alias})
+
+    assert refusal(refused) == (400, "INVALID_FIELD")
+
+
+async def test_a_query_that_is_not_text_is_a_bad_request(stack: Stack) -> None:
+    async with Student(stack) as student:
+        refused = await student.http.get("/api/v1/sessions?pageToken=%ff")
+
+    assert refused.status_code == 400

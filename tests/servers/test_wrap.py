@@ -110,6 +110,27 @@ async def test_a_violated_field_is_named_as_json_names_it(wrapped: Any) -> None:
     assert [violation.field for violation in bad.field_violations] == ["sessionId"]
 
 
+@pytest.mark.parametrize("body", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7f"])
+async def test_bytes_that_are_no_message_are_refused_like_any_other_bad_input(wrapped: Any, body: bytes) -> None:
+    servicer, channel, token, _ = wrapped
+    servicer.does = nothing
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call(channel, bearer(token), body=body)
+
+    message, info = reason(refused.value)
+    assert (refused.value.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert "Error parsing" not in message
+
+
+async def test_large_headers_are_no_reason_to_refuse_a_call(wrapped: Any) -> None:
+    servicer, channel, token, _ = wrapped
+    servicer.does = nothing
+
+    for _ in range(8):
+        await call(channel, [*bearer(token), ("x-cookie", "y" * 30_000)])
+
+
 async def test_no_work_goes_on_for_a_caller_who_has_given_up(wrapped: Any) -> None:
     servicer, channel, token, _ = wrapped
     ended = asyncio.Event()

@@ -299,8 +299,8 @@ class StartSessionRequest(_message.Message):
     exam_id: _builtins.str
     """exam_id is the exam to sit."""
     alias: _builtins.str
-    """alias is shown on boards instead of a name: 1 to 32 characters. Default: "Student " and four letters or digits.
-    Fixed when the session starts.
+    """alias is shown on boards instead of a name: 1 to 32 characters, none of them invisible (controls, direction marks,
+    joiners). Default: "Student " and four letters or digits. Fixed when the session starts.
     """
     idempotency_key: _builtins.str
     """idempotency_key makes a repeated start return the same session, also after its submit. Optional."""
