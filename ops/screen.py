@@ -25,18 +25,18 @@ def screen(home: Home, stop: str = "") -> str:
     return f"""
 finalbell is ready at {gateway}
 
-Sit the sample exam as {student}: start, save an answer, submit.
+Sit the sample exam as {student}: start; save an answer; submit and see score, review and rank.
 
 export API={gateway}/api/v1
 export TOKEN={token}
 
 SESSION=$(curl -s $API/exams/sample/sessions {me} -d '{{}}' | cut -d'"' -f4); echo $SESSION
 curl -sw '\\n' -X PUT $API/sessions/$SESSION/answers {me} {save} -d '{{"questionId":"q1","choice":"B"}}'
-curl -sw '\\n' $API/sessions/$SESSION/submit {me} {sent} -d '{{}}'
+curl -s $API/sessions/$SESSION/submit {me} {sent} -d '{{}}'; sleep 1; curl -sw '\\n' $API/sessions/$SESSION/result {me}
 
-See the result, over gRPC on the same port:
+The board, over gRPC on the same port:
 
-{_grpcurl()} -plaintext {me} -d '{{"session_id":"'$SESSION'"}}' {host} finalbell.v1.ScoringService/GetResult
+{_grpcurl()} -plaintext {me} -d '{{"exam_id":"sample","around":"me"}}' {host} finalbell.v1.LeaderboardService/GetLeaderboard
 
 Another token: {finalbell} token --student bob{option}
 What runs:     {finalbell} status{option}
