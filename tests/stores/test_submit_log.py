@@ -1,32 +1,42 @@
 """JetStream holds one copy of a submit until it is acknowledged, and takes another one only then."""
 
 import asyncio
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
 
 from stores.connect import Stores
 from stores.submit_log import PublishOutcome, SubmitLog, subject
-from tests.stack import fresh, uuid7
+from tests.stack import Stack, fresh, uuid7
 
 
-async def test_a_second_copy_is_refused_while_the_first_one_waits(stores: Stores) -> None:
-    log, where = SubmitLog(stores.nats), f"submits.{fresh('x')}.{uuid7()}"
-    await log.prepare()
-    stream = stores.nats.jetstream()
-
-    first, second = await log.publish(where, b"not an event", 5), await log.publish(where, b"not an event", 5)
-
-    await stream.purge_stream("SUBMITS", subject=where)
-    third = await log.publish(where, b"not an event", 5)
-    await stream.purge_stream("SUBMITS", subject=where)
-    # The stack's own worker may bury a message that is no event at any moment: then the second copy is new.
-    assert first is PublishOutcome.KEPT
-    assert second in (PublishOutcome.ALREADY, PublishOutcome.KEPT)
-    assert third is PublishOutcome.KEPT
+@pytest.fixture
+def nobody_scores(stack: Stack) -> Iterator[None]:
+    """Freeze the stack's own scoring worker, which would take what a test publishes."""
+    worker = stack.pid("scoring-worker")
+    os.kill(worker, signal.SIGSTOP)
+    yield
+    os.kill(worker, signal.SIGCONT)
 
 
-async def test_a_copy_that_nobody_takes_is_found_again_by_exam_and_session(stores: Stores) -> None:
+@pytest.mark.usefixtures("nobody_scores")
+async def test_a_second_copy_is_refused_while_the_first_one_is_there_and_taken_afterwards(stores: Stores) -> None:
     log, exam, session = SubmitLog(stores.nats), fresh("x"), uuid7()
     await log.prepare()
-    assert await log.last(exam, session) is None
+    where = subject(exam, session)
+
+    outcomes = [await log.publish(where, copy, 5) for copy in (b"first", b"second")]
+    waiting = await log.last(exam, session)
+    await stores.nats.jetstream().purge_stream("SUBMITS", subject=where)
+    gone = await log.last(exam, session)
+    outcomes.append(await log.publish(where, b"third", 5))
+    await stores.nats.jetstream().purge_stream("SUBMITS", subject=where)
+
+    assert outcomes == [PublishOutcome.KEPT, PublishOutcome.ALREADY, PublishOutcome.KEPT]
+    assert waiting == b"first"
+    assert gone is None
 
 
 async def test_a_broker_that_does_not_answer_in_time_is_away(stores: Stores) -> None:
