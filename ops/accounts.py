@@ -23,7 +23,9 @@ CONSUMER_API = (
     "$JS.API.CONSUMER.MSG.NEXT.SUBMITS.>",
     "$JS.ACK.SUBMITS.>",
 )
-SESSION_KEYS = ("s:*", "log:*", "gen:*", "due:*", "unscored:*", "parked:*", "dirty:*", "r:*", "hold:*", "lease:*", "paper:*")
+SESSION_KEYS = tuple(
+    f"{noun}:*" for noun in ("s", "log", "gen", "run", "due", "unscored", "parked", "dirty", "r", "hold", "beat", "lease", "paper")
+)
 BOARD_KEYS = ("lb:*", "lbver:*", "lbname:*", "lbhist:*")
 
 ACCOUNTS = (
@@ -31,7 +33,7 @@ ACCOUNTS = (
     Account("scoring", ("s:*", "unscored:*", "parked:*", "due:*", *BOARD_KEYS), ("scored.>", *STREAM_API, *CONSUMER_API)),
     Account("leaderboard", BOARD_KEYS),
     Account("content"),
-    Account("admin", BOARD_KEYS),
+    Account("admin", ("s:*", "gen:*", "due:*", "r:*", "unscored:*", "parked:*", *BOARD_KEYS)),
 )
 NAMES = (OWNER, *(account.name for account in ACCOUNTS))
 

@@ -187,6 +187,8 @@ def _keywords(rules: Message) -> Schema:
         for rule, value in kind_rules.ListFields():
             if rule.name == "uuid":
                 found["format"] = "uuid"
+            elif rule.name == "not_in":
+                found["not"] = {"enum": list(value)}
             elif rule.name != "items":  # the caller's
                 found[KEYWORDS[rule.name]] = list(value) if rule.name == "in" else value
     return found

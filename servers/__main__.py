@@ -6,9 +6,12 @@ import sys
 import structlog
 import uvloop
 from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from google.protobuf.descriptor import ServiceDescriptor
 
 from servers.admin.service import MAX_IMPORT_MESSAGE_BYTES, ExamAdminService
+from servers.admin.sessions import SessionAdminService
 from servers.content.service import ContentService
+from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
 from servers.scoring.service import ScoringService
 from servers.scoring.worker import ScoringWorker
@@ -22,8 +25,9 @@ from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
 from stores.catalog import Catalog
 from stores.connect import Stores, StoreSettings, connect
+from stores.deadlines import Deadlines
 from stores.exams import Exams
-from stores.live import LiveSessions
+from stores.live import LiveSessions, Patience
 from stores.restore import Restorer
 from stores.results import Results, Standings
 from stores.sessions import Sessions
@@ -45,12 +49,15 @@ class Parts:
         self.answer_keys = AnswerKeys(stores.postgres)
         self.boards = Boards(stores.boards)
         self.submit_log = SubmitLog(stores.nats)
-        restorer = Restorer(self.sessions, self.submit_log, decode)
-        self.live = restorer.live = LiveSessions(stores.live, restorer.restore, self.sessions.next_generation)
+        self.deadlines = Deadlines(stores.postgres, deadline)
+        restorer = Restorer(self.sessions, self.deadlines, self.submit_log, decode)
+        patience = Patience(int(settings.outage_seconds * 1000), int(settings.hold_seconds * 1000))
+        self.live = restorer.live = LiveSessions(stores.live, restorer.restore, stores.generations.begin, patience)
         self.submits = Submits(
             self.live,
             self.submit_log,
             self.sessions,
+            self.deadlines,
             publish_wait_ms=settings.publish_wait_ms,
             crash_at=settings.crash_at,
         )
@@ -61,9 +68,18 @@ async def session(parts: Parts) -> Hosted:
     await parts.live.prepare()
     await parts.submits.listen()
     servicer = SessionService(
-        parts.live, parts.sessions, parts.catalog, parts.submits, inline_wait_ms=parts.settings.inline_wait_ms
+        parts.live,
+        parts.sessions,
+        parts.deadlines,
+        parts.catalog,
+        parts.submits,
+        inline_wait_ms=parts.settings.inline_wait_ms,
     )
-    return Hosted(services=[(session_pb2.DESCRIPTOR.services_by_name["SessionService"], servicer)], drains=[parts.submits.drain])
+    return Hosted(
+        services=[(session_pb2.DESCRIPTOR.services_by_name["SessionService"], servicer)],
+        workers=[servicer.beat],
+        drains=[parts.submits.drain],
+    )
 
 
 async def snapshots(parts: Parts) -> Hosted:
@@ -76,7 +92,7 @@ async def snapshots(parts: Parts) -> Hosted:
 async def bell(parts: Parts) -> Hosted:
     await parts.submit_log.prepare()
     await parts.live.prepare()
-    ringer = Bell(parts.live, parts.sessions, parts.submits, parts.submit_log)
+    ringer = Bell(parts.live, parts.sessions, parts.deadlines, parts.submits, parts.submit_log)
     return Hosted(workers=[ringer.run, ringer.run_nets], drains=[parts.submits.drain])
 
 
@@ -113,8 +129,13 @@ async def content(parts: Parts) -> Hosted:
 
 
 async def admin(parts: Parts) -> Hosted:
-    servicer = ExamAdminService(parts.exams, parts.catalog, parts.results, parts.standings, parts.boards)
-    services = [(admin_pb2.DESCRIPTOR.services_by_name["ExamAdminService"], servicer)]
+    exams = ExamAdminService(parts.exams, parts.catalog, parts.deadlines, parts.live, parts.results, parts.standings, parts.boards)
+    sessions = SessionAdminService(parts.deadlines, parts.live)
+    named = admin_pb2.DESCRIPTOR.services_by_name
+    services: list[tuple[ServiceDescriptor, object]] = [
+        (named["ExamAdminService"], exams),
+        (named["SessionAdminService"], sessions),
+    ]
     return Hosted(services=services, max_message_bytes=MAX_IMPORT_MESSAGE_BYTES)
 
 
@@ -132,6 +153,9 @@ UNITS = {
 SUBMITTING = {"session", "bell", "scoring-worker"}
 """The units that need JetStream."""
 
+GUARDING = {"session", "snapshots", "bell"}
+"""The units that answer for sessions, and so must notice when Redis has lost its memory."""
+
 ANSWERING = {"session", "scoring", "content"}
 """The units behind which a student waits: when PostgreSQL is slow they say so soon, the others take their time."""
 
@@ -145,6 +169,7 @@ async def host(names: list[str], settings: Settings) -> None:
         nats=settings.nats,
         statement_seconds=2.0 if set(names) <= ANSWERING else 30.0,
         needs_nats=bool(SUBMITTING & set(names)),
+        guards_sessions=bool(GUARDING & set(names)),
     )
     async with connect(urls) as stores:
         parts = Parts(stores, settings)

@@ -106,6 +106,11 @@ class SessionPaused(Refusal):
     reason = "SESSION_PAUSED"
 
 
+class PauseNotAllowed(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "PAUSE_NOT_ALLOWED"
+
+
 class SessionInProgress(Refusal):
     code = StatusCode.FAILED_PRECONDITION
     reason = "SESSION_IN_PROGRESS"
@@ -139,6 +144,11 @@ class ExamInUse(Refusal):
 class IdempotencyKeyReused(Refusal):
     code = StatusCode.ALREADY_EXISTS
     reason = "IDEMPOTENCY_KEY_REUSED"
+
+
+class RateLimited(Refusal):
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "RATE_LIMITED"
 
 
 class RequestTooLarge(Refusal):

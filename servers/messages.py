@@ -1,14 +1,19 @@
-"""What more than one service writes: times, exams, page tokens."""
+"""What more than one service writes: times, exams, deadlines, page tokens."""
 
 import base64
 import binascii
+from collections.abc import Callable
 from hashlib import blake2b
+from uuid import UUID
 
 from finalbell.v1 import content_pb2 as pb
+from finalbell.v1 import session_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers import errors
-from stores.records import Exam
+from servers.deadline import accommodation_seconds
+from stores.deadlines import Explained
+from stores.records import Deadline, Exam, Terms
 
 RELEASE = {
     "IMMEDIATELY": pb.Exam.IMMEDIATELY,
@@ -52,6 +57,38 @@ def exam_message(exam: Exam, now_ms: int) -> pb.Exam:
         shuffle_options=exam.shuffle_options,
         roster_only=exam.enrolment == "ROSTER",
     )
+
+
+def deadline_message(session: UUID, explained: Explained, rule: Callable[[Terms], Deadline]) -> session_pb2.Deadline:
+    """Return when a session ends, with every term of the sum."""
+    terms, now_ms = explained.terms, explained.now_ms if explained.submitted_ms is None else explained.submitted_ms
+    message = session_pb2.Deadline(
+        session_id=str(session),
+        started_at=timestamp(terms.started_ms),
+        duration_seconds=terms.duration_ms // 1000,
+        closes_at=timestamp(terms.closes_ms) if terms.closes_ms is not None else None,
+        ends_at=timestamp(rule(terms).as_of(now_ms)),
+        server_time=timestamp(explained.now_ms),
+        max_pauses=explained.max_pauses,
+        max_pause_seconds=explained.max_pause_seconds,
+    )
+    if terms.accommodation is not None:
+        extra = terms.accommodation
+        message.accommodation.scope = (
+            session_pb2.Deadline.Accommodation.EXAM if extra.for_exam else session_pb2.Deadline.Accommodation.ALL_EXAMS
+        )
+        message.accommodation.factor = float(extra.factor or 0)
+        message.accommodation.seconds = accommodation_seconds(extra, terms.duration_ms)
+    for pause in terms.pauses:
+        message.pauses.add(
+            paused_at=timestamp(pause.paused_ms),
+            ends_by=timestamp(pause.ends_by_ms),
+            resumed_at=timestamp(pause.resumed_ms) if pause.resumed_ms is not None else None,
+            length_ms=pause.length_ms(now_ms),
+        )
+    for given in terms.adjustments:
+        message.adjustments.add(seconds=given.seconds, reason=given.reason, adjusted_at=timestamp(given.adjusted_ms))
+    return message
 
 
 def write_page_token(position: str, scope: str) -> str:

@@ -39,5 +39,17 @@ class Settings(BaseSettings):
     publish_wait_ms: int = 150
     """How long a submit waits for JetStream before it goes to the `submission` table."""
 
+    student_calls_per_second: float = 100.0
+    """How many calls a student may make in each process, over time; 0: as many as they like. Staff have no limit."""
+
+    student_calls_at_once: int = 500
+    """How many of them may come in one burst."""
+
+    outage_seconds: float = 5.0
+    """A silence of the session service that long is an outage; the bell waits for its end."""
+
+    hold_seconds: float = 120.0
+    """How long the bell holds after an outage for the sessions that were running, so that staff can give time back first."""
+
     crash_at: str = ""
     """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9)."""

@@ -1,6 +1,6 @@
 """Opens every store that a process needs, and closes them again."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -9,10 +9,12 @@ import asyncpg
 import nats.errors
 from asyncpg.pool import PoolAcquireContext
 from nats.aio.client import Client as Nats
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
+
+from stores.generation import Generations
 
 ACQUIRE_SECONDS = 1.0
 REDIS_TIMEOUT_SECONDS = 0.25
@@ -30,6 +32,8 @@ class StoreSettings:
     pool_size: int = 10
     statement_seconds: float = 2.0
     needs_nats: bool = True
+    guards_sessions: bool = False
+    """Whether this process answers for sessions, and so must know that Redis has the memory it wrote to (generation.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Stores:
     live: Redis
     boards: Redis
     nats: Nats
+    generations: Generations
 
 
 @asynccontextmanager
@@ -51,7 +56,8 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
     """
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(_postgres(settings))
-        live = _redis(settings.redis)
+        generations = Generations(postgres)
+        live = _redis(settings.redis, generations.on_connect if settings.guards_sessions else None)
         stack.push_async_callback(live.aclose)
         boards = live
         if settings.boards_redis != settings.redis:
@@ -68,7 +74,7 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
                 pending_size=16 * 1024 * 1024,
             )
             stack.push_async_callback(_close, client)
-        yield Stores(postgres=postgres, live=live, boards=boards, nats=client)
+        yield Stores(postgres=postgres, live=live, boards=boards, nats=client, generations=generations)
 
 
 class _Pool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
@@ -99,7 +105,7 @@ def _postgres(settings: StoreSettings) -> asyncpg.Pool:
     )
 
 
-def _redis(url: str) -> Redis:
+def _redis(url: str, on_connect: Callable[[Connection], Awaitable[None]] | None = None) -> Redis:
     """One pool; never retries by itself, since only the caller knows whether a repeat is safe.
 
     With maintenance notifications (the client's default) it would not look whether an idle connection is still open, and
@@ -112,6 +118,7 @@ def _redis(url: str) -> Redis:
         retry=Retry(NoBackoff(), 0),
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         max_connections=64,
+        redis_connect_func=on_connect,
     )
 
 

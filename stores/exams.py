@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from uuid import UUID
 
 import asyncpg
 
 from stores.catalog import EXAM, exam_of, record
 from stores.exam_records import ExamFile, answer_json, options_json, rubric_json
 from stores.records import Exam
+
+EXAM_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('exam/' || $1, 0))"
 
 
 class ImportOutcome(StrEnum):
@@ -26,6 +30,8 @@ class Imported:
     outcome: ImportOutcome
     exam: Exam | None
     changes: tuple[str, ...]
+    moved: Sequence[UUID] = ()
+    """Sessions in progress whose end has to be computed again, since the exam's close has moved."""
 
 
 class Exams:
@@ -41,13 +47,17 @@ class Exams:
         Another tie-break is refused once anybody has sat the exam, since their places are computed with it.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('exam/' || $1, 0))", file.exam.id)
+            await connection.execute(EXAM_LOCK, file.exam.id)
             before = await connection.fetchrow("SELECT * FROM exam WHERE id = $1", file.exam.id)
             new_paper = before is None or before["paper_sha256"] != paper_sha256
             new_keys = new_paper or before["keys_sha256"] != keys_sha256
             policies = _policies(file)
             changed = [] if before is None else [name for name, value in policies.items() if before[name] != value]
-            if before is not None and (refusal := await _refusal(connection, file.exam.id, new_paper, "tie_break" in changed)):
+            if before is not None and (
+                refusal := await _refusal(
+                    connection, file.exam.id, new_paper or "duration_seconds" in changed, "tie_break" in changed
+                )
+            ):
                 return Imported(refusal, None, ())
             version = (before["version"] if before else 0) + new_paper
             key_version = (before["key_version"] if before else 0) + new_keys
@@ -68,10 +78,40 @@ class Exams:
             changes = _changes(before, file, policies, changed, new_paper=new_paper, new_keys=new_keys)
             if changes:
                 await record(connection, actor, "exam.import", file.exam.id, {"changes": changes})
-            return Imported(ImportOutcome.KEPT, exam_of(row), tuple(changes))
+            moved = await _concern_all(connection, file.exam.id) if "closes_at" in changed else ()
+            return Imported(ImportOutcome.KEPT, exam_of(row), tuple(changes), moved)
+
+    async def reschedule(self, exam: str, wanted: Mapping[str, datetime | None], actor: str) -> Sequence[UUID] | None:
+        """Set an exam's `opens_at` and `closes_at`, on record; returns the sessions to settle, None: no such exam, or closed
+        by hand. Starts wait on the lock, so that none of them misses it."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(EXAM_LOCK, exam)
+            before = await connection.fetchrow("SELECT opens_at, closes_at, closed_at FROM exam WHERE id = $1 FOR UPDATE", exam)
+            if before is None or before["closed_at"] is not None:
+                return None
+            if all(before[name] == at for name, at in wanted.items()):
+                return ()
+            await connection.execute(
+                "UPDATE exam SET opens_at = $2, closes_at = $3 WHERE id = $1", exam, wanted["opens_at"], wanted["closes_at"]
+            )
+            changes = {name: at.isoformat() if at else None for name, at in wanted.items() if before[name] != at}
+            await record(connection, actor, "exam.schedule", exam, changes)
+            return await _concern_all(connection, exam) if "closes_at" in changes else ()
 
 
-async def _refusal(connection: asyncpg.Connection, exam: str, new_paper: bool, new_tie_break: bool) -> ImportOutcome | None:
+async def _concern_all(connection: asyncpg.Connection, exam: str) -> Sequence[UUID]:
+    """Note that what decides the end of an exam's sessions has changed, and return the sessions in progress."""
+    rows = await connection.fetch(
+        """
+        UPDATE exam_session SET deadline_version = deadline_version + 1
+        WHERE exam_id = $1 AND status = 'IN_PROGRESS' RETURNING id
+        """,
+        exam,
+    )
+    return [row["id"] for row in rows]
+
+
+async def _refusal(connection: asyncpg.Connection, exam: str, resized: bool, new_tie_break: bool) -> ImportOutcome | None:
     """Return why an existing exam cannot change like this now, or None."""
     live, ranked = await connection.fetchrow(
         """
@@ -80,7 +120,7 @@ async def _refusal(connection: asyncpg.Connection, exam: str, new_paper: bool, n
         """,
         exam,
     )
-    if new_paper and live:
+    if resized and live:
         return ImportOutcome.SESSIONS_LIVE
     if new_tie_break and ranked:
         return ImportOutcome.SESSIONS_RANKED

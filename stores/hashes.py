@@ -6,9 +6,12 @@ from typing import cast
 from uuid import UUID
 
 from stores.records import (
+    EPOCH_VERSIONS,
     Answer,
+    Deadline,
     Frozen,
     LogEntry,
+    NotFlipped,
     SavedAnswer,
     SessionFacts,
     SessionState,
@@ -29,7 +32,7 @@ def session_fields(facts: SessionFacts, *, epoch: int, restored_through: int) ->
     """Return the hash fields that a session begins with, but for its status and its end."""
     return [
         *("x", facts.exam, "p", facts.exam_version, "u", facts.student, "n", facts.attempt, "l", facts.alias),
-        *("t", facts.started_ms, "c", epoch, "v", epoch * 1_000_000, "r", restored_through),
+        *("t", facts.started_ms, "c", epoch, "v", epoch * EPOCH_VERSIONS, "r", restored_through),
     ]
 
 
@@ -68,19 +71,40 @@ def read_state(session: UUID, now_ms: int, fields: Mapping[bytes, bytes]) -> Ses
             started_ms=int(fields[b"t"]),
         ),
         status=STATUS[fields[b"s"].decode()],
-        ends_ms=int(fields[b"e"]),
+        deadline=_deadline(fields),
         now_ms=now_ms,
         epoch=int(fields[b"c"]),
         restored_through=int(fields[b"r"]),
         submitted_ms=int(fields[b"z"]) if b"z" in fields else None,
         reason=SubmitReason(fields[b"w"].decode()) if b"w" in fields else None,
         answers=tuple(answers),
+        replaced=fields.get(b"k", b""),
     )
+
+
+def _deadline(fields: Mapping[bytes, bytes]) -> Deadline:
+    pause = [int(part) for part in fields[b"q"].split(b",")] if b"q" in fields else [None, None, None]
+    return Deadline(int(fields.get(b"f", b"0")), int(fields[b"e"]), *pause)
+
+
+def pause_field(deadline: Deadline) -> str:
+    """Return what the field `q` holds, "" for a session without an open pause."""
+    if deadline.paused_ms is None:
+        return ""
+    return f"{deadline.paused_ms},{deadline.pause_ends_ms},{deadline.unpaused_ms}"
+
+
+def replaced_row(saved: SavedAnswer) -> bytes:
+    """Return what is remembered of a save that another one replaced."""
+    return saved.key_digest + saved.body_digest + saved.version.to_bytes(6, "big") + saved.saved_ms.to_bytes(6, "big")
 
 
 def state_fields(state: SessionState) -> list[str | bytes | int]:
     """Return a restored session's hash; every answer gets a slot of its own for its newest save's digests."""
     fields = session_fields(state.facts, epoch=state.epoch, restored_through=state.restored_through)
+    fields += ["f", state.deadline.version, *(["q", pause] if (pause := pause_field(state.deadline)) else [])]
+    fields += ["h", max([0, *(a.saved_ms for a in state.answers)])]
+    fields += ["k", state.replaced] if state.replaced else []
     fields += ["d", b"".join(a.key_digest + a.body_digest for a in state.answers)]
     fields += ["b", sum(len(a.answer.packed().encode()) for a in state.answers)]
     for slot, a in enumerate(state.answers):
@@ -91,13 +115,12 @@ def state_fields(state: SessionState) -> list[str | bytes | int]:
     return fields
 
 
-def read_frozen(session: UUID, reply: Sequence[object]) -> Frozen:
+def read_frozen(session: UUID, reply: Sequence[object]) -> Frozen | NotFlipped:
     """Read the reply of `submit` or `retry`, and encode the answers that it froze."""
-    outcome = SubmitOutcome(cast(bytes, reply[0]).decode())
-    if outcome is SubmitOutcome.EARLY:
-        nobody = SessionFacts(session, "", 0, "", 0, "", 0)
-        return Frozen(outcome, nobody, 0, SubmitReason.BELL, 0, 0, b"", b"", scored=False)
-    now_ms, fields = int(cast(int, reply[1])), read_fields(reply[2:])
+    outcome, now_ms = SubmitOutcome(cast(bytes, reply[0]).decode()), int(cast(int, reply[1]))
+    if outcome not in (SubmitOutcome.FLIPPED, SubmitOutcome.ALREADY):
+        return NotFlipped(outcome, int(cast(int, reply[2])), now_ms)
+    fields = read_fields(reply[2:])
     state = read_state(session, now_ms, fields)
     encoded = encode_answers({a.question: a.answer.packed() for a in state.answers})
     return Frozen(
@@ -105,7 +128,7 @@ def read_frozen(session: UUID, reply: Sequence[object]) -> Frozen:
         facts=state.facts,
         submitted_ms=int(fields[b"z"]),
         reason=SubmitReason(fields[b"w"].decode()),
-        ends_ms=state.ends_ms,
+        ends_ms=state.deadline.ends_ms,
         now_ms=now_ms,
         answers=encoded,
         answers_sha256=answers_sha256(encoded),

@@ -53,6 +53,26 @@ def parked_key(number: int) -> str:
     return f"parked:{_tag(number)}"
 
 
+def dirty_key(number: int) -> str:
+    """Return the key of a shard's sessions that have to be read whole, by version: its log was full."""
+    return f"dirty:{_tag(number)}"
+
+
+def run_key(number: int) -> str:
+    """Return the key of the server's identity behind a shard's generation."""
+    return f"run:{_tag(number)}"
+
+
+def beat_key(number: int) -> str:
+    """Return the key of the last moment at which students were being served."""
+    return f"beat:{_tag(number)}"
+
+
+def hold_key(number: int) -> str:
+    """Return the key that holds a shard's bell after an outage."""
+    return f"hold:{_tag(number)}"
+
+
 def lease_key(number: int, work: str) -> str:
     """Return the key of the lease for one kind of work on a shard."""
     return f"lease:{_tag(number)}:{work}"

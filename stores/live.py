@@ -6,6 +6,7 @@ generation, is restored first (`restore.py`), and the call is made again.
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from stores import keys
 from stores.hashes import (
     STATUS,
     STATUS_LETTER,
+    pause_field,
     read_fields,
     read_frozen,
     read_log_entry,
@@ -23,14 +25,18 @@ from stores.hashes import (
     session_fields,
     state_fields,
 )
-from stores.pipeline import Functions
+from stores.pipeline import Call, Functions
 from stores.records import (
+    Deadline,
     Frozen,
     LogEntry,
+    MoveOutcome,
+    NotFlipped,
     Paper,
     PaperQuestion,
     Save,
     Saved,
+    SavedAnswer,
     SaveOutcome,
     SessionFacts,
     SessionState,
@@ -44,6 +50,14 @@ MAX_ANSWER_BYTES = 256 * 1024
 KEEP_SCORED_MS = 24 * 3600 * 1000
 UNSCORED_AFTER_MS = 5_000
 UNSCORED_LONGEST_MS = 300_000
+UNSCORED_RETRIES = 100
+"""About eight hours; then the session is parked for an operator."""
+
+MAX_LOG_ENTRIES = 50_000
+"""Of a shard's save log."""
+
+TOKEN_MS = 5_000
+RESTORE_TRIES = 40
 BELL_GRACE_MS = 2_000
 FACTS_CACHED = 200_000
 
@@ -52,29 +66,85 @@ class RestoreFailed(Exception):
     """A session could not be restored in time; the caller may try again."""
 
 
-class LiveSessions:
-    """Running sessions. `restore` brings one session back into Redis and returns False when there is no such session."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How the bell judges an outage: a silence of so long is one, and it holds for so long after it."""
 
-    def __init__(self, redis: Redis, restore: Callable[[UUID], Awaitable[bool]], generation: Callable[[], Awaitable[int]]) -> None:
+    outage_ms: int = 5_000
+    hold_ms: int = 120_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLog:
+    """What was read of a shard's save log: in which generation, the id after the last entry, the entries."""
+
+    generation: str
+    after: str
+    entries: Sequence[LogEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is not in PostgreSQL yet: log entries, sessions to be read whole, the oldest entry's age."""
+
+    entries: int
+    dirty: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A session as it has to be from now on; `parked`: submitted, and waits for an operator."""
+
+    state: SessionState
+    parked: bool = False
+
+
+class LiveSessions:
+    """Running sessions. `restore` brings one session back into Redis and returns False when there is no such session;
+    `begin_generation` gives shards a generation that have none."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        restore: Callable[[UUID], Awaitable[bool]],
+        begin_generation: Callable[[Redis], Awaitable[None]],
+        patience: Patience,
+    ) -> None:
         self._redis = redis
         self._functions = Functions(redis)
         self._restore = restore
-        self._generation = generation
+        self._begin_generation = begin_generation
+        self._patience = patience
         self._facts: OrderedDict[UUID, SessionFacts] = OrderedDict()
 
     async def prepare(self) -> None:
         """Load the functions, and give this Redis a generation where it has none (an empty one)."""
         await self._functions.load()
-        await self._begin_generation()
+        await self._begin_generation(self._redis)
 
-    async def start(self, facts: SessionFacts, ends_ms: int) -> None:
+    async def start(self, facts: SessionFacts, deadline: Deadline) -> None:
         """Install a new session; one that is there already stays as it is."""
-        arguments = [ends_ms, *session_fields(facts, epoch=0, restored_through=0), "s", "I"]
+        fields = session_fields(facts, epoch=0, restored_through=0)
+        arguments = [deadline.ends_ms, *fields, "s", "I", "f", deadline.version]
         for _ in range(2):
             if await self._functions.call("start", _session_keys(facts.session, keys.due_key), *arguments) != b"NO_GENERATION":
                 return
-            await self._begin_generation()
+            await self._begin_generation(self._redis)
         raise RestoreFailed
+
+    async def move(self, ends: Mapping[UUID, Deadline]) -> Mapping[UUID, MoveOutcome]:
+        """Tell sessions when they end by newer facts, and return what became of each."""
+        calls = [
+            (
+                "move",
+                [*_session_keys(session, keys.due_key), keys.token_key(session)],
+                (end.version, end.ends_ms, pause_field(end)),
+            )
+            for session, end in ends.items()
+        ]
+        replies = await self._all(calls)
+        return {session: MoveOutcome(cast(bytes, reply).decode()) for session, reply in zip(ends, replies, strict=True)}
 
     async def facts(self, session: UUID) -> SessionFacts | None:
         """Return what never changes of a session, from this process's cache where possible; None: no such session."""
@@ -101,7 +171,7 @@ class LiveSessions:
         reply = await self._call(
             "save",
             save.session,
-            [keys.session_key(save.session), keys.log_key(number), keys.generation_key(number)],
+            [keys.session_key(save.session), keys.log_key(number), keys.generation_key(number), keys.dirty_key(number)],
             save.student,
             save.question,
             save.answer.packed(),
@@ -109,6 +179,7 @@ class LiveSessions:
             save.body_digest,
             save.client_seq or 0,
             MAX_ANSWER_BYTES,
+            MAX_LOG_ENTRIES,
         )
         if reply is None or reply[0] == b"UNKNOWN":
             return Saved(SaveOutcome.UNKNOWN, 0, 0, 0, 0)
@@ -117,32 +188,56 @@ class LiveSessions:
         current = saved_answer(save.question, cast(bytes, reply[5]), b"", b"") if len(reply) > 5 else None
         return Saved(outcome, version, at_ms, ends_ms, now_ms, current)
 
-    async def submit(self, session: UUID, student: str | None, reason: SubmitReason) -> Frozen | None:
+    async def submit(
+        self, session: UUID, student: str | None, reason: SubmitReason, grace_ms: int = BELL_GRACE_MS
+    ) -> Frozen | NotFlipped | None:
         """Hand a session in, once; `student` None is the server. None: no such session, or not that student's.
 
-        The bell on a session that is not over yet (an extension came) gives EARLY.
+        A click after the end gives ENDED; the bell gives EARLY on a session that is not over by more than the grace (an
+        extension came), and HELD after an outage.
         """
         reply = await self._call(
             "submit",
             session,
-            _session_keys(session, keys.due_key, keys.unscored_key),
+            _session_keys(session, keys.due_key, keys.unscored_key, keys.hold_key, keys.beat_key),
             student or "",
             reason,
-            BELL_GRACE_MS,
+            grace_ms,
             UNSCORED_AFTER_MS,
+            self._patience.outage_ms,
         )
         if reply is None or reply[0] == b"UNKNOWN":
             return None
         return read_frozen(session, reply)
 
     async def retry(self, session: UUID) -> Frozen | None:
-        """Return a submitted session that still has no result, and look at it again later; None: it needs nothing."""
+        """Return a submitted session that still has no result, and look at it again later; None: it needs nothing, or
+        was taken up so often that it is parked for an operator."""
         reply = await self._call(
-            "retry", session, _session_keys(session, keys.unscored_key), UNSCORED_AFTER_MS, UNSCORED_LONGEST_MS
+            "retry",
+            session,
+            _session_keys(session, keys.unscored_key, keys.parked_key),
+            UNSCORED_AFTER_MS,
+            UNSCORED_LONGEST_MS,
+            UNSCORED_RETRIES,
         )
-        if reply is None or reply[0] == b"SCORED":
-            return None
-        return read_frozen(session, reply)
+        found = None if reply is None or reply[0] in (b"SCORED", b"PARKED") else read_frozen(session, reply)
+        return found if isinstance(found, Frozen) else None
+
+    async def beat(self) -> None:
+        """Note that students are being served; the bell holds when nobody did so for a while."""
+        calls = [
+            ("beat", [keys.beat_key(number), keys.hold_key(number)], (self._patience.outage_ms, self._patience.hold_ms))
+            for number in range(keys.SHARDS)
+        ]
+        await self._all(calls)
+
+    async def holds(self) -> bool:
+        """Return whether the bell holds on any shard."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for number in range(keys.SHARDS):
+                pipeline.exists(keys.hold_key(number))
+            return any(await pipeline.execute())
 
     async def due(self, grace_ms: int = BELL_GRACE_MS) -> Sequence[UUID]:
         """Return sessions whose time seems to be over, up to 500 a shard; the submit decides."""
@@ -161,8 +256,8 @@ class LiveSessions:
             replies = await pipeline.execute()
         return [number for number in range(keys.SHARDS) if replies[2 * number + 1] == holder.encode()]
 
-    async def read_logs(self, shards: Sequence[int], count: int) -> Mapping[int, tuple[str, str, Sequence[LogEntry]]]:
-        """Return, per shard with unwritten saves, its generation, the id after the last entry read, and the entries."""
+    async def read_logs(self, shards: Sequence[int], count: int) -> Mapping[int, ShardLog]:
+        """Return what the shards' logs hold, up to `count` entries each; shards with nothing to write are left out."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for number in shards:
                 pipeline.get(keys.generation_key(number))
@@ -172,26 +267,66 @@ class LiveSessions:
         for i, number in enumerate(shards):
             generation, entries = replies[2 * i], replies[2 * i + 1]
             if generation and entries:
-                read[number] = (
-                    generation.decode(),
-                    _after(entries[-1][0].decode()),
-                    [read_log_entry(fields) for _, fields in entries],
-                )
+                after = _after(entries[-1][0].decode())
+                read[number] = ShardLog(generation.decode(), after, [read_log_entry(fields) for _, fields in entries])
         return read
 
-    async def trim_logs(self, cuts: Mapping[int, tuple[str, str]]) -> None:
-        """Cut each shard's log before the given id, unless the log is of another generation than the one read."""
-        calls = [("trim", [keys.log_key(number), keys.generation_key(number)], cut) for number, cut in cuts.items()]
-        for reply in await self._functions.call_all(calls):
-            if isinstance(reply, Exception):
-                raise reply
+    async def trim_logs(self, cuts: Mapping[int, ShardLog]) -> None:
+        """Cut off what was read from each shard's log, unless the log is of another generation by now."""
+        calls = [
+            ("trim", [keys.log_key(number), keys.generation_key(number)], (cut.generation, cut.after))
+            for number, cut in cuts.items()
+        ]
+        await self._all(calls)
 
-    async def log_lengths(self) -> int:
-        """Return how many accepted saves are not in PostgreSQL yet."""
+    async def read_dirty(self, number: int, count: int) -> tuple[str, Sequence[tuple[UUID, int, Sequence[SavedAnswer]]]]:
+        """Return a shard's generation, and up to `count` sessions that the log had no room for: each with its version and
+        all its answers. Those that wait longest come first."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.get(keys.generation_key(number))
+            pipeline.zrange(keys.dirty_key(number), 0, count - 1)
+            generation, members = await pipeline.execute()
+        sessions = [UUID(member.decode()) for member in members]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session in sessions:
+                pipeline.hgetall(keys.session_key(session))
+            hashes = await pipeline.execute() if sessions else []
+        found = [
+            (session, int(fields[b"v"]), read_state(session, 0, fields).answers) if fields else (session, 2**53, ())
+            for session, fields in zip(sessions, hashes, strict=True)
+        ]
+        return (generation or b"").decode(), found
+
+    async def clean(self, number: int, generation: str, versions: Mapping[UUID, int]) -> None:
+        """Note which versions of dirty sessions are in PostgreSQL; a session that has changed since stays dirty."""
+        pairs = [part for session, version in versions.items() for part in (str(session), version)]
+        await self._all([("clean", [keys.dirty_key(number), keys.generation_key(number)], (generation, *pairs))])
+
+    async def backlog(self) -> Backlog:
+        """Return how much is not in PostgreSQL yet, and since when."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for number in range(keys.SHARDS):
                 pipeline.xlen(keys.log_key(number))
-            return sum(await pipeline.execute())
+                pipeline.zcard(keys.dirty_key(number))
+                pipeline.xrange(keys.log_key(number), count=1)
+            pipeline.time()
+            *replies, (seconds, _) = await pipeline.execute()
+        oldest = [int(entries[0][0].split(b"-")[0]) for entries in replies[2::3] if entries]
+        return Backlog(sum(replies[0::3]), sum(replies[1::3]), max(0.0, seconds - min(oldest) / 1000) if oldest else 0.0)
+
+    async def waiting(self) -> tuple[int, int]:
+        """Return how many submitted sessions have no result yet, and how many wait for an operator."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for number in range(keys.SHARDS):
+                pipeline.zcard(keys.unscored_key(number))
+                pipeline.zcard(keys.parked_key(number))
+            replies = await pipeline.execute()
+        return sum(replies[0::2]), sum(replies[1::2])
+
+    async def now_ms(self) -> int:
+        """Return the clock that decides."""
+        seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def peek(self, session: UUID) -> SessionStatus | None:
         """Return the status of a session that Redis has, without restoring one that it has not."""
@@ -203,14 +338,12 @@ class LiveSessions:
         calls = [
             (
                 "scored",
-                [keys.session_key(s), keys.unscored_key(keys.shard(s)), keys.due_key(keys.shard(s))],
+                [keys.session_key(s), *(key(keys.shard(s)) for key in (keys.unscored_key, keys.due_key, keys.parked_key))],
                 [KEEP_SCORED_MS],
             )
             for s in sessions
         ]
-        for reply in await self._functions.call_all(calls):
-            if isinstance(reply, Exception):
-                raise reply
+        await self._all(calls)
 
     async def park(self, session: UUID) -> None:
         """Take a session that cannot be scored out of the nets, until an operator has looked at it."""
@@ -220,39 +353,64 @@ class LiveSessions:
             pipeline.zadd(keys.parked_key(number), {str(session): 0})
             await pipeline.execute()
 
-    async def install(self, state: SessionState, token: str) -> bool:
-        """Install a restored session if `token` is still its restore token; False: somebody else was quicker."""
-        number = keys.shard(state.facts.session)
-        places = [
-            keys.session_key(state.facts.session),
-            keys.generation_key(number),
-            keys.token_key(state.facts.session),
-            keys.due_key(number),
-            keys.unscored_key(number),
-        ]
-        for _ in range(2):
-            reply = await self._functions.call(
+    async def unpark(self, session: UUID) -> None:
+        """Give a parked session back to the nets, at once."""
+        number = keys.shard(session)
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zrem(keys.parked_key(number), str(session))
+            pipeline.zadd(keys.unscored_key(number), {str(session): 0})
+            await pipeline.execute()
+
+    async def install(self, states: Mapping[UUID, Restored], token: str) -> frozenset[UUID]:
+        """Install restored sessions whose restore token is still `token`; returns those that were not installed."""
+        calls = [
+            (
                 "install",
-                places,
-                token,
-                STATUS_LETTER[state.status],
-                state.ends_ms,
-                KEEP_SCORED_MS,
-                *state_fields(state),
+                [
+                    *_session_keys(session),
+                    keys.token_key(session),
+                    *(key(keys.shard(session)) for key in (keys.due_key, keys.unscored_key, keys.parked_key)),
+                ],
+                (
+                    token,
+                    "P" if restored.parked else STATUS_LETTER[restored.state.status],
+                    restored.state.deadline.ends_ms,
+                    KEEP_SCORED_MS,
+                    *state_fields(restored.state),
+                ),
             )
-            if reply != b"NO_GENERATION":
-                return reply == b"INSTALLED"
-            await self._begin_generation()
-        return False
+            for session, restored in states.items()
+        ]
+        replies = await self._all(calls)
+        return frozenset(session for session, reply in zip(states, replies, strict=True) if reply != b"INSTALLED")
 
-    async def leftover(self, session: UUID) -> SessionState | None:
-        """Return what Redis still has of a session from whatever generation; only for a restore to merge."""
-        fields = cast(dict[bytes, bytes], await self._redis.hgetall(keys.session_key(session)))
-        return read_state(session, 0, fields) if fields else None
+    async def leftovers(self, sessions: Sequence[UUID]) -> Mapping[UUID, SessionState]:
+        """Return what Redis still has of sessions from whatever generation; only for a restore to merge."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session in sessions:
+                pipeline.hgetall(keys.session_key(session))
+            hashes = await pipeline.execute() if sessions else []
+        return {session: read_state(session, 0, fields) for session, fields in zip(sessions, hashes, strict=True) if fields}
 
-    async def take_token(self, session: UUID, token: str) -> bool:
-        """Take the right to restore a session, for 5 s; False: somebody else has it."""
-        return bool(await self._redis.set(keys.token_key(session), token, nx=True, px=5_000))
+    async def take_tokens(self, sessions: Sequence[UUID], token: str) -> frozenset[UUID]:
+        """Take the right to restore sessions, for 5 s; returns those that nobody else has taken.
+
+        A shard that has no generation, since it was wiped, gets one before anybody restores into it.
+        """
+        shards = sorted({keys.shard(session) for session in sessions})
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for session in sessions:
+                pipeline.set(keys.token_key(session), token, nx=True, px=TOKEN_MS)
+            for number in shards:
+                pipeline.exists(keys.generation_key(number))
+            replies = await pipeline.execute()
+        if not all(replies[len(sessions) :]):
+            await self._begin_generation(self._redis)
+        return frozenset(session for session, taken in zip(sessions, replies, strict=False) if taken)
+
+    async def give_tokens_back(self, sessions: Sequence[UUID], token: str) -> None:
+        """Let others restore these sessions, where the token is still the caller's."""
+        await self._all([("release", [keys.token_key(session)], (token,)) for session in sessions])
 
     async def keep_paper(self, paper: Paper) -> None:
         """Keep a paper's skeleton beside the sessions, so that a new process needs no PostgreSQL to check answers."""
@@ -277,7 +435,7 @@ class LiveSessions:
 
     async def _call(self, act: str, session: UUID, places: Sequence[str], *arguments: str | bytes | int) -> Sequence[object] | None:
         """Call a session's function, restoring the session first where that is what it asks for; None: no such session."""
-        for _ in range(3):
+        for _ in range(RESTORE_TRIES):
             reply = cast(Sequence[object], await self._functions.call(act, places, *arguments))
             if reply[0] != b"RESTORE":
                 return reply
@@ -285,16 +443,16 @@ class LiveSessions:
                 return None
         raise RestoreFailed
 
-    async def _begin_generation(self) -> None:
-        generation = await self._generation()
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for number in range(keys.SHARDS):
-                pipeline.set(keys.generation_key(number), generation, nx=True)
-            await pipeline.execute()
+    async def _all(self, calls: Sequence[Call]) -> Sequence[object]:
+        """Make many calls in one round trip; raises the first failure."""
+        replies = await self._functions.call_all(calls) if calls else []
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
 
     async def _before_now(self, key: Callable[[int], str], grace_ms: int) -> Sequence[UUID]:
-        seconds, microseconds = await self._redis.time()
-        until = seconds * 1000 + microseconds // 1000 - grace_ms
+        until = await self.now_ms() - grace_ms
         async with self._redis.pipeline(transaction=False) as pipeline:
             for number in range(keys.SHARDS):
                 pipeline.zrange(key(number), "-inf", f"({until}", byscore=True, offset=0, num=500)

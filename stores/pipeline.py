@@ -92,7 +92,6 @@ class Functions:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._digest, self._source = _library()
         self._coalescer: Coalescer[Call, object] = Coalescer(self.call_all)
 
     async def call(self, act: str, keys: Sequence[str], *arguments: str | bytes | int) -> object:
@@ -115,13 +114,23 @@ class Functions:
 
     async def load(self) -> None:
         """Load this version of the functions; versions live side by side, since the names hold a digest."""
-        await self._redis.function_load(self._source, replace=True)
+        await self._redis.function_load(library(), replace=True)
 
     async def _round_trip(self, calls: Sequence[Call]) -> list[object]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for act, keys, arguments in calls:
-                pipeline.execute_command("FCALL", f"{act}_{self._digest}", len(keys), *keys, *arguments)
+                pipeline.execute_command("FCALL", function_name(act), len(keys), *keys, *arguments)
             return list(await pipeline.execute(raise_on_error=False))
+
+
+def function_name(act: str) -> str:
+    """Return the name of this version's function for an act."""
+    return f"{act}_{_library()[0]}"
+
+
+def library() -> str:
+    """Return the source of this version's functions."""
+    return _library()[1]
 
 
 @cache

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
@@ -95,6 +96,75 @@ class SessionFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """One stop of a session's clock; it ends by itself at `ends_by_ms`."""
+
+    paused_ms: int
+    ends_by_ms: int
+    resumed_ms: int | None
+
+    def over(self, now_ms: int) -> bool:
+        """Whether the clock runs again."""
+        return self.resumed_ms is not None or now_ms >= self.ends_by_ms
+
+    def length_ms(self, now_ms: int) -> int:
+        """How long it has lasted so far."""
+        return min(now_ms if self.resumed_ms is None else self.resumed_ms, self.ends_by_ms) - self.paused_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Accommodation:
+    """Extra time of a student: seconds, or a factor of the exam's duration."""
+
+    for_exam: bool
+    extra_seconds: int | None
+    factor: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """Time that staff gave to a session, or took."""
+
+    seconds: int
+    reason: str
+    adjusted_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """All that decides when a session ends; `version` rises with every change of any of it."""
+
+    started_ms: int
+    duration_ms: int
+    closes_ms: int | None
+    accommodation: Accommodation | None
+    pauses: tuple[Pause, ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a session ends: at `ends_ms`, at the latest. While a pause is on, `unpaused_ms` is the end without that pause."""
+
+    version: int
+    ends_ms: int
+    paused_ms: int | None = None
+    pause_ends_ms: int | None = None
+    unpaused_ms: int | None = None
+
+    def paused(self, now_ms: int) -> bool:
+        """Whether the clock stands still."""
+        return self.pause_ends_ms is not None and now_ms < self.pause_ends_ms
+
+    def as_of(self, now_ms: int) -> int:
+        """Return the end; during a pause, the end if the session were resumed now."""
+        if self.paused_ms is None or self.unpaused_ms is None or not self.paused(now_ms):
+            return self.ends_ms
+        return min(self.unpaused_ms + now_ms - self.paused_ms, self.ends_ms)
+
+
+@dataclass(frozen=True, slots=True)
 class SavedAnswer:
     """The answer that stands for one question, with what a replay of its save is answered with."""
 
@@ -113,13 +183,15 @@ class SessionState:
 
     facts: SessionFacts
     status: SessionStatus
-    ends_ms: int
+    deadline: Deadline
     now_ms: int
     epoch: int
     restored_through: int
     submitted_ms: int | None
     reason: SubmitReason | None
     answers: tuple[SavedAnswer, ...]
+    replaced: bytes = b""
+    """The memory of saves that were replaced, as the store packs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +205,7 @@ class SessionRow:
     submitted_ms: int | None
     answers_sha256: bytes | None
     cohorts: tuple[str, ...] = ()
+    pause_ends_ms: int | None = None
 
 
 class SaveOutcome(StrEnum):
@@ -175,13 +248,31 @@ class Saved:
 
 
 class SubmitOutcome(StrEnum):
-    """What became of a submit."""
+    """What became of a submit: of the first, of a later one, of a click after the end; of the bell before it, or held."""
 
     FLIPPED = "FLIPPED"
     ALREADY = "ALREADY"
     ENDED = "ENDED"
     EARLY = "EARLY"
-    UNKNOWN = "UNKNOWN"
+    HELD = "HELD"
+
+
+class MoveOutcome(StrEnum):
+    """What became of a session's new end: taken, not newer, too late, or Redis does not have the session."""
+
+    MOVED = "MOVED"
+    OLD = "OLD"
+    SUBMITTED = "SUBMITTED"
+    ABSENT = "ABSENT"
+
+
+@dataclass(frozen=True, slots=True)
+class NotFlipped:
+    """A submit that flipped nothing (ENDED, EARLY, HELD); `until_ms` is the session's end, or the hold's."""
+
+    outcome: SubmitOutcome
+    until_ms: int
+    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,27 @@
-"""Brings a session back into a Redis that does not know it: empty, wiped, or of an earlier generation.
+"""Brings sessions back into a Redis that does not know them: empty, wiped, behind, or of an earlier generation.
 
-Where it looks, in this order, decides that a submitted session never comes back to life: the stream, the `submission`
-row, the result; only then the answers. A store that does not answer is an error, never a guess.
+Where it looks decides that a submitted session never comes back to life. A submit travels `submission` → stream →
+`result` (or `dead_letter`), each step committed before the one before it is given up; looking in that same order can
+miss nothing that moves on meanwhile. Only what is in none of them is running, and gets its answers merged. A store that
+does not answer is an error, never a guess.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from secrets import token_hex
+from time import monotonic
 from uuid import UUID
 
-from stores.live import LiveSessions, RestoreFailed
+import structlog
+from prometheus_client import Counter, Histogram
+
+from stores.deadlines import Deadlines
+from stores.hashes import replaced_row
+from stores.live import LiveSessions, Restored, RestoreFailed
+from stores.pipeline import Coalescer
 from stores.records import (
+    Deadline,
     Frozen,
     SavedAnswer,
     SessionRow,
@@ -23,89 +33,143 @@ from stores.records import (
 from stores.sessions import Sessions
 from stores.submit_log import SubmitLog
 
-CONCURRENT = 32
+TOGETHER = 256
+WAITING = 20_000
 TOKEN_WAIT_SECONDS = 0.05
-TOKEN_TRIES = 20
+RESTORED = Counter("finalbell_restores_total", "Sessions brought back into Redis", ["outcome"])
+SECONDS = Histogram("finalbell_restore_seconds", "How long a batch of restores took")
+log = structlog.get_logger()
 
 
 class Restorer:
-    """Restores sessions, one at a time each, a bounded number at once. `read_event` decodes a submit event."""
+    """Restores sessions, many together, one at a time each. `read_event` decodes a submit event."""
 
-    def __init__(self, sessions: Sessions, submits: SubmitLog, read_event: Callable[[bytes], Frozen]) -> None:
+    def __init__(self, sessions: Sessions, deadlines: Deadlines, submits: SubmitLog, read_event: Callable[[bytes], Frozen]) -> None:
         self._sessions = sessions
+        self._deadlines = deadlines
         self._submits = submits
         self._read_event = read_event
         self._running: dict[UUID, asyncio.Task[bool]] = {}
-        self._places = asyncio.Semaphore(CONCURRENT)
+        self._batches: Coalescer[UUID, bool] = Coalescer(self._restore, in_flight=4, batch=TOGETHER, bound=WAITING)
         self.live: LiveSessions | None = None
 
     async def restore(self, session: UUID) -> bool:
-        """Restore a session, or wait for whoever is restoring it; False: there is no such session."""
+        """Restore a session, or wait for whoever is restoring it; False: there is no such session.
+
+        True does not promise that it is there now: another process may be at it, or facts came between. Look again.
+        """
         running = self._running.get(session)
         if running is None:
-            running = asyncio.create_task(self._restore(session))
+            running = asyncio.create_task(self._batches.submit(session))
             self._running[session] = running
             running.add_done_callback(lambda _: self._running.pop(session, None))
         return await asyncio.shield(running)
 
-    async def _restore(self, session: UUID) -> bool:
+    async def _restore(self, sessions: Sequence[UUID]) -> Sequence[bool | Exception]:
         if self.live is None:
             raise RestoreFailed
-        async with self._places:
-            row = await self._sessions.read(session)
-            if row is None:
-                return False
-            for _ in range(TOKEN_TRIES):
-                token = token_hex(8)
-                if await self.live.take_token(session, token):
-                    # False means that the token was lost to a wipe or to another restorer: the caller's next try sees.
-                    await self.live.install(await self._rebuilt(row), token)
-                    return True
-                await asyncio.sleep(TOKEN_WAIT_SECONDS)
-                if await self._sessions.read(session) is None:
-                    return False
-            raise RestoreFailed
+        began, token = monotonic(), token_hex(8)
+        mine = await self.live.take_tokens(sessions, token)
+        if len(mine) < len(sessions):
+            await asyncio.sleep(TOKEN_WAIT_SECONDS)  # somebody else has the others; whoever asked looks again
+        try:
+            rows = await self._sessions.read(sorted(mine))
+            states = await self._rebuilt(rows)
+            not_installed = await self.live.install(states, token)
+        except BaseException:
+            await self.live.give_tokens_back(sorted(mine), token)
+            raise
+        await self.live.give_tokens_back(sorted(mine - states.keys() | not_installed), token)
+        for restored in (restored for session, restored in states.items() if session not in not_installed):
+            RESTORED.labels("PARKED" if restored.parked else restored.state.status.value).inc()
+        SECONDS.observe(monotonic() - began)
+        return [self._outcome(session, session in mine, session in rows, session in states) for session in sessions]
 
-    async def _rebuilt(self, row: SessionRow) -> SessionState:
-        """Return the session as it has to be from now on, in a higher epoch."""
-        session = row.facts.session
-        event = await self._submits.last(row.facts.exam, session) or await self._sessions.submission(session)
-        if event is not None:
-            frozen = self._read_event(event)
-            return _submitted(row, SessionStatus.SUBMITTED, frozen.submitted_ms, frozen.reason, frozen.answers)
-        # Only now: a worker may have scored it, and emptied the other two, since `row` was read.
-        scored = await self._sessions.scored_answers(session)
-        if scored is not None:
-            return _submitted(row, SessionStatus.SCORED, row.submitted_ms or row.ends_ms, SubmitReason.CLICK, scored)
-        if row.status is not SessionStatus.IN_PROGRESS:
-            raise RestoreFailed(f"{session} was handed in, and its frozen answers are nowhere")
-        epoch = await self._sessions.next_epoch(session)
-        return await self._merged(replace(row, epoch=epoch))
+    def _outcome(self, session: UUID, mine: bool, known: bool, rebuilt: bool) -> bool | Exception:
+        if mine and known and not rebuilt:
+            RESTORED.labels("FAILED").inc()
+            return RestoreFailed(f"{session} was handed in, and its frozen answers are nowhere")
+        return known or not mine
 
-    async def _merged(self, row: SessionRow) -> SessionState:
-        """Merge, per question, what Redis still has and what PostgreSQL has, by the higher version."""
-        if self.live is None:
-            raise RestoreFailed
-        newest: dict[str, SavedAnswer] = {}
-        leftover = await self.live.leftover(row.facts.session)
-        for saved in [*(leftover.answers if leftover else ()), *await self._sessions.answers(row.facts.session)]:
-            if saved.question not in newest or saved.version > newest[saved.question].version:
-                newest[saved.question] = saved
-        flipped = leftover if leftover and leftover.status is not SessionStatus.IN_PROGRESS else None
-        return SessionState(
-            facts=row.facts,
-            status=flipped.status if flipped else SessionStatus.IN_PROGRESS,
-            ends_ms=row.ends_ms,
-            now_ms=0,
-            epoch=row.epoch,
-            restored_through=max((saved.version for saved in newest.values()), default=0),
-            submitted_ms=flipped.submitted_ms if flipped else None,
-            reason=flipped.reason if flipped else None,
-            answers=flipped.answers if flipped else tuple(newest.values()),
-        )
+    async def _rebuilt(self, rows: Mapping[UUID, SessionRow]) -> Mapping[UUID, Restored]:
+        """Return the sessions as they have to be from now on; one whose frozen answers are nowhere is left out."""
+        deadlines = await self._deadlines.of(sorted(rows))
+        kept = await self._sessions.submissions(sorted(rows))
+        queued = await self._submits.last({session: row.facts.exam for session, row in rows.items() if session not in kept})
+        events = {**kept, **queued}
+        others = sorted(rows.keys() - events.keys())
+        scored, dead = await self._sessions.scored_answers(others), await self._sessions.dead_letters(others)
+        states: dict[UUID, Restored] = {}
+        running: dict[UUID, SessionRow] = {}
+        for session, row in rows.items():
+            try:
+                if session in scored:
+                    state = _scored(row, deadlines[session], scored[session])
+                elif session in events or session in dead:
+                    event = self._read_event(events.get(session) or dead[session])
+                    state = _handed_in(row, deadlines[session], event.submitted_ms, event.reason, event.answers)
+                elif row.status is SessionStatus.IN_PROGRESS:
+                    running[session] = row
+                    continue
+                else:
+                    continue
+            except Exception as damaged:  # one that cannot be read must not hold up the others
+                log.error("a kept submit cannot be read", session=str(session), error=type(damaged).__name__)
+                continue
+            states[session] = Restored(state, parked=session in dead and session not in events and session not in scored)
+        return {**states, **await self._merged(running, deadlines)}
+
+    async def _merged(self, rows: Mapping[UUID, SessionRow], deadlines: Mapping[UUID, Deadline]) -> Mapping[UUID, Restored]:
+        """Merge, per question, what Redis still has and what PostgreSQL has, by the higher version; in a higher epoch."""
+        if self.live is None or not rows:
+            return {}
+        leftovers = await self.live.leftovers(sorted(rows))
+        written: dict[UUID, list[SavedAnswer]] = {session: [] for session in rows}
+        for entry in await self._sessions.answers(sorted(rows)):
+            written[entry.session].append(entry.saved)
+        epochs = await self._sessions.next_epochs(sorted(rows))
+        return {
+            session: Restored(merged(row, deadlines[session], epochs[session], written[session], leftovers.get(session)))
+            for session, row in rows.items()
+        }
 
 
-def _submitted(row: SessionRow, status: SessionStatus, at_ms: int, reason: SubmitReason, answers: bytes) -> SessionState:
+def merged(
+    row: SessionRow, deadline: Deadline, epoch: int, written: Sequence[SavedAnswer], leftover: SessionState | None
+) -> SessionState:
+    """Return a session that goes on, of what PostgreSQL has of its answers and what Redis still has of it.
+
+    One that was flipped just before the generation changed keeps exactly what was frozen. Keys of saves that either side
+    has replaced stay remembered.
+    """
+    flipped = leftover if leftover and leftover.status is not SessionStatus.IN_PROGRESS else None
+    newest: dict[str, SavedAnswer] = {}
+    replaced = leftover.replaced if leftover else b""
+    for saved in sorted([*written, *(leftover.answers if leftover else ())], key=lambda saved: saved.version):
+        known = newest.get(saved.question)
+        if known is not None and known.version < saved.version:
+            replaced += replaced_row(known)
+        newest[saved.question] = saved
+    return SessionState(
+        facts=row.facts,
+        status=flipped.status if flipped else SessionStatus.IN_PROGRESS,
+        deadline=deadline,
+        now_ms=0,
+        epoch=epoch,
+        restored_through=max((saved.version for saved in newest.values()), default=0),
+        submitted_ms=flipped.submitted_ms if flipped else None,
+        reason=flipped.reason if flipped else None,
+        answers=flipped.answers if flipped else tuple(newest.values()),
+        replaced=replaced,
+    )
+
+
+def _scored(row: SessionRow, deadline: Deadline, answers: bytes) -> SessionState:
+    at_ms = row.submitted_ms or row.ends_ms
+    return replace(_handed_in(row, deadline, at_ms, SubmitReason.CLICK, answers), status=SessionStatus.SCORED)
+
+
+def _handed_in(row: SessionRow, deadline: Deadline, at_ms: int, reason: SubmitReason, answers: bytes) -> SessionState:
     """Return a session that is handed in, with exactly the answers that were frozen; versions and keys are gone."""
     frozen = (
         SavedAnswer(question, answer, version=0, saved_ms=at_ms, client_seq=None, key_digest=bytes(8), body_digest=bytes(4))
@@ -113,8 +177,8 @@ def _submitted(row: SessionRow, status: SessionStatus, at_ms: int, reason: Submi
     )
     return SessionState(
         facts=row.facts,
-        status=status,
-        ends_ms=row.ends_ms,
+        status=SessionStatus.SUBMITTED,
+        deadline=deadline,
         now_ms=0,
         epoch=row.epoch,
         restored_through=0,

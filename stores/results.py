@@ -287,7 +287,9 @@ async def _restate(connection: asyncpg.Connection, students: set[tuple[str, str]
         WITH attempt AS (
           SELECT r.exam_id, r.student_id, r.session_id, r.score, r.status, s.alias, s.cohorts, e.tie_break,
             CASE e.tie_break
-              WHEN 'DURATION' THEN (extract(epoch FROM s.submitted_at - s.started_at) * 1000)::bigint
+              WHEN 'DURATION' THEN (extract(epoch FROM s.submitted_at - s.started_at - coalesce(
+                (SELECT sum(least(p.resumed_at, p.ends_by, s.submitted_at) - p.paused_at) FROM session_pause p
+                 WHERE p.session_id = s.id AND p.paused_at < s.submitted_at), interval '0')) * 1000)::bigint
               WHEN 'SUBMITTED_AT' THEN (extract(epoch FROM s.submitted_at - e.created_at) * 1000)::bigint
               ELSE 0
             END AS tiebreak

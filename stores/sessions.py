@@ -1,25 +1,29 @@
 """Sessions: `exam_session`, `session_answer` and `submission` in PostgreSQL, the truth about who sat what and when."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from stores.records import (
+    Accommodation,
     Answer,
+    Deadline,
     Frozen,
     LogEntry,
     SavedAnswer,
     SessionFacts,
     SessionRow,
     SessionStatus,
+    Terms,
 )
 
 ROW = """id, exam_id, exam_version, student_id, attempt, alias, started_at, ends_at, status, epoch, submitted_at,
-         answers_sha256, cohorts"""
+         answers_sha256, cohorts, pause_ends_at"""
 
 
 class StartOutcome(StrEnum):
@@ -33,7 +37,7 @@ class StartOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A start that the rules allow; `ends_ms` is what the deadline rule made of `started_ms`.
+    """A start that the rules allow.
 
     With `max_attempts` 0 (a closed exam) only a session that is there already can be returned.
     """
@@ -44,7 +48,6 @@ class Start:
     cohorts: tuple[str, ...]
     alias: str
     started_ms: int
-    ends_ms: int
     max_attempts: int
     start_key: UUID | None
 
@@ -55,13 +58,23 @@ class Sessions:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def start(self, start: Start) -> tuple[StartOutcome, SessionRow | None]:
+    async def start(self, start: Start, rule: Callable[[Terms], Deadline]) -> tuple[StartOutcome, SessionRow | None, Deadline]:
         """Insert a session, or return the one that the start means: its key's, or the one in progress.
 
-        Racing starts of one student take turns on a lock of their own, so that they make one session.
+        Racing starts of one student take turns on a lock of their own, so that they make one session. Whoever moves the
+        exam's close or the student's extra time waits for the other two, so that no start misses it.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{start.exam}/{start.student}")
+            await connection.execute(
+                """
+                SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0)),
+                  pg_advisory_xact_lock_shared(hashtextextended('exam/' || $1, 0)),
+                  pg_advisory_xact_lock_shared(hashtextextended('time of ' || $2, 0))
+                """,
+                start.exam,
+                start.student,
+            )
+            deadline = rule(await _terms(connection, start))
             rows = await connection.fetch(
                 f"SELECT {ROW}, start_key FROM exam_session WHERE student_id = $1 AND exam_id = $2 ORDER BY attempt",  # noqa: S608
                 start.student,
@@ -70,11 +83,11 @@ class Sessions:
             if start.start_key is not None:
                 for row in rows:
                     if row["start_key"] == start.start_key:
-                        return StartOutcome.REPLAYED, _row(row)
+                        return StartOutcome.REPLAYED, _row(row), deadline
             if rows and rows[-1]["status"] == SessionStatus.IN_PROGRESS:
-                return StartOutcome.RUNNING, _row(rows[-1])
+                return StartOutcome.RUNNING, _row(rows[-1]), deadline
             if len(rows) >= start.max_attempts:
-                return StartOutcome.EXHAUSTED, None
+                return StartOutcome.EXHAUSTED, None, deadline
             made = await connection.fetchrow(
                 f"""
                 INSERT INTO exam_session
@@ -90,18 +103,18 @@ class Sessions:
                 start.start_key,
                 start.alias,
                 moment(start.started_ms),
-                moment(start.ends_ms),
+                moment(deadline.ends_ms),
             )
-            return StartOutcome.CREATED, _row(made)
+            return StartOutcome.CREATED, _row(made), deadline
 
     async def now_ms(self) -> int:
         """Return PostgreSQL's clock."""
         return milliseconds(await self._pool.fetchval("SELECT clock_timestamp()"))
 
-    async def read(self, session: UUID) -> SessionRow | None:
-        """Return one session, or None."""
-        row = await self._pool.fetchrow(f"SELECT {ROW} FROM exam_session WHERE id = $1", session)  # noqa: S608
-        return _row(row) if row else None
+    async def read(self, sessions: Sequence[UUID]) -> Mapping[UUID, SessionRow]:
+        """Return sessions by id; unknown ones are left out."""
+        rows = await self._pool.fetch(f"SELECT {ROW} FROM exam_session WHERE id = ANY ($1)", list(sessions))  # noqa: S608
+        return {row["id"]: _row(row) for row in rows}
 
     async def page(self, student: str | None, exam: str | None, before: UUID | None, count: int) -> Sequence[SessionRow]:
         """Return up to `count` sessions, newest first, older than `before`; None filters nothing."""
@@ -138,24 +151,27 @@ class Sessions:
         row = await self._pool.fetchrow("SELECT alias FROM enrolment WHERE exam_id = $1 AND student_id = $2", exam, student)
         return row is not None, row["alias"] if row else None
 
-    async def answers(self, session: UUID) -> Sequence[SavedAnswer]:
-        """Return the answers that snapshots have written."""
+    async def answers(self, sessions: Sequence[UUID]) -> Sequence[LogEntry]:
+        """Return the answers of sessions that snapshots have written."""
         rows = await self._pool.fetch(
             """
-            SELECT question_id, answer, version, answered_at, key_digest, body_digest, client_seq
-            FROM session_answer WHERE session_id = $1
+            SELECT session_id, question_id, answer, version, answered_at, key_digest, body_digest, client_seq
+            FROM session_answer WHERE session_id = ANY ($1)
             """,
-            session,
+            list(sessions),
         )
         return [
-            SavedAnswer(
-                question=row["question_id"],
-                answer=Answer.unpacked(row["answer"]),
-                version=row["version"],
-                saved_ms=milliseconds(row["answered_at"]),
-                client_seq=row["client_seq"],
-                key_digest=row["key_digest"],
-                body_digest=row["body_digest"],
+            LogEntry(
+                row["session_id"],
+                SavedAnswer(
+                    question=row["question_id"],
+                    answer=Answer.unpacked(row["answer"]),
+                    version=row["version"],
+                    saved_ms=milliseconds(row["answered_at"]),
+                    client_seq=row["client_seq"],
+                    key_digest=row["key_digest"],
+                    body_digest=row["body_digest"],
+                ),
             )
             for row in rows
         ]
@@ -222,10 +238,17 @@ class Sessions:
         )
         return [None] * len(batch)
 
-    async def submission(self, session: UUID) -> bytes | None:
-        """Return the submit event that is kept for a session, or None."""
-        event: bytes | None = await self._pool.fetchval("SELECT event FROM submission WHERE session_id = $1", session)
-        return event
+    async def submissions(self, sessions: Sequence[UUID]) -> Mapping[UUID, bytes]:
+        """Return the submit events that are kept here, by session."""
+        rows = await self._pool.fetch("SELECT session_id, event FROM submission WHERE session_id = ANY ($1)", list(sessions))
+        return {row["session_id"]: row["event"] for row in rows}
+
+    async def dead_letters(self, sessions: Sequence[UUID]) -> Mapping[UUID, bytes]:
+        """Return the submit events that could not be scored and wait for an operator, by session."""
+        rows = await self._pool.fetch(
+            "SELECT session_id, event FROM dead_letter WHERE session_id = ANY ($1) AND replayed_at IS NULL", list(sessions)
+        )
+        return {row["session_id"]: row["event"] for row in rows}
 
     async def waiting_submissions(self, older_ms: int, count: int) -> Sequence[tuple[UUID, str, bytes]]:
         """Return kept submit events that are older than that, oldest first: JetStream should have them by now."""
@@ -243,42 +266,61 @@ class Sessions:
         """Forget submit events that JetStream has acknowledged."""
         await self._pool.execute("DELETE FROM submission WHERE session_id = ANY ($1)", list(sessions))
 
-    async def overdue(self, older_ms: int, count: int) -> Sequence[UUID]:
-        """Return sessions that ended longer ago than that and have no result: the last net, whatever Redis knows.
+    async def count_submissions(self) -> int:
+        """Return how many submit events are kept here."""
+        count: int = await self._pool.fetchval("SELECT count(*) FROM submission")
+        return count
+
+    async def count_dead_letters(self) -> int:
+        """Return how many submits could not be scored and wait for an operator."""
+        count: int = await self._pool.fetchval("SELECT count(*) FROM dead_letter WHERE replayed_at IS NULL")
+        return count
+
+    async def overdue(
+        self, ended_ms: int, submitted_ms: int, after: tuple[datetime, UUID] | None, count: int
+    ) -> Sequence[tuple[datetime, UUID]]:
+        """Return sessions that ended that long ago and were not handed in, or were, longer ago, and have no result: the last
+        net, whatever Redis knows. They come by end and id, after `after`.
 
         Those that wait for an operator (`dead_letter`) are left out.
         """
         rows = await self._pool.fetch(
             """
-            SELECT id FROM exam_session s
+            SELECT ends_at, id FROM exam_session s
             WHERE status <> 'SCORED' AND ends_at < now() - make_interval(secs => $1 / 1000.0)
+              AND (status = 'IN_PROGRESS' OR submitted_at < now() - make_interval(secs => $2 / 1000.0))
+              AND ($3::timestamptz IS NULL OR (ends_at, id) > ($3, $4))
               AND NOT EXISTS (SELECT FROM dead_letter d WHERE d.session_id = s.id AND d.replayed_at IS NULL)
-            ORDER BY ends_at LIMIT $2
+            ORDER BY ends_at, id LIMIT $5
             """,
-            float(older_ms),
+            float(ended_ms),
+            float(submitted_ms),
+            after[0] if after else None,
+            after[1] if after else None,
             count,
         )
-        return [row["id"] for row in rows]
+        return [(row["ends_at"], row["id"]) for row in rows]
 
-    async def scored_answers(self, session: UUID) -> bytes | None:
-        """Return the answers that were scored, in canonical encoding, or None."""
-        answers: str | None = await self._pool.fetchval("SELECT answers FROM result WHERE session_id = $1", session)
-        return answers.encode() if answers is not None else None
+    async def scored_answers(self, sessions: Sequence[UUID]) -> Mapping[UUID, bytes]:
+        """Return the answers that were scored, in canonical encoding, by session."""
+        rows = await self._pool.fetch("SELECT session_id, answers FROM result WHERE session_id = ANY ($1)", list(sessions))
+        return {row["session_id"]: row["answers"].encode() for row in rows}
 
     async def total(self, session: UUID) -> tuple[int, int] | None:
         """Return the score and the maximum of a session's result, unless it has none or waits for graders."""
         row = await self._pool.fetchrow("SELECT score, max_score FROM result WHERE session_id = $1 AND status = 'SCORED'", session)
         return (row["score"], row["max_score"]) if row else None
 
-    async def next_epoch(self, session: UUID) -> int:
-        """Take a higher epoch for a restored session."""
-        epoch: int = await self._pool.fetchval("UPDATE exam_session SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch", session)
-        return epoch
-
-    async def next_generation(self) -> int:
-        """Take a number for a Redis that has none."""
-        number: int = await self._pool.fetchval("SELECT nextval('generation')")
-        return number
+    async def next_epochs(self, sessions: Sequence[UUID]) -> Mapping[UUID, int]:
+        """Take a higher epoch for each restored session."""
+        rows = await self._pool.fetch(
+            """
+            WITH locked AS (SELECT id FROM exam_session WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE)
+            UPDATE exam_session s SET epoch = epoch + 1 FROM locked WHERE s.id = locked.id RETURNING s.id, s.epoch
+            """,
+            list(sessions),
+        )
+        return {row["id"]: row["epoch"] for row in rows}
 
     async def make_partitions(self, months: int = 3, at_ms: int | None = None) -> int:
         """Make the monthly partitions ahead, and return how many were new."""
@@ -315,4 +357,31 @@ def _row(row: asyncpg.Record) -> SessionRow:
         submitted_ms=milliseconds(row["submitted_at"]) if row["submitted_at"] else None,
         answers_sha256=row["answers_sha256"],
         cohorts=tuple(row["cohorts"]),
+        pause_ends_ms=milliseconds(row["pause_ends_at"]) if row["pause_ends_at"] else None,
     )
+
+
+async def _terms(connection: asyncpg.Connection, start: Start) -> Terms:
+    """Return what decides when a session ends that starts now."""
+    row = await connection.fetchrow(
+        """
+        SELECT e.duration_seconds, e.closes_at, a.exam_id AS accommodated, a.extra_seconds, a.factor
+        FROM exam e LEFT JOIN accommodation a ON a.student_id = $2 AND a.exam_id IN (e.id, '')
+        WHERE e.id = $1 ORDER BY a.exam_id DESC NULLS LAST LIMIT 1
+        """,
+        start.exam,
+        start.student,
+    )
+    return Terms(
+        started_ms=start.started_ms,
+        duration_ms=row["duration_seconds"] * 1000,
+        closes_ms=milliseconds(row["closes_at"]) if row["closes_at"] else None,
+        accommodation=accommodation_of(row),
+    )
+
+
+def accommodation_of(row: Mapping[str, Any]) -> Accommodation | None:
+    """Read the columns `accommodated` (its exam, NULL: none), `extra_seconds` and `factor`."""
+    if row["accommodated"] is None:
+        return None
+    return Accommodation(row["accommodated"] != "", row["extra_seconds"], row["factor"])

@@ -5,8 +5,9 @@ second; once it is gone, a republish is accepted again. So no message ids (RELIA
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from time import monotonic
 from uuid import UUID
 
 from nats.aio.client import Client
@@ -22,6 +23,9 @@ CONSUMER = "scoring"
 ACK_WAIT_SECONDS = 10
 MAX_ACK_PENDING = 8_192
 GATHER_SECONDS = 0.02
+LOOKUPS = 64
+SILENCES = 3
+TRY_AGAIN_SECONDS = 1.0
 MAX_BYTES = 20 * 1024**3
 
 
@@ -40,6 +44,8 @@ class SubmitLog:
         self._client = client
         self._stream: JetStreamContext = client.jetstream(timeout=2)
         self._pull: JetStreamContext.PullSubscription | None = None
+        self._silences = 0
+        self._try_again = 0.0
 
     async def prepare(self) -> None:
         """Make the stream, or bring it up to these settings."""
@@ -62,6 +68,7 @@ class SubmitLog:
     async def prepare_to_pull(self) -> None:
         """Make the consumer that all scoring workers share, or bring it up to these settings."""
         await self.prepare()
+        self._pull = None
         await self._stream.add_consumer(
             STREAM,
             ConsumerConfig(
@@ -75,8 +82,17 @@ class SubmitLog:
     async def publish(self, subject: str, event: bytes, timeout_seconds: float) -> PublishOutcome:
         """Publish and wait until JetStream has synced it; AWAY: it may or may not have it.
 
-        Error 10077 is JetStream's generic store failure; only this text means that the first copy is still there.
+        Error 10077 is JetStream's generic store failure; only this text means that the first copy is still there. After
+        a few silences in a row nobody is made to wait for a second: then one tries again.
         """
+        if not self._client.is_connected or (self._silences >= SILENCES and monotonic() < self._try_again):
+            return PublishOutcome.AWAY
+        self._try_again = monotonic() + TRY_AGAIN_SECONDS
+        outcome = await self._publish(subject, event, timeout_seconds)
+        self._silences = self._silences + 1 if outcome is PublishOutcome.AWAY else 0
+        return outcome
+
+    async def _publish(self, subject: str, event: bytes, timeout_seconds: float) -> PublishOutcome:
         try:
             await self._stream.publish(subject, event, timeout=timeout_seconds)
         except APIError as refused:
@@ -91,12 +107,24 @@ class SubmitLog:
             raise
         return PublishOutcome.KEPT
 
-    async def last(self, exam: str, session: UUID) -> bytes | None:
-        """Return the event that waits for a session, read from the stream's leader, or None."""
+    async def last(self, sessions: Mapping[UUID, str]) -> Mapping[UUID, bytes]:
+        """Return the events that wait, for sessions with their exams; read from the stream's leader, never a replica."""
         try:
-            return (await self._stream.get_last_msg(STREAM, subject(exam, session))).data
-        except NotFoundError:
-            return None
+            if not sessions or await self.backlog() == 0:
+                return {}
+        except NotFoundError:  # an operator has deleted it; the next sweep makes it again
+            return {}
+        places = asyncio.Semaphore(LOOKUPS)
+
+        async def one(exam: str, session: UUID) -> bytes | None:
+            async with places:
+                try:
+                    return (await self._stream.get_last_msg(STREAM, subject(exam, session))).data
+                except NotFoundError:
+                    return None
+
+        found = await asyncio.gather(*(one(exam, session) for session, exam in sessions.items()))
+        return {session: event for session, event in zip(sessions, found, strict=True) if event is not None}
 
     async def pull(self, count: int, wait_seconds: float) -> Sequence[Msg]:
         """Return the next events, at most `count`; none when none came in time. Each must be acknowledged or ended.

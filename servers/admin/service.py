@@ -1,7 +1,9 @@
 """ExamAdminService: import, close and release exams, read their results, repair their boards."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from uuid import UUID
 
 from finalbell.v1 import admin_pb2 as pb
@@ -13,21 +15,35 @@ from servers.messages import exam_message, read_page_token, timestamp, write_pag
 from servers.serving.wrap import Call
 from stores.boards import Boards
 from stores.catalog import Catalog
+from stores.deadlines import Deadlines, settle
 from stores.exam_records import ExamFile
 from stores.exams import Exams, ImportOutcome
-from stores.records import Exam
+from stores.live import LiveSessions
+from stores.records import Accommodation, Exam
 from stores.results import Results, StaffRow, Standings
 
 MAX_IMPORT_MESSAGE_BYTES = 1_200_000
 EXAMPLES = 20
+JSON_NAME = {"opens_at": "opensAt", "closes_at": "closesAt"}
 
 
 class ExamAdminService:
     """What examiners and operators do."""
 
-    def __init__(self, exams: Exams, catalog: Catalog, results: Results, standings: Standings, boards: Boards) -> None:
+    def __init__(
+        self,
+        exams: Exams,
+        catalog: Catalog,
+        deadlines: Deadlines,
+        live: LiveSessions,
+        results: Results,
+        standings: Standings,
+        boards: Boards,
+    ) -> None:
         self._exams = exams
         self._catalog = catalog
+        self._deadlines = deadlines
+        self._live = live
         self._results = results
         self._standings = standings
         self._boards = boards
@@ -38,7 +54,7 @@ class ExamAdminService:
         match kept.outcome:
             case ImportOutcome.SESSIONS_LIVE:
                 raise errors.ExamInUse(
-                    "Students are sitting this exam: its questions cannot change now. Wait, or import it under another id."
+                    "Students are sitting this exam: questions and duration cannot change now. Wait, or import it under another id."
                 )
             case ImportOutcome.SESSIONS_RANKED:
                 raise errors.ExamInUse("Students have sat this exam: its tie-break cannot change. Import it under another id.")
@@ -46,9 +62,34 @@ class ExamAdminService:
                 pass
         if kept.exam is None:
             raise AssertionError("a kept exam is returned")
+        await settle(self._deadlines, self._live, kept.moved)
         return pb.ImportExamResponse(
             exam=exam_message(kept.exam, _now_ms()), key_version=kept.exam.key_version, changes=kept.changes
         )
+
+    async def UpdateSchedule(self, request: pb.UpdateScheduleRequest, call: Call) -> pb.UpdateScheduleResponse:
+        exam = await self._exam(request.exam_id)
+        wanted = _schedule(request, exam)
+        moved = await self._exams.reschedule(exam.id, wanted, call.caller.student)
+        if moved is None:
+            raise errors.ExamClosed("The exam was closed by hand; it keeps its schedule.")
+        await settle(self._deadlines, self._live, moved)
+        return pb.UpdateScheduleResponse(report=await self._report(exam.id), sessions_moved=len(moved))
+
+    async def SetAccommodation(self, request: pb.SetAccommodationRequest, call: Call) -> pb.SetAccommodationResponse:
+        if request.exam_id:
+            await self._exam(request.exam_id)
+        seconds = request.extra_seconds if request.HasField("extra_seconds") else None
+        factor = Decimal(repr(request.factor)) if request.HasField("factor") else None  # 1.1 is 1.1, not what is nearest to it
+        moved = await self._deadlines.accommodate(
+            request.student_id,
+            request.exam_id,
+            Accommodation(bool(request.exam_id), seconds, factor),
+            request.reason,
+            call.caller.student,
+        )
+        await settle(self._deadlines, self._live, moved)
+        return pb.SetAccommodationResponse(sessions_moved=len(moved))
 
     async def ListExamReports(self, request: pb.ListExamReportsRequest, call: Call) -> pb.ListExamReportsResponse:
         count = request.page_size or 50
@@ -143,6 +184,30 @@ async def _read_file(requests: AsyncIterator[pb.ImportExamRequest]) -> ExamFile:
         return read_exam(bytes(data), exam_id=exam_id or None, settings=settings)
     except InvalidExamFile as invalid:
         raise errors.InvalidExam(invalid.violations) from None
+
+
+def _schedule(request: pb.UpdateScheduleRequest, exam: Exam) -> Mapping[str, datetime | None]:
+    """Return what the schedule becomes; refuse a close that would end sessions in the past, or before they can start."""
+    asked = {"opens_at": request.opens_at, "closes_at": request.closes_at}
+    clear = {"opens_at": request.clear_opens_at, "closes_at": request.clear_closes_at}
+    named = {field.name for field, _ in request.ListFields()}
+    wanted = {"opens_at": _moment(exam.opens_ms), "closes_at": _moment(exam.closes_ms)}
+    wrong = [(JSON_NAME[name], "is both set and cleared") for name in wanted if name in named and clear[name]]
+    for name in wanted:
+        if name in named or clear[name]:
+            wanted[name] = asked[name].ToDatetime(UTC) if name in named else None
+    opens, closes = wanted["opens_at"], wanted["closes_at"]
+    if "closes_at" in named and closes is not None and closes <= datetime.now(UTC):
+        wrong.append(("closesAt", "is not ahead; to end an exam now, close it"))
+    if opens is not None and closes is not None and closes <= opens:
+        wrong.append(("closesAt", "is not after opensAt"))
+    if wrong:
+        raise errors.InvalidField(wrong)
+    return wanted
+
+
+def _moment(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def _after(token: str, scope: str) -> tuple[int, UUID] | None:

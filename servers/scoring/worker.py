@@ -79,6 +79,14 @@ class ScoringWorker:
             except Exception as failure:  # unacknowledged messages come again
                 log.warning("batch not scored yet", error=f"{type(failure).__name__}: {failure}"[:200])
                 await asyncio.sleep(0.5)
+                await self._mend()
+
+    async def _mend(self) -> None:
+        """Make the stream and its consumer again, where an operator or a disk has taken them; the nets publish anew."""
+        try:
+            await self._submits.prepare_to_pull()
+        except Exception as failure:  # it is away; tried again after the next failure
+            log.warning("no consumer", error=type(failure).__name__)
 
     async def score(self, messages: Sequence[Msg]) -> None:
         """Score one batch (steps D5 to D9)."""

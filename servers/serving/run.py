@@ -14,6 +14,7 @@ from prometheus_client import start_http_server
 
 from servers.auth import Tokens
 from servers.engine import make_server
+from servers.serving.rates import Rates
 from servers.serving.wrap import InFlight, handlers
 from servers.settings import Settings
 
@@ -50,7 +51,10 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     tokens = Tokens(settings.jwks, settings.issuer, settings.audience)
     server = make_server(hosted.max_message_bytes)
-    server.add_generic_rpc_handlers([handlers(service, servicer, tokens, in_flight) for service, servicer in hosted.services])
+    rates = Rates(settings.student_calls_per_second, settings.student_calls_at_once)
+    server.add_generic_rpc_handlers(
+        [handlers(service, servicer, tokens, rates, in_flight) for service, servicer in hosted.services]
+    )
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [service.full_name for service, _ in hosted.services]

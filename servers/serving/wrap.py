@@ -29,6 +29,7 @@ from prometheus_client import Counter, Histogram
 from servers import errors
 from servers.auth import Caller, Tokens
 from servers.errors import Refusal
+from servers.serving.rates import Rates
 from stores.live import RestoreFailed
 from stores.pipeline import Overloaded
 
@@ -104,15 +105,20 @@ class InFlight:
         await self._idle.wait()
 
 
-def handlers(service: ServiceDescriptor, servicer: object, tokens: Tokens, in_flight: InFlight) -> grpc.GenericRpcHandler:
+def handlers(
+    service: ServiceDescriptor, servicer: object, tokens: Tokens, rates: Rates, in_flight: InFlight
+) -> grpc.GenericRpcHandler:
     """Return the wrapped handlers of a service; raises at once when an RPC has no policy or the servicer lacks it."""
     wrapped = {
-        method.name: _wrap(method, cast(Any, getattr(servicer, method.name)), tokens, in_flight) for method in service.methods
+        method.name: _wrap(method, cast(Any, getattr(servicer, method.name)), tokens, rates, in_flight)
+        for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, wrapped)
 
 
-def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, in_flight: InFlight) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(
+    method: MethodDescriptor, handler: Any, tokens: Tokens, rates: Rates, in_flight: InFlight
+) -> grpc.RpcMethodHandler[Any, Any]:
     policy = method.GetOptions().Extensions[policy_pb2.policy]
     if policy.access == Policy.ACCESS_UNSPECIFIED:
         raise TypeError(f"{method.full_name} has no finalbell.v1.policy")
@@ -128,6 +134,7 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, in_flight: InF
         with in_flight:
             try:
                 sent, caller = _admitted(policy, context, tokens)
+                rates.take(caller)
                 request = _decoded(data, request_class) if isinstance(data, bytes) else data
                 call = Call(caller, _key(policy, request, sent), arrived, dict(sent))
                 reply = await _within(handler(request, call), _seconds_for(context.time_remaining(), longest))

@@ -5,20 +5,35 @@ from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge, Histogram
 
 from servers.session.snapshots import sleep_until
 from servers.session.submits import Submits
+from stores.deadlines import Deadlines, settle
 from stores.live import LiveSessions
-from stores.records import SubmitOutcome
+from stores.records import Frozen, NotFlipped, SubmitOutcome
 from stores.sessions import Sessions
 from stores.submit_log import PublishOutcome, SubmitLog
 
 RING_EVERY_SECONDS = 0.5
 NETS_EVERY_SECONDS = 5.0
-OVERDUE_MS = 30_000
+OVERDUE_MS = 10_000
+UNMARKED_MS = 300_000
+SWEPT_TOGETHER = 500
+SUBMISSION_MS = 5_000
 TOGETHER = 64
+LARGEST_SKEW_MS = 2_000
 RUNG = Counter("finalbell_bell_rung_total", "Sessions handed in by the bell")
+LATE = Histogram(
+    "finalbell_bell_late_seconds", "How long after a session's end the bell rang", buckets=(2.5, 3, 4, 5, 10, 30, 60, 300)
+)
+HELD = Gauge("finalbell_bell_held", "1 while the bell holds for sessions that were running during an outage")
+SKEW = Gauge("finalbell_clock_skew_seconds", "Redis's clock minus PostgreSQL's; past 2 s the bell does not ring")
+UNSETTLED = Gauge("finalbell_deadlines_pending", "Sessions whose time was changed, and whose end does not say so yet")
+UNSCORED = Gauge("finalbell_unscored_sessions", "Submitted sessions without a result")
+PARKED = Gauge("finalbell_parked_sessions", "Submitted sessions that wait for an operator")
+LETTERS = Gauge("finalbell_dead_letters_waiting", "Submits that could not be scored, and wait for an operator")
+ROWS = Gauge("finalbell_submission_rows", "Submits kept in PostgreSQL until JetStream has them")
 RESENT = Counter("finalbell_net_resent_total", "Submits published again", ["net"])
 log = structlog.get_logger()
 
@@ -26,15 +41,19 @@ log = structlog.get_logger()
 class Bell:
     """Hands in what is over, and publishes again what has no result. Every act is one that may be repeated."""
 
-    def __init__(self, live: LiveSessions, sessions: Sessions, submits: Submits, submit_log: SubmitLog) -> None:
+    def __init__(
+        self, live: LiveSessions, sessions: Sessions, deadlines: Deadlines, submits: Submits, submit_log: SubmitLog
+    ) -> None:
         self._live = live
         self._sessions = sessions
+        self._deadlines = deadlines
         self._submits = submits
         self._log = submit_log
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ring every half second."""
         while not stop.is_set():
+            await _guarded("deadlines", self.settle)
             await _guarded("bell", self.ring)
             await sleep_until(stop, RING_EVERY_SECONDS)
 
@@ -45,19 +64,37 @@ class Bell:
                 ("unscored", self.resend),
                 ("submission", self.move_submissions),
                 ("overdue", self.sweep),
+                ("counts", self.count),
             ):
                 await _guarded(name, net)
             await sleep_until(stop, NETS_EVERY_SECONDS)
 
+    async def settle(self) -> None:
+        """Bring sessions up to facts about their time whose writer has died before it did."""
+        unsettled = await self._deadlines.unsettled(1_000)
+        UNSETTLED.set(len(unsettled))
+        if unsettled:
+            await settle(self._deadlines, self._live, unsettled)
+
     async def ring(self) -> None:
-        """Hand in the sessions whose time is over. `due` is a hint; the session's own end decides."""
+        """Hand in the sessions whose time is over. `due` is a hint; the session's own end decides, and facts are read first.
 
-        async def one(session: UUID) -> None:
-            frozen = await self._submits.ring(session)
-            if frozen is not None and frozen.outcome is SubmitOutcome.FLIPPED:
+        Two clocks that disagree ring nothing: one of them is wrong, and whose time is over cannot be taken back.
+        """
+        due = await self._live.due()
+        skew_ms = await self._live.now_ms() - await self._sessions.now_ms()
+        SKEW.set(skew_ms / 1000)
+        if abs(skew_ms) > LARGEST_SKEW_MS:
+            log.error("the clocks of Redis and PostgreSQL differ; the bell does not ring", milliseconds=skew_ms)
+            return
+        await settle(self._deadlines, self._live, await self._deadlines.unsettled_among(due))
+        rung = await _each(due, self._submits.ring)
+        for frozen in rung:
+            if isinstance(frozen, Frozen) and frozen.outcome is SubmitOutcome.FLIPPED:
                 RUNG.inc()
-
-        await _each(await self._live.due(), one)
+                LATE.observe((frozen.now_ms - frozen.ends_ms) / 1000)
+        held = any(isinstance(one, NotFlipped) and one.outcome is SubmitOutcome.HELD for one in rung)
+        HELD.set(held or await self._live.holds())
 
     async def resend(self) -> None:
         """Publish submitted sessions again whose result is late; the broker refuses what it still has."""
@@ -71,10 +108,12 @@ class Bell:
         await _each(await self._live.unscored(), one)
 
     async def move_submissions(self) -> None:
-        """Move submits that were kept in PostgreSQL to JetStream, now that it answers again."""
+        """Move submits that were kept in PostgreSQL to JetStream, now that it answers again; mend a stream that is gone."""
+        waiting = await self._sessions.waiting_submissions(SUBMISSION_MS, 500)
         moved = []
-        for session, subject, event in await self._sessions.waiting_submissions(5_000, 500):
+        for session, subject, event in waiting:
             if await self._log.publish(subject, event, 2) is PublishOutcome.AWAY:
+                await self._log.prepare()
                 break
             moved.append(session)
         if moved:
@@ -82,29 +121,38 @@ class Bell:
             RESENT.labels("submission").inc(len(moved))
 
     async def sweep(self) -> None:
-        """Hand in what PostgreSQL knows to be over and unscored, whatever Redis knows: restored first, never composed."""
+        """Hand in what PostgreSQL knows to be over and unscored, whatever Redis knows: restored first, never composed.
 
-        async def one(session: UUID) -> None:
-            await self._submits.ring(session)
+        One that was handed in before is left to the net of the unscored, with its patience: restoring has put it there.
+        """
+        after = None
+        while overdue := await self._sessions.overdue(OVERDUE_MS, UNMARKED_MS, after, SWEPT_TOGETHER):
+            await _each([session for _, session in overdue], self._submits.ring, SWEPT_TOGETHER)
+            after = overdue[-1]
 
-        await _each(await self._sessions.overdue(OVERDUE_MS, 500), one)
+    async def count(self) -> None:
+        """Say how much waits, and for whom."""
+        unscored, parked = await self._live.waiting()
+        UNSCORED.set(unscored)
+        PARKED.set(parked)
+        ROWS.set(await self._sessions.count_submissions())
+        LETTERS.set(await self._sessions.count_dead_letters())
 
 
-async def _each(sessions: Sequence[UUID], work: Callable[[UUID], Awaitable[None]]) -> None:
+async def _each(sessions: Sequence[UUID], work: Callable[[UUID], Awaitable[object]], together: int = TOGETHER) -> Sequence[object]:
     """Do the work for each session, some at a time; one that fails is tried again by the next sweep."""
-    places = asyncio.Semaphore(TOGETHER)
+    places = asyncio.Semaphore(together)
 
-    async def one(session: UUID) -> None:
+    async def one(session: UUID) -> object:
         async with places:
-            await _guarded(f"session {session}", lambda: work(session))
+            return await _guarded(f"session {session}", lambda: work(session))
 
-    async with asyncio.TaskGroup() as group:
-        for session in sessions:
-            group.create_task(one(session))
+    return await asyncio.gather(*(one(session) for session in sessions))
 
 
-async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
+async def _guarded(name: str, work: Callable[[], Awaitable[object]]) -> object:
     try:
-        await work()
+        return await work()
     except Exception as failure:  # a store is away: the next sweep tries again
         log.warning("sweep failed", sweep=name, error=f"{type(failure).__name__}: {failure}"[:200])
+        return None

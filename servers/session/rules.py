@@ -1,4 +1,4 @@
-"""Rules of a session: when it ends, in which order it shows, which answers fit. Time and ids are arguments."""
+"""Rules of a session: in which order it shows, which answers fit. Ids are arguments; when it ends is in servers/deadline.py."""
 
 from base64 import b32encode
 from collections.abc import Sequence
@@ -20,15 +20,6 @@ FIELD = {
     AnswerKind.NUMBER: "number",
     AnswerKind.TEXT: "text",
 }
-
-
-def ends_at(started_ms: int, duration_ms: int, closes_ms: int | None) -> int:
-    """Return the last moment at which an answer is accepted, in milliseconds.
-
-    A late start does not move the exam's close: whoever comes ten minutes before it has ten minutes.
-    """
-    end = started_ms + duration_ms
-    return end if closes_ms is None else min(end, closes_ms)
 
 
 def question_order(paper: Paper, session: UUID) -> Sequence[str]:

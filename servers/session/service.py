@@ -1,26 +1,45 @@
-"""SessionService: start, read, save, submit."""
+"""SessionService: start, read, save, pause, submit."""
 
 import asyncio
 import time
 from uuid import UUID, uuid5
 
+import structlog
 from asyncpg import InterfaceError, PostgresError
 from finalbell.v1 import scoring_pb2
 from finalbell.v1 import session_pb2 as pb
 from finalbell.v1.events_pb2 import SessionScored
 
 from servers import errors
+from servers.deadline import pause_budget_ms
 from servers.errors import Refusal
-from servers.messages import read_page_token, timestamp, write_page_token
+from servers.messages import deadline_message, read_page_token, timestamp, write_page_token
 from servers.serving.wrap import Call, refused
 from servers.session import rules
 from servers.session.messages import answer_of, saved_message, session_message
-from servers.session.submits import Submits
+from servers.session.snapshots import sleep_until
+from servers.session.submits import Late, Submits
 from stores.catalog import Catalog
+from stores.deadlines import Deadlines, Explained, settle
 from stores.live import LiveSessions
-from stores.records import Exam, Frozen, Paper, PaperQuestion, Save, Saved, SaveOutcome, SessionState, SubmitOutcome
+from stores.records import (
+    Deadline,
+    Exam,
+    Frozen,
+    Paper,
+    PaperQuestion,
+    Save,
+    Saved,
+    SaveOutcome,
+    SessionState,
+    SessionStatus,
+    Terms,
+)
 from stores.sessions import Sessions, Start, StartOutcome
 
+TRIES = 3
+BEAT_SECONDS = 1.0
+log = structlog.get_logger()
 KEYS = UUID("7b0f0a52-5d53-4c0e-9d3f-3c1f6f1d6a11")
 """The namespace of `start_key`; a submit key's namespace is its session, so no student's key meets another's."""
 
@@ -28,41 +47,57 @@ KEYS = UUID("7b0f0a52-5d53-4c0e-9d3f-3c1f6f1d6a11")
 class SessionService:
     """Runs sessions. A save touches Redis only; a start writes PostgreSQL first, then Redis."""
 
-    def __init__(self, live: LiveSessions, sessions: Sessions, catalog: Catalog, submits: Submits, *, inline_wait_ms: int) -> None:
+    def __init__(
+        self,
+        live: LiveSessions,
+        sessions: Sessions,
+        deadlines: Deadlines,
+        catalog: Catalog,
+        submits: Submits,
+        *,
+        inline_wait_ms: int,
+    ) -> None:
         self._live = live
         self._sessions = sessions
+        self._deadlines = deadlines
         self._catalog = catalog
         self._submits = submits
         self._inline_wait = inline_wait_ms / 1000
         self._papers: dict[tuple[str, int], tuple[Paper, dict[str, PaperQuestion]]] = {}
 
+    async def beat(self, stop: asyncio.Event) -> None:
+        """Note every second that students are being served: when nobody does, the bell takes it for an outage."""
+        while not stop.is_set():
+            try:
+                await self._live.beat()
+            except Exception as failure:  # then nobody is served, and the silence says so
+                log.warning("no beat", error=type(failure).__name__)
+            await sleep_until(stop, BEAT_SECONDS)
+
     async def StartSession(self, request: pb.StartSessionRequest, call: Call) -> pb.StartSessionResponse:
         now_ms = await self._sessions.now_ms()
         exam = await self._startable(request.exam_id, call, now_ms)
         alias = await self._alias(exam, request.alias, call)
-        outcome, row = await self._sessions.start(
-            Start(
-                student=call.caller.student,
-                exam=exam.id,
-                exam_version=exam.version,
-                cohorts=call.caller.cohorts,
-                alias=alias,
-                started_ms=now_ms,
-                ends_ms=rules.ends_at(now_ms, exam.duration_seconds * 1000, exam.closes_ms),
-                max_attempts=0 if exam.closed(now_ms) else exam.max_attempts,
-                start_key=uuid5(KEYS, call.key) if call.key else None,
-            )
+        start = Start(
+            student=call.caller.student,
+            exam=exam.id,
+            exam_version=exam.version,
+            cohorts=call.caller.cohorts,
+            alias=alias,
+            started_ms=now_ms,
+            max_attempts=0 if exam.closed(now_ms) else exam.max_attempts,
+            start_key=uuid5(KEYS, call.key) if call.key else None,
         )
+        outcome, row, deadline = await self._sessions.start(start, self._deadlines.rule)
         if row is None:
             raise _not_startable(exam, now_ms)
         if outcome is StartOutcome.CREATED:
-            await self._live.start(row.facts, row.ends_ms)
+            await self._live.start(row.facts, deadline)
             call.answer_with(201)
         return pb.StartSessionResponse(session=await self._session(row.facts.session))
 
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> pb.GetSessionResponse:
-        session = await self._owned(request.session_id, call)
-        return pb.GetSessionResponse(session=await self._session(session))
+        return pb.GetSessionResponse(session=await self._message(await self._owned(request.session_id, call)))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
         student = request.student_id or None if call.caller.staff else call.caller.student
@@ -71,10 +106,19 @@ class SessionService:
         filters = f"sessions/{student}/{request.exam_id}"
         count, last = request.page_size or 50, read_page_token(request.page_token, filters)
         rows = await self._sessions.page(student, request.exam_id or None, UUID(last) if last else None, count + 1)
+        paused = await self._deadlines.of([row.facts.session for row in rows if row.pause_ends_ms is not None])
         now_ms = time.time_ns() // 1_000_000
         return pb.ListSessionsResponse(
             sessions=[
-                session_message(row.facts, row.status, row.ends_ms, row.submitted_ms, now_ms, row.epoch) for row in rows[:count]
+                session_message(
+                    row.facts,
+                    row.status,
+                    paused.get(row.facts.session, Deadline(0, row.ends_ms)),
+                    row.submitted_ms,
+                    now_ms,
+                    row.epoch,
+                )
+                for row in rows[:count]
             ],
             next_page_token=write_page_token(str(rows[count - 1].facts.session), filters) if len(rows) > count else "",
         )
@@ -83,7 +127,7 @@ class SessionService:
         return await self._save(UUID(request.session_id), request, call.key or "", call)
 
     async def BatchSaveAnswers(self, request: pb.BatchSaveAnswersRequest, call: Call) -> pb.BatchSaveAnswersResponse:
-        session = await self._owned(request.session_id, call)
+        session = (await self._owned(request.session_id, call)).facts.session
         return pb.BatchSaveAnswersResponse(outcomes=[await self._outcome(session, item, call) for item in request.items])
 
     async def SubmitSession(self, request: pb.SubmitSessionRequest, call: Call) -> pb.SubmitSessionResponse:
@@ -92,14 +136,42 @@ class SessionService:
             frozen = await self._submits.click(session, call.caller.student, uuid5(session, call.key or ""))
             if frozen is None:
                 raise errors.SessionNotFound
-            if frozen.outcome is SubmitOutcome.ENDED:
-                raise errors.SessionEnded(
-                    "Time was over; what you had saved has been handed in. Ask for the result.",
-                    endsAt=timestamp(frozen.ends_ms).ToJsonString(),
-                    serverTime=timestamp(frozen.now_ms).ToJsonString(),
-                    submitted="true",
-                )
+            if isinstance(frozen, Late):
+                raise _late(frozen)
             return _submitted(frozen, await self._total(frozen, waiting, call), call)
+
+    async def PauseSession(self, request: pb.PauseSessionRequest, call: Call) -> pb.PauseSessionResponse:
+        for _ in range(TRIES):
+            state = await self._running(request.session_id, call)
+            if state.deadline.paused(state.now_ms):
+                return pb.PauseSessionResponse(session=await self._message(state))
+            facts = await self._explained(state)
+            if not _paused(facts.terms, state.now_ms):
+                budget_ms = pause_budget_ms(facts.terms, facts.max_pauses, facts.max_pause_seconds)
+                if budget_ms == 0:
+                    raise _no_pause(facts)
+                ends_by_ms = state.now_ms + budget_ms
+                await self._deadlines.pause(state.facts.session, facts.terms.version, state.now_ms, ends_by_ms)
+            await settle(self._deadlines, self._live, [state.facts.session])
+        raise errors.Conflict("The session's time changed meanwhile; look again.")
+
+    async def ResumeSession(self, request: pb.ResumeSessionRequest, call: Call) -> pb.ResumeSessionResponse:
+        for _ in range(TRIES):
+            state = await self._running(request.session_id, call)
+            facts = await self._explained(state)
+            if _paused(facts.terms, state.now_ms):
+                await self._deadlines.resume(state.facts.session, facts.terms.version, state.now_ms)
+            elif not state.deadline.paused(state.now_ms):
+                return pb.ResumeSessionResponse(session=await self._message(state))
+            await settle(self._deadlines, self._live, [state.facts.session])
+        raise errors.Conflict("The session's time changed meanwhile; look again.")
+
+    async def ExplainDeadline(self, request: pb.ExplainDeadlineRequest, call: Call) -> pb.ExplainDeadlineResponse:
+        session = UUID(request.session_id)
+        explained = await self._deadlines.explain(session)
+        if explained is None or not (call.caller.staff or explained.student == call.caller.student):
+            raise errors.SessionNotFound
+        return pb.ExplainDeadlineResponse(deadline=deadline_message(session, explained, self._deadlines.rule))
 
     async def _total(self, frozen: Frozen, waiting: asyncio.Future[SessionScored], call: Call) -> tuple[int, int] | None:
         """Return score and maximum when they may be shown and come before the inline wait is over.
@@ -165,13 +237,33 @@ class SessionService:
         save = Save(session, call.caller.student, question.id, answer, rules.key_digest(key), body, sequence)
         return _saved(await self._live.save(save))
 
-    async def _owned(self, session_id: str, call: Call) -> UUID:
-        """Return the id of a session that the caller may read; for anybody else it does not exist."""
-        session = UUID(session_id)
-        facts = await self._live.facts(session)
-        if facts is None or facts.student != call.caller.student:
+    async def _owned(self, session_id: str, call: Call) -> SessionState:
+        """Return a session that the caller may read; for anybody else it does not exist."""
+        state = await self._live.state(UUID(session_id))
+        if state is None or state.facts.student != call.caller.student:
             raise errors.SessionNotFound
-        return session
+        return state
+
+    async def _running(self, session_id: str, call: Call) -> SessionState:
+        """Return the caller's session, unless it is over."""
+        state = await self._owned(session_id, call)
+        if state.status is not SessionStatus.IN_PROGRESS:
+            raise errors.SessionSubmitted("The session is handed in.")
+        if state.now_ms > state.deadline.ends_ms:
+            raise errors.SessionEnded(
+                "Time is over; what you saved is being handed in.",
+                endsAt=timestamp(state.deadline.ends_ms).ToJsonString(),
+                serverTime=timestamp(state.now_ms).ToJsonString(),
+            )
+        return state
+
+    async def _explained(self, state: SessionState) -> Explained:
+        explained = await self._deadlines.explain(state.facts.session)
+        if explained is None:
+            raise errors.SessionNotFound
+        if explained.status is not SessionStatus.IN_PROGRESS:
+            raise errors.SessionSubmitted("The session is handed in.")
+        return explained
 
     async def _session(self, session: UUID) -> pb.Session:
         state = await self._live.state(session)
@@ -181,7 +273,7 @@ class SessionService:
 
     async def _message(self, state: SessionState) -> pb.Session:
         paper, _ = await self._paper(state.facts.exam, state.facts.exam_version)
-        message = session_message(state.facts, state.status, state.ends_ms, state.submitted_ms, state.now_ms, state.epoch)
+        message = session_message(state.facts, state.status, state.deadline, state.submitted_ms, state.now_ms, state.epoch)
         message.restored_through_version = state.restored_through
         message.question_order.extend(rules.question_order(paper, state.facts.session))
         for question, options in rules.option_order(paper, state.facts.session).items():
@@ -209,6 +301,42 @@ def _not_startable(exam: Exam, now_ms: int) -> Refusal:
         at = exam.closed_ms or exam.closes_ms or 0
         return errors.ExamClosed("The exam is closed; it can no longer be started.", closedAt=timestamp(at).ToJsonString())
     return errors.AttemptsExhausted("You have used all attempts at this exam.", maxAttempts=str(exam.max_attempts))
+
+
+def _paused(terms: Terms, now_ms: int) -> bool:
+    return bool(terms.pauses) and not terms.pauses[-1].over(now_ms)
+
+
+def _no_pause(facts: Explained) -> Refusal:
+    if not facts.max_pauses or not facts.max_pause_seconds:
+        return errors.PauseNotAllowed("This exam cannot be paused.", maxPauses=str(facts.max_pauses))
+    used_ms = sum(pause.length_ms(pause.ends_by_ms) for pause in facts.terms.pauses)
+    return errors.PauseNotAllowed(
+        "All pauses of this session are used up.",
+        maxPauses=str(facts.max_pauses),
+        maxTotalSeconds=str(facts.max_pause_seconds),
+        usedPauses=str(len(facts.terms.pauses)),
+        usedSeconds=str(used_ms // 1000),
+    )
+
+
+def _late(late: Late) -> Refusal:
+    """Refuse a submit that came after the end; the bell has rung for it, or says when it may."""
+    ends_at, server_time = timestamp(late.ends_ms).ToJsonString(), timestamp(late.now_ms).ToJsonString()
+    if late.held_until_ms is None:
+        return errors.SessionEnded(
+            "Time was over; what you had saved has been handed in. Ask for the result.",
+            endsAt=ends_at,
+            serverTime=server_time,
+            submitted="true",
+        )
+    return errors.SessionEnded(
+        "Time was over; what you had saved is kept, and is handed in when the exam's staff have had a look.",
+        retry_seconds=max(1.0, (late.held_until_ms - late.now_ms) / 1000),
+        endsAt=ends_at,
+        serverTime=server_time,
+        submitted="false",
+    )
 
 
 def _submitted(frozen: Frozen, total: tuple[int, int] | None, call: Call) -> pb.SubmitSessionResponse:

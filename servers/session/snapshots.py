@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
+import asyncpg
 import structlog
 from prometheus_client import Counter, Gauge
 
@@ -12,10 +13,15 @@ from stores.records import LogEntry
 from stores.sessions import Sessions
 
 EVERY_SECONDS = 1.0
-ENTRIES = 5_000
+ENTRIES_A_SHARD = 500
+SHARDS_TOGETHER = 16
+DIRTY_A_SHARD = 50
 PARTITIONS_EVERY_SECONDS = 3_600.0
 LAG = Gauge("finalbell_snapshot_lag_entries", "Acknowledged saves that are not in PostgreSQL yet")
-WRITTEN = Counter("finalbell_snapshot_entries_total", "Log entries written to PostgreSQL")
+LAG_SECONDS = Gauge("finalbell_snapshot_lag_seconds", "Age of the oldest acknowledged save that is not in PostgreSQL yet")
+DIRTY = Gauge("finalbell_snapshot_dirty_sessions", "Sessions to be written whole, since their log was full")
+WRITTEN = Counter("finalbell_snapshot_entries_total", "Answers written to PostgreSQL")
+REFUSED = Counter("finalbell_snapshot_refused_total", "Answers that PostgreSQL refuses; they stay in Redis until the submit")
 log = structlog.get_logger()
 
 
@@ -43,24 +49,62 @@ class Snapshots:
                 log.error("partitions not made", error=str(failure)[:200])
             await sleep_until(stop, PARTITIONS_EVERY_SECONDS)
 
-    async def write(self) -> int:
-        """Write what the logs of the leased shards hold now, and return how many entries that were."""
-        read = await self._live.read_logs(await self._live.lease("snapshots", self._holder), ENTRIES)
-        entries = [entry for _, _, found in read.values() for entry in found]
-        if entries:
-            await self._sessions.keep_answers(fold(entries))
-            await self._live.trim_logs({number: (generation, after) for number, (generation, after, _) in read.items()})
+    async def write(self) -> bool:
+        """Write what the logs of the leased shards hold now; returns whether a log may hold more.
+
+        The order is the promise: read, commit, and only then cut off what was read.
+        """
+        shards, more = await self._live.lease("snapshots", self._holder), False
+        for first in range(0, len(shards), SHARDS_TOGETHER):
+            logs = await self._live.read_logs(shards[first : first + SHARDS_TOGETHER], ENTRIES_A_SHARD)
+            entries = [entry for read in logs.values() for entry in read.entries]
+            if entries:
+                await self._keep(fold(entries))
+                await self._live.trim_logs(logs)
+            more |= any(len(read.entries) == ENTRIES_A_SHARD for read in logs.values())
+        for number in shards:
+            await self._write_dirty(number)
+        return more
+
+    async def _write_dirty(self, number: int) -> None:
+        """Write sessions whole that the log had no room for. An older entry of theirs in the log loses by its version."""
+        while True:
+            generation, found = await self._live.read_dirty(number, DIRTY_A_SHARD)
+            if not found:
+                return
+            await self._keep([LogEntry(session, saved) for session, _, answers in found for saved in answers])
+            await self._live.clean(number, generation, {session: version for session, version, _ in found})
+            if len(found) < DIRTY_A_SHARD:
+                return
+
+    async def _keep(self, entries: Sequence[LogEntry]) -> None:
+        """Write answers; what PostgreSQL refuses for good is found by halving, so that it holds up nobody else's."""
+        try:
+            await self._sessions.keep_answers(entries)
             WRITTEN.inc(len(entries))
-        return len(entries)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError, OverflowError) as refused:
+            if len(entries) > 1:
+                await self._keep(entries[: len(entries) // 2])
+                await self._keep(entries[len(entries) // 2 :])
+                return
+            REFUSED.inc()
+            bad = entries[0]
+            log.error("answer not written", session=str(bad.session), question=bad.saved.question, error=type(refused).__name__)
 
     async def _write_once(self) -> None:
         try:
-            LAG.set(await self._live.log_lengths())  # first, so that it grows where everyone sees it when writing fails
-            while await self.write() >= ENTRIES:
-                pass
-            LAG.set(await self._live.log_lengths())
+            await self._measure()  # first, so that the lag grows where everyone sees it when writing fails
+            while await self.write():
+                await self._measure()
+            await self._measure()
         except Exception as failure:  # the log keeps what was not written; the next second tries again
             log.error("snapshot failed", error=f"{type(failure).__name__}: {failure}"[:200])
+
+    async def _measure(self) -> None:
+        backlog = await self._live.backlog()
+        LAG.set(backlog.entries)
+        DIRTY.set(backlog.dirty)
+        LAG_SECONDS.set(backlog.oldest_seconds)
 
 
 def fold(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:

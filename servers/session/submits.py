@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -12,9 +13,10 @@ import structlog
 from finalbell.v1 import events_pb2 as events
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stores.live import LiveSessions
+from stores.deadlines import Deadlines, settle
+from stores.live import BELL_GRACE_MS, LiveSessions
 from stores.pipeline import Coalescer
-from stores.records import Frozen, SessionFacts, SubmitOutcome, SubmitReason
+from stores.records import Frozen, NotFlipped, SessionFacts, SubmitOutcome, SubmitReason
 from stores.sessions import Sessions
 from stores.submit_log import PublishOutcome, SubmitLog, subject
 
@@ -26,11 +28,30 @@ class NotKept(ConnectionError):
     """Neither JetStream nor PostgreSQL took the submit; the flip stands, and a retry gets the same frozen answers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A click that came after the end: the bell has rung for the session, or holds until `held_until_ms`."""
+
+    ends_ms: int
+    now_ms: int
+    held_until_ms: int | None
+
+
 class Submits:
     """Flips sessions, makes their frozen answers durable, and hears of scores."""
 
-    def __init__(self, live: LiveSessions, submits: SubmitLog, sessions: Sessions, *, publish_wait_ms: int, crash_at: str) -> None:
+    def __init__(
+        self,
+        live: LiveSessions,
+        submits: SubmitLog,
+        sessions: Sessions,
+        deadlines: Deadlines,
+        *,
+        publish_wait_ms: int,
+        crash_at: str,
+    ) -> None:
         self._live = live
+        self._deadlines = deadlines
         self._submits = submits
         self._publish_wait = publish_wait_ms / 1000
         self._crash_at = crash_at
@@ -45,13 +66,14 @@ class Submits:
         self._inbox = f"scored.{uuid4().hex}"
         await self._submits.listen(self._inbox, self._receive)
 
-    async def click(self, session: UUID, student: str, key: UUID) -> Frozen | None:
+    async def click(self, session: UUID, student: str, key: UUID) -> Frozen | Late | None:
         """Hand a session in for its student; returns once the frozen answers are durable. None: no such session."""
-        return await asyncio.shield(self._own(self._hand_in(session, student, SubmitReason.CLICK, key)))
+        return await asyncio.shield(self._own(self._click(session, student, key)))
 
-    async def ring(self, session: UUID) -> Frozen | None:
-        """Hand a session in whose time is over."""
-        return await self._hand_in(session, None, SubmitReason.BELL, None)
+    async def ring(self, session: UUID, grace_ms: int = BELL_GRACE_MS) -> Frozen | NotFlipped | None:
+        """Hand a session in whose time is over. One that was handed in before is left to whoever did, and to the nets."""
+        rung = await self._live.submit(session, None, SubmitReason.BELL, grace_ms)
+        return await self._durable(rung, None) if rung is not None and rung.outcome is SubmitOutcome.FLIPPED else rung
 
     async def keep(self, frozen: Frozen, key: UUID | None) -> None:
         """Make a flipped session durable: in JetStream, or, when that does not answer in time, in PostgreSQL.
@@ -81,13 +103,26 @@ class Submits:
         while self._owned:
             await asyncio.gather(*self._owned, return_exceptions=True)
 
-    async def _hand_in(self, session: UUID, student: str | None, reason: SubmitReason, key: UUID | None) -> Frozen | None:
-        frozen = await self._live.submit(session, student, reason)
-        if frozen is not None and frozen.outcome is not SubmitOutcome.EARLY and not frozen.scored:
+    async def _click(self, session: UUID, student: str, key: UUID) -> Frozen | Late | None:
+        """Hand in, or ring the bell where time is over: first reading, as the bell does, whether time was given back."""
+        for _ in range(2):
+            flipped = await self._durable(await self._live.submit(session, student, SubmitReason.CLICK), key)
+            if not isinstance(flipped, NotFlipped):
+                return flipped
+            await settle(self._deadlines, self._live, await self._deadlines.unsettled_among([session]))
+            rung = await self.ring(session, grace_ms=0)
+            if isinstance(rung, NotFlipped) and rung.outcome is SubmitOutcome.HELD:
+                return Late(flipped.until_ms, flipped.now_ms, rung.until_ms)
+            if isinstance(rung, Frozen):
+                return Late(rung.ends_ms, rung.now_ms, None)
+        raise NotKept
+
+    async def _durable(self, flipped: Frozen | NotFlipped | None, key: UUID | None) -> Frozen | NotFlipped | None:
+        if isinstance(flipped, Frozen) and not flipped.scored:
             crash("D2", self._crash_at)
-            await self.keep(frozen, key)
+            await self.keep(flipped, key)
             crash("D3", self._crash_at)
-        return frozen
+        return flipped
 
     async def _mark(self, frozen: Frozen, key: UUID | None) -> None:
         """Tell PostgreSQL; scoring does it too, so a failure here only delays what a listing shows."""

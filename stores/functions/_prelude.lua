@@ -1,7 +1,8 @@
 -- What the acts share. A session's hash has one-letter fields, since there are 100,000 of them in memory:
---   g generation  x exam  p paper version  u student  n attempt  l alias  t started ms  e ends ms  s status (I in progress,
---   S submitted, D scored)  q paused at ms  v version  c epoch  r restored through  b bytes of answers  z submitted ms
---   w submit reason (CLICK, BELL)  y retries of the unscored net
+--   g generation  x exam  p paper version  u student  n attempt  l alias  t started ms  s status (I in progress, S submitted,
+--   D scored)  e ends ms  f version of the facts behind the end  v version  c epoch  r restored through  b bytes of answers
+--   h latest time seen, ms  z submitted ms  w submit reason (CLICK, BELL)  y retries of the unscored net
+--   q the last pause, unless it was resumed: "paused ms,ends ms,end of the session without it"; `e` takes it to run out
 --   a:<question>  version (6 bytes) time ms (6) client sequence (4, 0 = none) slot (2) answer
 --   d  key digest (8) and body digest (4) of each question's newest save, by slot
 --   k  key digest (8), body digest (4), version (6), time ms (6) of the last 64 saves that were replaced
@@ -13,6 +14,23 @@ local REMEMBERED = 64 * 24
 local function now_ms()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- The time for a session: the clock may be stepped back, a session's time never goes back.
+local function session_now(latest)
+  return math.max(now_ms(), tonumber(latest or 0))
+end
+
+-- When a session ends as of now, and whether its clock stands still (Deadline.as_of in records.py).
+local function ends_as_of(ends, pause, now)
+  if not pause then
+    return ends, false
+  end
+  local paused_at, pause_ends, unpaused = string.match(pause, '(%d+),(%d+),(%d+)')
+  if now >= tonumber(pause_ends) then
+    return ends, false
+  end
+  return math.min(tonumber(unpaused) + now - tonumber(paused_at), ends), true
 end
 
 local function session_of(key)

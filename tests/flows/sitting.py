@@ -52,6 +52,29 @@ class Student:
     async def submit(self, session: str, key: str | None = None) -> httpx.Response:
         return await self.http.post(f"/api/v1/sessions/{session}/submit", json={}, headers=_header(key or uuid.uuid4().hex))
 
+    async def pause(self, session: str) -> httpx.Response:
+        return await self.http.post(f"/api/v1/sessions/{session}/pause", json={})
+
+    async def resume(self, session: str) -> httpx.Response:
+        return await self.http.post(f"/api/v1/sessions/{session}/resume", json={})
+
+    async def deadline(self, session: str) -> httpx.Response:
+        return await self.http.get(f"/api/v1/sessions/{session}/deadline")
+
+    async def adjust(self, session: str, seconds: int, reason: str = "a power cut", key: str | None = None) -> httpx.Response:
+        """Give a session time; for staff."""
+        path, body = f"/api/v1/admin/sessions/{session}:adjustDeadline", {"seconds": seconds, "reason": reason}
+        return await self.http.post(path, json=body, headers=_header(key or uuid.uuid4().hex))
+
+    async def accommodate(self, student: str, exam: str | None = None, **extra: Any) -> httpx.Response:
+        """Give a student extra time; for staff."""
+        body = {"studentId": student, **({"examId": exam} if exam else {}), **extra}
+        return await self.http.put("/api/v1/admin/accommodations", json=body)
+
+    async def schedule(self, exam: str, **body: Any) -> httpx.Response:
+        """Move an exam's opening or close; for admins."""
+        return await self.http.patch(f"/api/v1/admin/exams/{exam}/schedule", json=body)
+
     async def result(self, session: str) -> httpx.Response:
         return await self.http.get(f"/api/v1/sessions/{session}/result")
 
@@ -63,7 +86,7 @@ class Student:
 
         async def there() -> dict[str, Any] | None:
             reply = await self.result(session)
-            if reply.status_code == 503 or reply.status_code == 202:
+            if reply.status_code in (202, 429, 503):
                 return None
             return good(reply)
 

@@ -43,6 +43,7 @@ NEEDS_A_FAULT = {
     "OVERLOADED": "8,192 calls have to wait in one process: tests of stores/pipeline.py",
     "CONFLICT": "two transactions have to deadlock, which the order of their statements prevents",
     "DEADLINE_EXCEEDED": "a store has to be slower than the caller's patience, and REST has no deadline of its own",
+    "RATE_LIMITED": "a student has to ask very often: tests/flows/test_rates.py",
     "INTERNAL": "a way to get one is a bug",
 }
 """Reasons that no call gives while everything works; each with where it is proved, or why it cannot be."""
@@ -247,9 +248,26 @@ async def saves_after_the_submit(stack: Stack, small_exam: dict[str, Any]) -> Ca
 
 @gives("SESSION_PAUSED")
 async def saves_while_paused(stack: Stack, small_exam: dict[str, Any]) -> Case:
-    session, token = await started(stack, small_exam)
-    await set_field(stack, session, "q", str(now_ms()))  # PauseSession is not built yet; its field is
+    session, token = await started(stack, small_exam, pause={"maxPauses": 1, "maxTotalSeconds": 60})
+    async with stack.channel() as channel:
+        assert (await Native(channel, token).call("PauseSession", session_pb2.PauseSessionRequest(session_id=session))).ok
     return Case("SaveAnswer", save_of(session), token, keyed=True)
+
+
+@gives("PAUSE_NOT_ALLOWED")
+async def pauses_an_exam_that_cannot_be_paused(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    return Case("PauseSession", session_pb2.PauseSessionRequest(session_id=session), token)
+
+
+@gives("SESSION_SUBMITTED")
+async def adjusts_a_session_that_is_handed_in(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    async with stack.channel() as channel:
+        request = session_pb2.SubmitSessionRequest(session_id=session)
+        assert (await Native(channel, token).call("SubmitSession", request, key=uuid.uuid4().hex)).ok
+    adjust = admin_pb2.AdjustDeadlineRequest(session_id=session, seconds=60, reason="a power cut")
+    return Case("AdjustDeadline", adjust, stack.token(roles=["proctor"]), keyed=True)
 
 
 @gives("SESSION_IN_PROGRESS")
@@ -456,9 +474,9 @@ async def imported(stack: Stack, exam: dict[str, Any], **settings: Any) -> str:
     return name
 
 
-async def started(stack: Stack, exam: dict[str, Any]) -> tuple[str, str]:
+async def started(stack: Stack, exam: dict[str, Any], **settings: Any) -> tuple[str, str]:
     """Return a running session and its student's token."""
-    name, token = await imported(stack, exam), stack.token()
+    name, token = await imported(stack, exam, **settings), stack.token()
     async with stack.channel() as channel:
         reply = await Native(channel, token).call("StartSession", session_pb2.StartSessionRequest(exam_id=name))
     return reply.ok.session.session_id, token

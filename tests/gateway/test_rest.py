@@ -537,7 +537,7 @@ async def test_a_page_from_a_known_origin_may_call(edge: Edge, origin: str) -> N
         assert answer.headers["access-control-allow-origin"] == origin
         exposed = set(answer.headers["access-control-expose-headers"].split(", "))
         assert exposed == {"grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "etag"}
-    assert set(asked.headers["access-control-allow-methods"].split(", ")) == {"GET", "PUT", "POST", "OPTIONS"}
+    assert set(asked.headers["access-control-allow-methods"].split(", ")) == {"GET", "PUT", "PATCH", "POST", "OPTIONS"}
     assert set(asked.headers["access-control-allow-headers"].split(", ")) == {
         "authorization",
         "content-type",

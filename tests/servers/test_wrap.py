@@ -17,6 +17,7 @@ from ops.home import Home
 from ops.keys import make_keys, mint
 from servers.auth import Tokens
 from servers.engine import make_server
+from servers.serving.rates import Rates
 from servers.serving.run import MAX_MESSAGE_BYTES
 from servers.serving.wrap import Call, InFlight, handlers
 from tests.stack import bearer
@@ -44,7 +45,7 @@ async def wrapped(tmp_path: Path) -> AsyncIterator[tuple[Scoring, grpc.aio.Chann
     make_keys(home)
     servicer, in_flight = Scoring(), InFlight()
     server = make_server(MAX_MESSAGE_BYTES)
-    server.add_generic_rpc_handlers([handlers(SERVICE, servicer, Tokens(home.jwks, ISSUER, AUDIENCE), in_flight)])
+    server.add_generic_rpc_handlers([handlers(SERVICE, servicer, Tokens(home.jwks, ISSUER, AUDIENCE), Rates(0, 0), in_flight)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -192,7 +193,7 @@ def test_a_server_does_not_start_with_an_rpc_that_has_no_policy(tmp_path: Path) 
     bare = descriptor_pool.Default().FindServiceByName("bare.Bare")
 
     with pytest.raises(TypeError, match="policy"):
-        handlers(bare, Scoring(), Tokens(tmp_path, ISSUER, AUDIENCE), InFlight())
+        handlers(bare, Scoring(), Tokens(tmp_path, ISSUER, AUDIENCE), Rates(0, 0), InFlight())
 
 
 def test_every_rpc_says_who_may_call_it() -> None:

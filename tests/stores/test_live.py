@@ -1,9 +1,10 @@
 """Running sessions in the real Redis: each act is atomic, and a retry hears what the first call did."""
 
+import asyncio
 import random
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from redis.exceptions import ResponseError
@@ -12,10 +13,24 @@ from servers.session.rules import body_digest, key_digest
 from servers.session.snapshots import Snapshots
 from stores import keys
 from stores.connect import Stores
-from stores.live import LiveSessions
-from stores.records import Answer, AnswerKind, Save, Saved, SaveOutcome, SessionFacts, SubmitOutcome, SubmitReason, encode_answers
+from stores.live import LiveSessions, Patience, Restored
+from stores.records import (
+    Answer,
+    AnswerKind,
+    Deadline,
+    Frozen,
+    MoveOutcome,
+    NotFlipped,
+    Save,
+    Saved,
+    SaveOutcome,
+    SessionFacts,
+    SubmitOutcome,
+    SubmitReason,
+    encode_answers,
+)
 from stores.sessions import Sessions
-from tests.stack import uuid7
+from tests.stack import eventually, uuid7
 
 NEVER_MS = 4_000_000_000_000
 
@@ -25,14 +40,14 @@ async def live(stores: Stores) -> LiveSessions:
     async def no_restore(session: uuid.UUID) -> bool:
         return False
 
-    opened = LiveSessions(stores.live, no_restore, Sessions(stores.postgres).next_generation)
+    opened = LiveSessions(stores.live, no_restore, stores.generations.begin, Patience())
     await opened.prepare()
     return opened
 
 
 async def begin(live: LiveSessions, ends_ms: int = NEVER_MS) -> SessionFacts:
-    facts = SessionFacts(uuid7(), "e", 1, "ada", 1, "Ada", int(time.time() * 1000))
-    await live.start(facts, ends_ms)
+    facts = SessionFacts(uuid7(), "e", 1, "ada", 1, "Ada", int(time.time() * 1000) - 1_000)
+    await live.start(facts, Deadline(1, ends_ms))
     return facts
 
 
@@ -144,31 +159,121 @@ async def test_the_first_submit_freezes_and_every_later_one_returns_the_same(liv
     after = await live.save(a_save(facts, "q1", "B", "key-two"))
     second = await live.submit(facts.session, None, SubmitReason.BELL)
 
-    assert first is not None
-    assert second is not None
+    assert isinstance(first, Frozen)
+    assert isinstance(second, Frozen)
     assert (first.outcome, second.outcome) == (SubmitOutcome.FLIPPED, SubmitOutcome.ALREADY)
     assert after.outcome is SaveOutcome.SUBMITTED
     assert first.answers == second.answers == encode_answers({"q1": "c:A"})
     assert (first.submitted_ms, first.reason) == (second.submitted_ms, second.reason)
 
 
-async def test_the_bell_waits_for_the_end_and_a_late_click_rings_it(live: LiveSessions) -> None:
-    running, over = await begin(live), await begin(live, ends_ms=int(time.time() * 1000) - 1)
+async def test_the_bell_waits_for_the_end_and_a_late_click_flips_nothing(live: LiveSessions) -> None:
+    ended_ms = int(time.time() * 1000) - 1_000
+    running, over = await begin(live), await begin(live, ended_ms)
 
     early = await live.submit(running.session, None, SubmitReason.BELL)
     late = await live.submit(over.session, "ada", SubmitReason.CLICK)
+    graced = await live.submit(over.session, None, SubmitReason.BELL)
+    rung = await live.submit(over.session, None, SubmitReason.BELL, grace_ms=0)
 
     assert early is not None
     assert late is not None
-    assert early.outcome is SubmitOutcome.EARLY
-    assert (late.outcome, late.reason, late.submitted_ms) == (SubmitOutcome.ENDED, SubmitReason.BELL, late.ends_ms)
+    assert graced is not None
+    assert isinstance(rung, Frozen)
+    outcomes = [early.outcome, late.outcome, graced.outcome, rung.outcome]
+    assert outcomes == [SubmitOutcome.EARLY, SubmitOutcome.ENDED, SubmitOutcome.EARLY, SubmitOutcome.FLIPPED]
+    assert (rung.reason, rung.submitted_ms) == (SubmitReason.BELL, ended_ms)
+
+
+async def test_the_bell_holds_after_an_outage_for_whoever_was_running(live: LiveSessions, stores: Stores) -> None:
+    over = await begin(live, ends_ms=int(time.time() * 1000) - 10_000)
+    number = keys.shard(over.session)
+    hold = f"{NEVER_MS},{int(time.time() * 1000) + 1}"
+    await stores.live.set(keys.hold_key(number), hold, px=60_000)
+    held = await live.submit(over.session, None, SubmitReason.BELL)
+    await stores.live.set(keys.hold_key(number), f"{NEVER_MS},{over.started_ms}", px=60_000)
+    started_after = await live.submit(over.session, None, SubmitReason.BELL)
+    await stores.live.delete(keys.hold_key(number))
+
+    assert isinstance(held, NotFlipped)
+    assert held.outcome is SubmitOutcome.HELD
+    assert isinstance(started_after, Frozen)
+
+
+async def test_a_silence_of_the_session_service_holds_the_bell_and_its_end_begins_the_hold(stores: Stores) -> None:
+    async def no_restore(session: uuid.UUID) -> bool:
+        return False
+
+    hasty = LiveSessions(stores.live, no_restore, stores.generations.begin, Patience(outage_ms=-1_000, hold_ms=300))
+    over = await begin(hasty, ends_ms=int(time.time() * 1000) - 10_000)
+
+    held = await hasty.submit(over.session, None, SubmitReason.BELL)
+    await hasty.beat()
+    until = await stores.live.get(keys.hold_key(keys.shard(over.session)))
+
+    assert isinstance(held, NotFlipped)
+    assert held.outcome is SubmitOutcome.HELD
+    assert until is not None
+
+
+async def test_a_pause_stops_the_clock_until_it_ends_by_itself(live: LiveSessions) -> None:
+    facts = await begin(live)
+    now = await live.now_ms()
+    await live.move({facts.session: Deadline(2, NEVER_MS, now - 1_000, now + 400, NEVER_MS - 60_000)})
+
+    while_paused = await live.save(a_save(facts, "q1", "A", "key-one"))
+    state = await live.state(facts.session)
+    await asyncio.sleep(0.5)
+    afterwards = await live.save(a_save(facts, "q1", "A", "key-one"))
+
+    assert state is not None
+    assert while_paused.outcome is SaveOutcome.PAUSED
+    assert while_paused.ends_ms == NEVER_MS - 60_000 + while_paused.now_ms - (now - 1_000)
+    assert state.deadline.as_of(state.now_ms) - state.now_ms == while_paused.ends_ms - while_paused.now_ms
+    assert (afterwards.outcome, afterwards.ends_ms) == (SaveOutcome.SAVED, NEVER_MS)
+
+
+async def test_only_newer_facts_move_an_end_and_none_moves_a_session_that_is_handed_in(live: LiveSessions) -> None:
+    running, gone, unknown = await begin(live), await begin(live), uuid7()
+    await live.submit(gone.session, "ada", SubmitReason.CLICK)
+
+    first = await live.move({s: Deadline(3, NEVER_MS - 1) for s in (running.session, gone.session, unknown)})
+    older = await live.move({running.session: Deadline(2, 1)})
+
+    state = await live.state(running.session)
+    assert state is not None
+    assert list(first.values()) == [MoveOutcome.MOVED, MoveOutcome.SUBMITTED, MoveOutcome.ABSENT]
+    assert older == {running.session: MoveOutcome.OLD}
+    assert state.deadline == Deadline(3, NEVER_MS - 1)
+
+
+async def test_newer_facts_about_a_session_that_is_being_restored_take_its_token_away(live: LiveSessions) -> None:
+    session = uuid7()
+    await live.take_tokens([session], "mine")
+
+    await live.move({session: Deadline(2, NEVER_MS)})
+
+    assert await live.take_tokens([session], "another's") == {session}
+
+
+async def test_a_sessions_time_never_goes_back(live: LiveSessions, stores: Stores) -> None:
+    facts = await begin(live)
+    ahead = await live.now_ms() + 3_600_000
+    await stores.live.hset(keys.session_key(facts.session), "h", ahead)
+
+    saved = await live.save(a_save(facts, "q1", "A", "key-one"))
+    frozen = await live.submit(facts.session, "ada", SubmitReason.CLICK)
+
+    assert isinstance(frozen, Frozen)
+    assert saved.at_ms == ahead
+    assert frozen.submitted_ms == ahead
 
 
 async def test_a_second_start_of_a_session_changes_nothing(live: LiveSessions) -> None:
     facts = await begin(live)
     await live.save(a_save(facts, "q1", "A", "key-one"))
 
-    await live.start(facts, 1)
+    await live.start(facts, Deadline(1, 1))
 
     assert await answers(live, facts) == {"q1": "A"}
 
@@ -187,21 +292,21 @@ async def test_a_restore_that_lost_its_token_installs_nothing(live: LiveSessions
     await live.save(a_save(facts, "q1", "A", "key-one"))
     state = await live.state(facts.session)
     assert state is not None
-    assert await live.take_token(facts.session, "mine")
+    assert await live.take_tokens([facts.session], "mine") == {facts.session}
     await stores.live.set(keys.token_key(facts.session), "somebody else's")
 
-    installed = await live.install(state, "mine")
+    not_installed = await live.install({facts.session: Restored(state)}, "mine")
 
-    assert installed is False
+    assert not_installed == {facts.session}
 
 
 async def test_the_save_log_is_cut_only_in_the_generation_in_which_it_was_read(live: LiveSessions, stores: Stores) -> None:
     facts = await begin(live)
     number = keys.shard(facts.session)
     await live.save(a_save(facts, "q1", "A", "key-one"))
-    (_, after, _) = (await live.read_logs([number], 5_000))[number]
+    read = (await live.read_logs([number], 5_000))[number]
 
-    await live.trim_logs({number: ("another", after)})
+    await live.trim_logs({number: replace(read, generation="another")})
 
     entries = await stores.live.xrange(keys.log_key(number))
     assert any(fields[b"i"].decode() == str(facts.session) for _, fields in entries) or await _written(stores, facts)
@@ -279,14 +384,67 @@ async def test_snapshots_write_the_newest_answers_and_two_at_once_do_no_harm(liv
         await Snapshots(live, sessions).write()
         await Snapshots(live, sessions).write()
 
-    written = {saved.question: (saved.answer.value, saved.version) for saved in await sessions.answers(facts.session)}
+    entries = await sessions.answers([facts.session])
+    written = {entry.saved.question: (entry.saved.answer.value, entry.saved.version) for entry in entries}
     state = await live.state(facts.session)
     assert state is not None
     assert written == {saved.question: (saved.answer.value, saved.version) for saved in state.answers}
 
 
 async def _all_written(live: LiveSessions) -> bool:
-    return await live.log_lengths() == 0
+    return (await live.backlog()).entries == 0
+
+
+async def test_saves_that_the_log_has_no_room_for_are_written_whole(
+    live: LiveSessions, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stores.live.MAX_LOG_ENTRIES", 0)
+    facts, sessions = await begin(live), Sessions(stores.postgres)
+    for n in range(3):
+        await live.save(a_save(facts, f"q{n}", "A", f"key-{n:05}"))
+
+    async def all_clean() -> bool:
+        await Snapshots(live, sessions).write()
+        return (await live.backlog()).dirty == 0
+
+    await eventually(all_clean)
+
+    assert [entry.saved.version for entry in await sessions.answers([facts.session])] == [1, 2, 3]
+
+
+async def test_a_dirty_session_that_changed_while_it_was_written_stays_dirty(
+    live: LiveSessions, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stores.live.MAX_LOG_ENTRIES", 0)
+    facts = await begin(live)
+    number = keys.shard(facts.session)
+    await stores.live.zadd(keys.dirty_key(number), {str(facts.session): 5})
+    generation = (await stores.live.get(keys.generation_key(number))).decode()
+
+    await live.clean(number, generation, {facts.session: 4})
+    after_older = await stores.live.zscore(keys.dirty_key(number), str(facts.session))
+    await live.clean(number, "another", {facts.session: 5})
+    after_other = await stores.live.zscore(keys.dirty_key(number), str(facts.session))
+    await live.clean(number, generation, {facts.session: 5})
+    after_same = await stores.live.zscore(keys.dirty_key(number), str(facts.session))
+
+    assert (after_older, after_other, after_same) == (5, 5, None)
+
+
+async def test_an_answer_that_postgresql_refuses_holds_up_nobody_elses(live: LiveSessions, stores: Stores) -> None:
+    facts, sessions = await begin(live), Sessions(stores.postgres)
+    no_month = SessionFacts(uuid.UUID(int=keys.shard(facts.session)), "e", 1, "ada", 1, "Ada", 0)
+    await live.start(no_month, Deadline(1, NEVER_MS))
+    for one in (no_month, facts, no_month):
+        await live.save(a_save(one, "q1", "A", f"key-{uuid.uuid4()}"))
+
+    async def all_written() -> bool:
+        await Snapshots(live, sessions).write()
+        return (await live.backlog()).entries == 0
+
+    await eventually(all_written)
+
+    assert [entry.saved.question for entry in await sessions.answers([facts.session])] == ["q1"]
 
 
 async def test_a_function_that_fails_fails_its_own_call_alone(live: LiveSessions, stores: Stores) -> None:

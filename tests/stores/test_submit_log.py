@@ -28,9 +28,9 @@ async def test_a_second_copy_is_refused_while_the_first_one_is_there_and_taken_a
     where = subject(exam, session)
 
     outcomes = [await log.publish(where, copy, 5) for copy in (b"first", b"second")]
-    waiting = await log.last(exam, session)
+    waiting = (await log.last({session: exam})).get(session)
     await stores.nats.jetstream().purge_stream("SUBMITS", subject=where)
-    gone = await log.last(exam, session)
+    gone = (await log.last({session: exam})).get(session)
     outcomes.append(await log.publish(where, b"third", 5))
     await stores.nats.jetstream().purge_stream("SUBMITS", subject=where)
 

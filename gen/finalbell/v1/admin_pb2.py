@@ -26,11 +26,12 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from finalbell.v1 import content_pb2 as finalbell_dot_v1_dot_content__pb2
 from finalbell.v1 import policy_pb2 as finalbell_dot_v1_dot_policy__pb2
 from finalbell.v1 import scoring_pb2 as finalbell_dot_v1_dot_scoring__pb2
+from finalbell.v1 import session_pb2 as finalbell_dot_v1_dot_session__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66inalbell/v1/admin.proto\x12\x0c\x66inalbell.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x66inalbell/v1/content.proto\x1a\x19\x66inalbell/v1/policy.proto\x1a\x1a\x66inalbell/v1/scoring.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n\x11ImportExamRequest\x12\x34\n\x07\x65xam_id\x18\x01 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12?\n\x08settings\x18\x02 \x03(\x0b\x32-.finalbell.v1.ImportExamRequest.SettingsEntry\x12\x18\n\x05\x63hunk\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\\\n\x12ImportExamResponse\x12 \n\x04\x65xam\x18\x01 \x01(\x0b\x32\x12.finalbell.v1.Exam\x12\x13\n\x0bkey_version\x18\x02 \x01(\x05\x12\x0f\n\x07\x63hanges\x18\x03 \x03(\t\"\xbe\x01\n\nExamReport\x12 \n\x04\x65xam\x18\x01 \x01(\x0b\x32\x12.finalbell.v1.Exam\x12\x13\n\x0bkey_version\x18\x02 \x01(\x05\x12\x10\n\x08sessions\x18\x03 \x01(\x05\x12\x13\n\x0bin_progress\x18\x04 \x01(\x05\x12\x11\n\tsubmitted\x18\x05 \x01(\x05\x12\x0e\n\x06scored\x18\x06 \x01(\x05\x12/\n\x0breleased_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x16ListExamReportsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"]\n\x17ListExamReportsResponse\x12)\n\x07reports\x18\x01 \x03(\x0b\x32\x18.finalbell.v1.ExamReport\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x14GetExamReportRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"A\n\x15GetExamReportResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.finalbell.v1.ExamReport\"E\n\x10\x43loseExamRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"=\n\x11\x43loseExamResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.finalbell.v1.ExamReport\"G\n\x12ReleaseExamRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13ReleaseExamResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.finalbell.v1.ExamReport\"\x84\x01\n\x12ListResultsRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\x83\x02\n\nExamResult\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.finalbell.v1.Result.Status\x12\r\n\x05score\x18\x06 \x01(\x05\x12\x11\n\tmax_score\x18\x07 \x01(\x05\x12\x11\n\x04rank\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08revision\x18\t \x01(\x05\x12\x30\n\x0csubmitted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05_rank\"Y\n\x13ListResultsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.finalbell.v1.ExamResult\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x19RebuildLeaderboardRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\">\n\x1aRebuildLeaderboardResponse\x12\x10\n\x08students\x18\x01 \x01(\x05\x12\x0e\n\x06\x62oards\x18\x02 \x01(\x05\"M\n\x18VerifyLeaderboardRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"f\n\x19VerifyLeaderboardResponse\x12\x10\n\x08students\x18\x01 \x01(\x05\x12\x13\n\x0b\x64ifferences\x18\x02 \x01(\x05\x12\x10\n\x08\x65xamples\x18\x03 \x03(\t\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x32\x82\t\n\x10\x45xamAdminService\x12Y\n\nImportExam\x12\x1f.finalbell.v1.ImportExamRequest\x1a .finalbell.v1.ImportExamResponse\"\x06\xa2\xbb\x18\x02\x08\x04(\x01\x12\x81\x01\n\x0fListExamReports\x12$.finalbell.v1.ListExamReportsRequest\x1a%.finalbell.v1.ListExamReportsResponse\"!\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/admin/exams\x12\x8d\x01\n\rGetExamReport\x12\".finalbell.v1.GetExamReportRequest\x1a#.finalbell.v1.GetExamReportResponse\"3\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\'\x12\x1d/api/v1/admin/exams/{exam_id}b\x06report\x12\x8a\x01\n\tCloseExam\x12\x1e.finalbell.v1.CloseExamRequest\x1a\x1f.finalbell.v1.CloseExamResponse\"<\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x30\"#/api/v1/admin/exams/{exam_id}:close:\x01*b\x06report\x12\x92\x01\n\x0bReleaseExam\x12 .finalbell.v1.ReleaseExamRequest\x1a!.finalbell.v1.ReleaseExamResponse\">\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x32\"%/api/v1/admin/exams/{exam_id}:release:\x01*b\x06report\x12\x87\x01\n\x0bListResults\x12 .finalbell.v1.ListResultsRequest\x1a!.finalbell.v1.ListResultsResponse\"3\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\'\x12%/api/v1/admin/exams/{exam_id}/results\x12\xab\x01\n\x12RebuildLeaderboard\x12\'.finalbell.v1.RebuildLeaderboardRequest\x1a(.finalbell.v1.RebuildLeaderboardResponse\"B\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x36\"1/api/v1/admin/exams/{exam_id}/leaderboard:rebuild:\x01*\x12\xa4\x01\n\x11VerifyLeaderboard\x12&.finalbell.v1.VerifyLeaderboardRequest\x1a\'.finalbell.v1.VerifyLeaderboardResponse\">\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x32\"0/api/v1/admin/exams/{exam_id}/leaderboard:verifyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66inalbell/v1/admin.proto\x12\x0c\x66inalbell.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x66inalbell/v1/content.proto\x1a\x19\x66inalbell/v1/policy.proto\x1a\x1a\x66inalbell/v1/scoring.proto\x1a\x1a\x66inalbell/v1/session.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n\x11ImportExamRequest\x12\x34\n\x07\x65xam_id\x18\x01 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12?\n\x08settings\x18\x02 \x03(\x0b\x32-.finalbell.v1.ImportExamRequest.SettingsEntry\x12\x18\n\x05\x63hunk\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\\\n\x12ImportExamResponse\x12 \n\x04\x65xam\x18\x01 \x01(\x0b\x32\x12.finalbell.v1.Exam\x12\x13\n\x0bkey_version\x18\x02 \x01(\x05\x12\x0f\n\x07\x63hanges\x18\x03 \x03(\t\"\xbe\x01\n\nExamReport\x12 \n\x04\x65xam\x18\x01 \x01(\x0b\x32\x12.finalbell.v1.Exam\x12\x13\n\x0bkey_version\x18\x02 \x01(\x05\x12\x10\n\x08sessions\x18\x03 \x01(\x05\x12\x13\n\x0bin_progress\x18\x04 \x01(\x05\x12\x11\n\tsubmitted\x18\x05 \x01(\x05\x12\x0e\n\x06scored\x18\x06 \x01(\x05\x12/\n\x0breleased_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x16ListExamReportsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"]\n\x17ListExamReportsResponse\x12)\n\x07reports\x18\x01 \x03(\x0b\x32\x18.finalbell.v1.ExamReport\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x14GetExamReportRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"A\n\x15GetExamReportResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.finalbell.v1.ExamReport\"E\n\x10\x43loseExamRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"=\n\x11\x43loseExamResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.finalbell.v1.ExamReport\"G\n\x12ReleaseExamRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13ReleaseExamResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.finalbell.v1.ExamReport\"\x84\x01\n\x12ListResultsRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\x83\x02\n\nExamResult\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.finalbell.v1.Result.Status\x12\r\n\x05score\x18\x06 \x01(\x05\x12\x11\n\tmax_score\x18\x07 \x01(\x05\x12\x11\n\x04rank\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08revision\x18\t \x01(\x05\x12\x30\n\x0csubmitted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05_rank\"Y\n\x13ListResultsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.finalbell.v1.ExamResult\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x19RebuildLeaderboardRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\">\n\x1aRebuildLeaderboardResponse\x12\x10\n\x08students\x18\x01 \x01(\x05\x12\x0e\n\x06\x62oards\x18\x02 \x01(\x05\"M\n\x18VerifyLeaderboardRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"f\n\x19VerifyLeaderboardResponse\x12\x10\n\x08students\x18\x01 \x01(\x05\x12\x13\n\x0b\x64ifferences\x18\x02 \x01(\x05\x12\x10\n\x08\x65xamples\x18\x03 \x03(\t\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\"\xd8\x01\n\x15UpdateScheduleRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x08opens_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tcloses_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63lear_opens_at\x18\x04 \x01(\x08\x12\x17\n\x0f\x63lear_closes_at\x18\x05 \x01(\x08\"Z\n\x16UpdateScheduleResponse\x12(\n\x06report\x18\x01 \x01(\x0b\x32\x18.finalbell.v1.ExamReport\x12\x16\n\x0esessions_moved\x18\x02 \x01(\x05\"\x80\x02\n\x17SetAccommodationRequest\x12\x34\n\nstudent_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[A-Za-z0-9._|@:-]{1,64}$\x12\x34\n\x07\x65xam_id\x18\x02 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12$\n\rextra_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\xa3\x05(\x00H\x00\x12)\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\xf0?H\x00\x12\x18\n\x06reason\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x42\x0e\n\x05\x65xtra\x12\x05\xbaH\x02\x08\x01\"2\n\x18SetAccommodationResponse\x12\x16\n\x0esessions_moved\x18\x01 \x01(\x05\"\xac\x01\n\x15\x41\x64justDeadlineRequest\x12\x1c\n\nsession_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\'\n\x07seconds\x18\x02 \x01(\x05\x42\x16\xbaH\x13\x1a\x11\x18\x80\xa3\x05(\x80\xdd\xfa\xff\xff\xff\xff\xff\xff\x01\x38\x00\x12\x1a\n\x06reason\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x12\x30\n\x0fidempotency_key\x18\x04 \x01(\tB\x17\xbaH\x14r\x0f\x32\r^[!-~]{8,64}$\xd8\x01\x01\"B\n\x16\x41\x64justDeadlineResponse\x12(\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x0b\x32\x16.finalbell.v1.Deadline2\xac\x0b\n\x10\x45xamAdminService\x12Y\n\nImportExam\x12\x1f.finalbell.v1.ImportExamRequest\x1a .finalbell.v1.ImportExamResponse\"\x06\xa2\xbb\x18\x02\x08\x04(\x01\x12\x81\x01\n\x0fListExamReports\x12$.finalbell.v1.ListExamReportsRequest\x1a%.finalbell.v1.ListExamReportsResponse\"!\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/admin/exams\x12\x8d\x01\n\rGetExamReport\x12\".finalbell.v1.GetExamReportRequest\x1a#.finalbell.v1.GetExamReportResponse\"3\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\'\x12\x1d/api/v1/admin/exams/{exam_id}b\x06report\x12\x8a\x01\n\tCloseExam\x12\x1e.finalbell.v1.CloseExamRequest\x1a\x1f.finalbell.v1.CloseExamResponse\"<\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x30\"#/api/v1/admin/exams/{exam_id}:close:\x01*b\x06report\x12\x92\x01\n\x0bReleaseExam\x12 .finalbell.v1.ReleaseExamRequest\x1a!.finalbell.v1.ReleaseExamResponse\">\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x32\"%/api/v1/admin/exams/{exam_id}:release:\x01*b\x06report\x12\x87\x01\n\x0bListResults\x12 .finalbell.v1.ListResultsRequest\x1a!.finalbell.v1.ListResultsResponse\"3\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\'\x12%/api/v1/admin/exams/{exam_id}/results\x12\xab\x01\n\x12RebuildLeaderboard\x12\'.finalbell.v1.RebuildLeaderboardRequest\x1a(.finalbell.v1.RebuildLeaderboardResponse\"B\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02\x36\"1/api/v1/admin/exams/{exam_id}/leaderboard:rebuild:\x01*\x12\xa4\x01\n\x11VerifyLeaderboard\x12&.finalbell.v1.VerifyLeaderboardRequest\x1a\'.finalbell.v1.VerifyLeaderboardResponse\">\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x32\"0/api/v1/admin/exams/{exam_id}/leaderboard:verify\x12\x94\x01\n\x0eUpdateSchedule\x12#.finalbell.v1.UpdateScheduleRequest\x1a$.finalbell.v1.UpdateScheduleResponse\"7\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02+2&/api/v1/admin/exams/{exam_id}/schedule:\x01*\x12\x90\x01\n\x10SetAccommodation\x12%.finalbell.v1.SetAccommodationRequest\x1a&.finalbell.v1.SetAccommodationResponse\"-\xa2\xbb\x18\x02\x08\x03\x82\xd3\xe4\x93\x02!\x1a\x1c/api/v1/admin/accommodations:\x01*2\xc4\x01\n\x13SessionAdminService\x12\xac\x01\n\x0e\x41\x64justDeadline\x12#.finalbell.v1.AdjustDeadlineRequest\x1a$.finalbell.v1.AdjustDeadlineResponse\"O\xa2\xbb\x18\x04\x08\x03\x10\x02\x82\xd3\xe4\x93\x02\x41\"2/api/v1/admin/sessions/{session_id}:adjustDeadline:\x01*b\x08\x64\x65\x61\x64lineb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,6 +64,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REBUILDLEADERBOARDREQUEST'].fields_by_name['exam_id']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_VERIFYLEADERBOARDREQUEST'].fields_by_name['exam_id']._loaded_options = None
   _globals['_VERIFYLEADERBOARDREQUEST'].fields_by_name['exam_id']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
+  _globals['_UPDATESCHEDULEREQUEST'].fields_by_name['exam_id']._loaded_options = None
+  _globals['_UPDATESCHEDULEREQUEST'].fields_by_name['exam_id']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
+  _globals['_SETACCOMMODATIONREQUEST'].oneofs_by_name['extra']._loaded_options = None
+  _globals['_SETACCOMMODATIONREQUEST'].oneofs_by_name['extra']._serialized_options = b'\272H\002\010\001'
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['student_id']._loaded_options = None
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['student_id']._serialized_options = b'\272H\035r\0332\031^[A-Za-z0-9._|@:-]{1,64}$'
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['exam_id']._loaded_options = None
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['exam_id']._serialized_options = b'\272H r\0332\031^[a-z0-9][a-z0-9-]{0,62}$\330\001\001'
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['extra_seconds']._loaded_options = None
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['extra_seconds']._serialized_options = b'\272H\010\032\006\030\200\243\005(\000'
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['factor']._loaded_options = None
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['factor']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000$@)\000\000\000\000\000\000\360?'
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_SETACCOMMODATIONREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_ADJUSTDEADLINEREQUEST'].fields_by_name['session_id']._loaded_options = None
+  _globals['_ADJUSTDEADLINEREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ADJUSTDEADLINEREQUEST'].fields_by_name['seconds']._loaded_options = None
+  _globals['_ADJUSTDEADLINEREQUEST'].fields_by_name['seconds']._serialized_options = b'\272H\023\032\021\030\200\243\005(\200\335\372\377\377\377\377\377\377\0018\000'
+  _globals['_ADJUSTDEADLINEREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_ADJUSTDEADLINEREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\007r\005\020\001\030\364\003'
+  _globals['_ADJUSTDEADLINEREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_ADJUSTDEADLINEREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\024r\0172\r^[!-~]{8,64}$\330\001\001'
   _globals['_EXAMADMINSERVICE'].methods_by_name['ImportExam']._loaded_options = None
   _globals['_EXAMADMINSERVICE'].methods_by_name['ImportExam']._serialized_options = b'\242\273\030\002\010\004'
   _globals['_EXAMADMINSERVICE'].methods_by_name['ListExamReports']._loaded_options = None
@@ -79,44 +102,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXAMADMINSERVICE'].methods_by_name['RebuildLeaderboard']._serialized_options = b'\242\273\030\002\010\004\202\323\344\223\0026\"1/api/v1/admin/exams/{exam_id}/leaderboard:rebuild:\001*'
   _globals['_EXAMADMINSERVICE'].methods_by_name['VerifyLeaderboard']._loaded_options = None
   _globals['_EXAMADMINSERVICE'].methods_by_name['VerifyLeaderboard']._serialized_options = b'\242\273\030\002\010\003\202\323\344\223\0022\"0/api/v1/admin/exams/{exam_id}/leaderboard:verify'
-  _globals['_IMPORTEXAMREQUEST']._serialized_start=218
-  _globals['_IMPORTEXAMREQUEST']._serialized_end=431
-  _globals['_IMPORTEXAMREQUEST_SETTINGSENTRY']._serialized_start=384
-  _globals['_IMPORTEXAMREQUEST_SETTINGSENTRY']._serialized_end=431
-  _globals['_IMPORTEXAMRESPONSE']._serialized_start=433
-  _globals['_IMPORTEXAMRESPONSE']._serialized_end=525
-  _globals['_EXAMREPORT']._serialized_start=528
-  _globals['_EXAMREPORT']._serialized_end=718
-  _globals['_LISTEXAMREPORTSREQUEST']._serialized_start=720
-  _globals['_LISTEXAMREPORTSREQUEST']._serialized_end=805
-  _globals['_LISTEXAMREPORTSRESPONSE']._serialized_start=807
-  _globals['_LISTEXAMREPORTSRESPONSE']._serialized_end=900
-  _globals['_GETEXAMREPORTREQUEST']._serialized_start=902
-  _globals['_GETEXAMREPORTREQUEST']._serialized_end=975
-  _globals['_GETEXAMREPORTRESPONSE']._serialized_start=977
-  _globals['_GETEXAMREPORTRESPONSE']._serialized_end=1042
-  _globals['_CLOSEEXAMREQUEST']._serialized_start=1044
-  _globals['_CLOSEEXAMREQUEST']._serialized_end=1113
-  _globals['_CLOSEEXAMRESPONSE']._serialized_start=1115
-  _globals['_CLOSEEXAMRESPONSE']._serialized_end=1176
-  _globals['_RELEASEEXAMREQUEST']._serialized_start=1178
-  _globals['_RELEASEEXAMREQUEST']._serialized_end=1249
-  _globals['_RELEASEEXAMRESPONSE']._serialized_start=1251
-  _globals['_RELEASEEXAMRESPONSE']._serialized_end=1314
-  _globals['_LISTRESULTSREQUEST']._serialized_start=1317
-  _globals['_LISTRESULTSREQUEST']._serialized_end=1449
-  _globals['_EXAMRESULT']._serialized_start=1452
-  _globals['_EXAMRESULT']._serialized_end=1711
-  _globals['_LISTRESULTSRESPONSE']._serialized_start=1713
-  _globals['_LISTRESULTSRESPONSE']._serialized_end=1802
-  _globals['_REBUILDLEADERBOARDREQUEST']._serialized_start=1804
-  _globals['_REBUILDLEADERBOARDREQUEST']._serialized_end=1882
-  _globals['_REBUILDLEADERBOARDRESPONSE']._serialized_start=1884
-  _globals['_REBUILDLEADERBOARDRESPONSE']._serialized_end=1946
-  _globals['_VERIFYLEADERBOARDREQUEST']._serialized_start=1948
-  _globals['_VERIFYLEADERBOARDREQUEST']._serialized_end=2025
-  _globals['_VERIFYLEADERBOARDRESPONSE']._serialized_start=2027
-  _globals['_VERIFYLEADERBOARDRESPONSE']._serialized_end=2129
-  _globals['_EXAMADMINSERVICE']._serialized_start=2132
-  _globals['_EXAMADMINSERVICE']._serialized_end=3286
+  _globals['_EXAMADMINSERVICE'].methods_by_name['UpdateSchedule']._loaded_options = None
+  _globals['_EXAMADMINSERVICE'].methods_by_name['UpdateSchedule']._serialized_options = b'\242\273\030\002\010\004\202\323\344\223\002+2&/api/v1/admin/exams/{exam_id}/schedule:\001*'
+  _globals['_EXAMADMINSERVICE'].methods_by_name['SetAccommodation']._loaded_options = None
+  _globals['_EXAMADMINSERVICE'].methods_by_name['SetAccommodation']._serialized_options = b'\242\273\030\002\010\003\202\323\344\223\002!\032\034/api/v1/admin/accommodations:\001*'
+  _globals['_SESSIONADMINSERVICE'].methods_by_name['AdjustDeadline']._loaded_options = None
+  _globals['_SESSIONADMINSERVICE'].methods_by_name['AdjustDeadline']._serialized_options = b'\242\273\030\004\010\003\020\002\202\323\344\223\002A\"2/api/v1/admin/sessions/{session_id}:adjustDeadline:\001*b\010deadline'
+  _globals['_IMPORTEXAMREQUEST']._serialized_start=246
+  _globals['_IMPORTEXAMREQUEST']._serialized_end=459
+  _globals['_IMPORTEXAMREQUEST_SETTINGSENTRY']._serialized_start=412
+  _globals['_IMPORTEXAMREQUEST_SETTINGSENTRY']._serialized_end=459
+  _globals['_IMPORTEXAMRESPONSE']._serialized_start=461
+  _globals['_IMPORTEXAMRESPONSE']._serialized_end=553
+  _globals['_EXAMREPORT']._serialized_start=556
+  _globals['_EXAMREPORT']._serialized_end=746
+  _globals['_LISTEXAMREPORTSREQUEST']._serialized_start=748
+  _globals['_LISTEXAMREPORTSREQUEST']._serialized_end=833
+  _globals['_LISTEXAMREPORTSRESPONSE']._serialized_start=835
+  _globals['_LISTEXAMREPORTSRESPONSE']._serialized_end=928
+  _globals['_GETEXAMREPORTREQUEST']._serialized_start=930
+  _globals['_GETEXAMREPORTREQUEST']._serialized_end=1003
+  _globals['_GETEXAMREPORTRESPONSE']._serialized_start=1005
+  _globals['_GETEXAMREPORTRESPONSE']._serialized_end=1070
+  _globals['_CLOSEEXAMREQUEST']._serialized_start=1072
+  _globals['_CLOSEEXAMREQUEST']._serialized_end=1141
+  _globals['_CLOSEEXAMRESPONSE']._serialized_start=1143
+  _globals['_CLOSEEXAMRESPONSE']._serialized_end=1204
+  _globals['_RELEASEEXAMREQUEST']._serialized_start=1206
+  _globals['_RELEASEEXAMREQUEST']._serialized_end=1277
+  _globals['_RELEASEEXAMRESPONSE']._serialized_start=1279
+  _globals['_RELEASEEXAMRESPONSE']._serialized_end=1342
+  _globals['_LISTRESULTSREQUEST']._serialized_start=1345
+  _globals['_LISTRESULTSREQUEST']._serialized_end=1477
+  _globals['_EXAMRESULT']._serialized_start=1480
+  _globals['_EXAMRESULT']._serialized_end=1739
+  _globals['_LISTRESULTSRESPONSE']._serialized_start=1741
+  _globals['_LISTRESULTSRESPONSE']._serialized_end=1830
+  _globals['_REBUILDLEADERBOARDREQUEST']._serialized_start=1832
+  _globals['_REBUILDLEADERBOARDREQUEST']._serialized_end=1910
+  _globals['_REBUILDLEADERBOARDRESPONSE']._serialized_start=1912
+  _globals['_REBUILDLEADERBOARDRESPONSE']._serialized_end=1974
+  _globals['_VERIFYLEADERBOARDREQUEST']._serialized_start=1976
+  _globals['_VERIFYLEADERBOARDREQUEST']._serialized_end=2053
+  _globals['_VERIFYLEADERBOARDRESPONSE']._serialized_start=2055
+  _globals['_VERIFYLEADERBOARDRESPONSE']._serialized_end=2157
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=2160
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=2376
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_start=2378
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_end=2468
+  _globals['_SETACCOMMODATIONREQUEST']._serialized_start=2471
+  _globals['_SETACCOMMODATIONREQUEST']._serialized_end=2727
+  _globals['_SETACCOMMODATIONRESPONSE']._serialized_start=2729
+  _globals['_SETACCOMMODATIONRESPONSE']._serialized_end=2779
+  _globals['_ADJUSTDEADLINEREQUEST']._serialized_start=2782
+  _globals['_ADJUSTDEADLINEREQUEST']._serialized_end=2954
+  _globals['_ADJUSTDEADLINERESPONSE']._serialized_start=2956
+  _globals['_ADJUSTDEADLINERESPONSE']._serialized_end=3022
+  _globals['_EXAMADMINSERVICE']._serialized_start=3025
+  _globals['_EXAMADMINSERVICE']._serialized_end=4477
+  _globals['_SESSIONADMINSERVICE']._serialized_start=4480
+  _globals['_SESSIONADMINSERVICE']._serialized_end=4676
 # @@protoc_insertion_point(module_scope)

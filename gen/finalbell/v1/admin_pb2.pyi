@@ -6,6 +6,7 @@ What examiners and operators do: import exams, close them, release scores, read 
 from collections import abc as _abc
 from finalbell.v1 import content_pb2 as _content_pb2
 from finalbell.v1 import scoring_pb2 as _scoring_pb2
+from finalbell.v1 import session_pb2 as _session_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -576,3 +577,195 @@ class VerifyLeaderboardResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyLeaderboardResponse: _TypeAlias = VerifyLeaderboardResponse  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleRequest(_message.Message):
+    """UpdateScheduleRequest says what moves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    OPENS_AT_FIELD_NUMBER: _builtins.int
+    CLOSES_AT_FIELD_NUMBER: _builtins.int
+    CLEAR_OPENS_AT_FIELD_NUMBER: _builtins.int
+    CLEAR_CLOSES_AT_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    clear_opens_at: _builtins.bool
+    """clear_opens_at lets it be open from now on."""
+    clear_closes_at: _builtins.bool
+    """clear_closes_at leaves it open until CloseExam."""
+    @_builtins.property
+    def opens_at(self) -> _timestamp_pb2.Timestamp:
+        """opens_at is when it can be started from."""
+
+    @_builtins.property
+    def closes_at(self) -> _timestamp_pb2.Timestamp:
+        """closes_at is when it can no longer be started, and when sessions end that have no extra time. It must be ahead."""
+
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        opens_at: _timestamp_pb2.Timestamp | None = ...,
+        closes_at: _timestamp_pb2.Timestamp | None = ...,
+        clear_opens_at: _builtins.bool = ...,
+        clear_closes_at: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closes_at", b"closes_at", "opens_at", b"opens_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_closes_at", b"clear_closes_at", "clear_opens_at", b"clear_opens_at", "closes_at", b"closes_at", "exam_id", b"exam_id", "opens_at", b"opens_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateScheduleRequest: _TypeAlias = UpdateScheduleRequest  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleResponse(_message.Message):
+    """UpdateScheduleResponse holds the exam as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    SESSIONS_MOVED_FIELD_NUMBER: _builtins.int
+    sessions_moved: _builtins.int
+    """sessions_moved counts the sessions in progress whose time was computed again."""
+    @_builtins.property
+    def report(self) -> Global___ExamReport:
+        """report is the exam with its counts."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___ExamReport | None = ...,
+        sessions_moved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "sessions_moved", b"sessions_moved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateScheduleResponse: _TypeAlias = UpdateScheduleResponse  # noqa: Y015
+
+@_typing.final
+class SetAccommodationRequest(_message.Message):
+    """SetAccommodationRequest says who gets what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    EXTRA_SECONDS_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """student_id is the student."""
+    exam_id: _builtins.str
+    """exam_id is the exam it is for. Default: all exams of the student."""
+    extra_seconds: _builtins.int
+    """extra_seconds is added to every session; 0 takes the accommodation back (for one exam: also the one for all exams
+    does not count there).
+    """
+    factor: _builtins.float
+    """factor multiplies the exam's duration, 1.25 for a quarter more time; rounded up to a second."""
+    reason: _builtins.str
+    """reason is why; the audit log keeps it."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        exam_id: _builtins.str = ...,
+        extra_seconds: _builtins.int = ...,
+        factor: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "extra_seconds", b"extra_seconds", "factor", b"factor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "extra", b"extra", "extra_seconds", b"extra_seconds", "factor", b"factor", "reason", b"reason", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_extra: _TypeAlias = _typing.Literal["extra_seconds", "factor"]  # noqa: Y015
+    _WhichOneofArgType_extra: _TypeAlias = _typing.Literal["extra", b"extra"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_extra) -> _WhichOneofReturnType_extra | None: ...
+
+Global___SetAccommodationRequest: _TypeAlias = SetAccommodationRequest  # noqa: Y015
+
+@_typing.final
+class SetAccommodationResponse(_message.Message):
+    """SetAccommodationResponse says whom it concerned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_MOVED_FIELD_NUMBER: _builtins.int
+    sessions_moved: _builtins.int
+    """sessions_moved counts the student's sessions in progress whose time was computed again."""
+    def __init__(
+        self,
+        *,
+        sessions_moved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions_moved", b"sessions_moved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAccommodationResponse: _TypeAlias = SetAccommodationResponse  # noqa: Y015
+
+@_typing.final
+class AdjustDeadlineRequest(_message.Message):
+    """AdjustDeadlineRequest says by how much."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the session, a UUID."""
+    seconds: _builtins.int
+    """seconds is added to the session's time; negative takes time away. At most a day either way, and not 0."""
+    reason: _builtins.str
+    """reason is why; the student sees it in ExplainDeadline."""
+    idempotency_key: _builtins.str
+    """idempotency_key identifies the adjustment. Required here or as metadata `idempotency-key`."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        seconds: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "reason", b"reason", "seconds", b"seconds", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdjustDeadlineRequest: _TypeAlias = AdjustDeadlineRequest  # noqa: Y015
+
+@_typing.final
+class AdjustDeadlineResponse(_message.Message):
+    """AdjustDeadlineResponse holds the deadline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deadline(self) -> _session_pb2.Deadline:
+        """deadline is the sum with all its terms."""
+
+    def __init__(
+        self,
+        *,
+        deadline: _session_pb2.Deadline | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdjustDeadlineResponse: _TypeAlias = AdjustDeadlineResponse  # noqa: Y015

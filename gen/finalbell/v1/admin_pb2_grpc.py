@@ -75,6 +75,16 @@ class ExamAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardResponse.FromString,
                 _registered_method=True)
+        self.UpdateSchedule = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/UpdateSchedule',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.UpdateScheduleRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.UpdateScheduleResponse.FromString,
+                _registered_method=True)
+        self.SetAccommodation = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/SetAccommodation',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.SetAccommodationRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.SetAccommodationResponse.FromString,
+                _registered_method=True)
 
 
 class ExamAdminServiceServicer:
@@ -156,6 +166,29 @@ class ExamAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateSchedule(self, request, context):
+        """UpdateSchedule moves when an exam opens and closes, also while students sit it: the time of every session that is
+        still in progress is computed again before the reply. What is not named stays.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD` (a close that is not ahead, or not after the
+        opening; a field both set and cleared); FAILED_PRECONDITION `EXAM_CLOSED` for an exam that CloseExam closed;
+        UNAVAILABLE `STORE_UNAVAILABLE` (perhaps applied; repeating it is safe).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAccommodation(self, request, context):
+        """SetAccommodation gives a student extra time, for one exam or for all of theirs, before a session or during it; it
+        replaces what was set for the same student and scope. One for an exam stands in place of the one for all exams.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
+        applied; repeating it is safe).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExamAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -198,6 +231,16 @@ def add_ExamAdminServiceServicer_to_server(servicer, server):
                     servicer.VerifyLeaderboard,
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardResponse.SerializeToString,
+            ),
+            'UpdateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSchedule,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.UpdateScheduleRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.UpdateScheduleResponse.SerializeToString,
+            ),
+            'SetAccommodation': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAccommodation,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.SetAccommodationRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.SetAccommodationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -417,6 +460,141 @@ class ExamAdminService:
             '/finalbell.v1.ExamAdminService/VerifyLeaderboard',
             finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardRequest.SerializeToString,
             finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/UpdateSchedule',
+            finalbell_dot_v1_dot_admin__pb2.UpdateScheduleRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.UpdateScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAccommodation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/SetAccommodation',
+            finalbell_dot_v1_dot_admin__pb2.SetAccommodationRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.SetAccommodationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class SessionAdminServiceStub:
+    """SessionAdminService is for what staff do to one session. Every change writes the audit log with the caller's id.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.AdjustDeadline = channel.unary_unary(
+                '/finalbell.v1.SessionAdminService/AdjustDeadline',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.FromString,
+                _registered_method=True)
+
+
+class SessionAdminServiceServicer:
+    """SessionAdminService is for what staff do to one session. Every change writes the audit log with the caller's id.
+    """
+
+    def AdjustDeadline(self, request, context):
+        """AdjustDeadline gives a session that is in progress more time, or takes some, and says how its end is made up now.
+        The same key changes nothing a second time.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
+        (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
+        `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_SessionAdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'AdjustDeadline': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdjustDeadline,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'finalbell.v1.SessionAdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('finalbell.v1.SessionAdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class SessionAdminService:
+    """SessionAdminService is for what staff do to one session. Every change writes the audit log with the caller's id.
+    """
+
+    @staticmethod
+    def AdjustDeadline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionAdminService/AdjustDeadline',
+            finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,6 +75,21 @@ class ExamAdminServiceStub:
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`.
     """
+    UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateScheduleRequest, _admin_pb2.UpdateScheduleResponse]
+    """UpdateSchedule moves when an exam opens and closes, also while students sit it: the time of every session that is
+    still in progress is computed again before the reply. What is not named stays.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD` (a close that is not ahead, or not after the
+    opening; a field both set and cleared); FAILED_PRECONDITION `EXAM_CLOSED` for an exam that CloseExam closed;
+    UNAVAILABLE `STORE_UNAVAILABLE` (perhaps applied; repeating it is safe).
+    """
+    SetAccommodation: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetAccommodationRequest, _admin_pb2.SetAccommodationResponse]
+    """SetAccommodation gives a student extra time, for one exam or for all of theirs, before a session or during it; it
+    replaces what was set for the same student and scope. One for an exam stands in place of the one for all exams.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
+    applied; repeating it is safe).
+    """
 
 @_typing.type_check_only
 class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
@@ -122,6 +137,21 @@ class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
     """VerifyLeaderboard compares the boards of an exam with PostgreSQL and changes nothing.
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    UpdateSchedule: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateScheduleRequest, _admin_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
+    """UpdateSchedule moves when an exam opens and closes, also while students sit it: the time of every session that is
+    still in progress is computed again before the reply. What is not named stays.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD` (a close that is not ahead, or not after the
+    opening; a field both set and cleared); FAILED_PRECONDITION `EXAM_CLOSED` for an exam that CloseExam closed;
+    UNAVAILABLE `STORE_UNAVAILABLE` (perhaps applied; repeating it is safe).
+    """
+    SetAccommodation: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetAccommodationRequest, _admin_pb2.SetAccommodationResponse]  # type: ignore[assignment]
+    """SetAccommodation gives a student extra time, for one exam or for all of theirs, before a session or during it; it
+    replaces what was set for the same student and scope. One for an exam stands in place of the one for all exams.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
+    applied; repeating it is safe).
     """
 
 class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -217,4 +247,80 @@ class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND `EXAM_NOT_FOUND`.
         """
 
+    @_abc_1.abstractmethod
+    def UpdateSchedule(
+        self,
+        request: _admin_pb2.UpdateScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UpdateScheduleResponse, _abc.Awaitable[_admin_pb2.UpdateScheduleResponse]]:
+        """UpdateSchedule moves when an exam opens and closes, also while students sit it: the time of every session that is
+        still in progress is computed again before the reply. What is not named stays.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD` (a close that is not ahead, or not after the
+        opening; a field both set and cleared); FAILED_PRECONDITION `EXAM_CLOSED` for an exam that CloseExam closed;
+        UNAVAILABLE `STORE_UNAVAILABLE` (perhaps applied; repeating it is safe).
+        """
+
+    @_abc_1.abstractmethod
+    def SetAccommodation(
+        self,
+        request: _admin_pb2.SetAccommodationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetAccommodationResponse, _abc.Awaitable[_admin_pb2.SetAccommodationResponse]]:
+        """SetAccommodation gives a student extra time, for one exam or for all of theirs, before a session or during it; it
+        replaces what was set for the same student and scope. One for an exam stands in place of the one for all exams.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
+        applied; repeating it is safe).
+        """
+
 def add_ExamAdminServiceServicer_to_server(servicer: ExamAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class SessionAdminServiceStub:
+    """SessionAdminService is for what staff do to one session. Every change writes the audit log with the caller's id."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> SessionAdminServiceAsyncStub: ...
+    AdjustDeadline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AdjustDeadlineRequest, _admin_pb2.AdjustDeadlineResponse]
+    """AdjustDeadline gives a session that is in progress more time, or takes some, and says how its end is made up now.
+    The same key changes nothing a second time.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
+    (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
+    `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+    """
+
+@_typing.type_check_only
+class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
+    """SessionAdminService is for what staff do to one session. Every change writes the audit log with the caller's id."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    AdjustDeadline: _aio.UnaryUnaryMultiCallable[_admin_pb2.AdjustDeadlineRequest, _admin_pb2.AdjustDeadlineResponse]  # type: ignore[assignment]
+    """AdjustDeadline gives a session that is in progress more time, or takes some, and says how its end is made up now.
+    The same key changes nothing a second time.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
+    (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
+    `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+    """
+
+class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """SessionAdminService is for what staff do to one session. Every change writes the audit log with the caller's id."""
+
+    @_abc_1.abstractmethod
+    def AdjustDeadline(
+        self,
+        request: _admin_pb2.AdjustDeadlineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AdjustDeadlineResponse, _abc.Awaitable[_admin_pb2.AdjustDeadlineResponse]]:
+        """AdjustDeadline gives a session that is in progress more time, or takes some, and says how its end is made up now.
+        The same key changes nothing a second time.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
+        (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
+        `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+        """
+
+def add_SessionAdminServiceServicer_to_server(servicer: SessionAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,6 +23,203 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Deadline(_message.Message):
+    """Deadline is why a session ends when it ends:
+    `ends_at = min(started_at + duration + pauses, closes_at) + accommodation + adjustments`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Pause(_message.Message):
+        """Pause is one stop of the clock."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PAUSED_AT_FIELD_NUMBER: _builtins.int
+        RESUMED_AT_FIELD_NUMBER: _builtins.int
+        ENDS_BY_FIELD_NUMBER: _builtins.int
+        LENGTH_MS_FIELD_NUMBER: _builtins.int
+        length_ms: _builtins.int
+        """length_ms is what it adds to the sum so far, in milliseconds."""
+        @_builtins.property
+        def paused_at(self) -> _timestamp_pb2.Timestamp:
+            """paused_at is when it began."""
+
+        @_builtins.property
+        def resumed_at(self) -> _timestamp_pb2.Timestamp:
+            """resumed_at is when it ended; absent while it lasts, and when it ended by itself."""
+
+        @_builtins.property
+        def ends_by(self) -> _timestamp_pb2.Timestamp:
+            """ends_by is when it ends, or has ended, by itself: its budget is used up then."""
+
+        def __init__(
+            self,
+            *,
+            paused_at: _timestamp_pb2.Timestamp | None = ...,
+            resumed_at: _timestamp_pb2.Timestamp | None = ...,
+            ends_by: _timestamp_pb2.Timestamp | None = ...,
+            length_ms: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["ends_by", b"ends_by", "paused_at", b"paused_at", "resumed_at", b"resumed_at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_by", b"ends_by", "length_ms", b"length_ms", "paused_at", b"paused_at", "resumed_at", b"resumed_at"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Accommodation(_message.Message):
+        """Accommodation is extra time that a student has for every exam or for this one."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Scope:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Deadline.Accommodation._Scope.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            SCOPE_UNSPECIFIED: Deadline.Accommodation._Scope.ValueType  # 0
+            """SCOPE_UNSPECIFIED is never sent."""
+            EXAM: Deadline.Accommodation._Scope.ValueType  # 1
+            """EXAM is for this exam; it stands in place of one for all exams."""
+            ALL_EXAMS: Deadline.Accommodation._Scope.ValueType  # 2
+            """ALL_EXAMS is for all exams of the student."""
+
+        class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+            """scope says what it was given for."""
+
+        SCOPE_UNSPECIFIED: Deadline.Accommodation.Scope.ValueType  # 0
+        """SCOPE_UNSPECIFIED is never sent."""
+        EXAM: Deadline.Accommodation.Scope.ValueType  # 1
+        """EXAM is for this exam; it stands in place of one for all exams."""
+        ALL_EXAMS: Deadline.Accommodation.Scope.ValueType  # 2
+        """ALL_EXAMS is for all exams of the student."""
+
+        SCOPE_FIELD_NUMBER: _builtins.int
+        FACTOR_FIELD_NUMBER: _builtins.int
+        SECONDS_FIELD_NUMBER: _builtins.int
+        scope: Global___Deadline.Accommodation.Scope.ValueType
+        """scope says what it was given for."""
+        factor: _builtins.float
+        """factor multiplies the exam's duration, 1.25 for a quarter more; 0 where seconds were given instead."""
+        seconds: _builtins.int
+        """seconds is what it adds to the sum: as given, or duration × (factor − 1), rounded up to a second."""
+        def __init__(
+            self,
+            *,
+            scope: Global___Deadline.Accommodation.Scope.ValueType = ...,
+            factor: _builtins.float = ...,
+            seconds: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "scope", b"scope", "seconds", b"seconds"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Adjustment(_message.Message):
+        """Adjustment is time that staff gave to this session, or took."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SECONDS_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        ADJUSTED_AT_FIELD_NUMBER: _builtins.int
+        seconds: _builtins.int
+        """seconds is what it adds to the sum; negative takes time away."""
+        reason: _builtins.str
+        """reason is why, in the words of whoever did it."""
+        @_builtins.property
+        def adjusted_at(self) -> _timestamp_pb2.Timestamp:
+            """adjusted_at is when."""
+
+        def __init__(
+            self,
+            *,
+            seconds: _builtins.int = ...,
+            reason: _builtins.str = ...,
+            adjusted_at: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["adjusted_at", b"adjusted_at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_at", b"adjusted_at", "reason", b"reason", "seconds", b"seconds"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    DURATION_SECONDS_FIELD_NUMBER: _builtins.int
+    PAUSES_FIELD_NUMBER: _builtins.int
+    CLOSES_AT_FIELD_NUMBER: _builtins.int
+    ACCOMMODATION_FIELD_NUMBER: _builtins.int
+    ADJUSTMENTS_FIELD_NUMBER: _builtins.int
+    ENDS_AT_FIELD_NUMBER: _builtins.int
+    SERVER_TIME_FIELD_NUMBER: _builtins.int
+    MAX_PAUSES_FIELD_NUMBER: _builtins.int
+    MAX_PAUSE_SECONDS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the session."""
+    duration_seconds: _builtins.int
+    """duration_seconds is the exam's duration."""
+    max_pauses: _builtins.int
+    """max_pauses is how many pauses the exam allows."""
+    max_pause_seconds: _builtins.int
+    """max_pause_seconds is how long they may be in all."""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """started_at is when the session started."""
+
+    @_builtins.property
+    def pauses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Deadline.Pause]:
+        """pauses are the session's pauses, first one first."""
+
+    @_builtins.property
+    def closes_at(self) -> _timestamp_pb2.Timestamp:
+        """closes_at is the exam's close; absent where it has none."""
+
+    @_builtins.property
+    def accommodation(self) -> Global___Deadline.Accommodation:
+        """accommodation is the student's extra time; absent where there is none."""
+
+    @_builtins.property
+    def adjustments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Deadline.Adjustment]:
+        """adjustments are what staff did to this session's time, first one first."""
+
+    @_builtins.property
+    def ends_at(self) -> _timestamp_pb2.Timestamp:
+        """ends_at is the sum: the last moment at which an answer is accepted. During a pause: if it were resumed now."""
+
+    @_builtins.property
+    def server_time(self) -> _timestamp_pb2.Timestamp:
+        """server_time is the server's clock at this reply."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        duration_seconds: _builtins.int = ...,
+        pauses: _abc.Iterable[Global___Deadline.Pause] | None = ...,
+        closes_at: _timestamp_pb2.Timestamp | None = ...,
+        accommodation: Global___Deadline.Accommodation | None = ...,
+        adjustments: _abc.Iterable[Global___Deadline.Adjustment] | None = ...,
+        ends_at: _timestamp_pb2.Timestamp | None = ...,
+        server_time: _timestamp_pb2.Timestamp | None = ...,
+        max_pauses: _builtins.int = ...,
+        max_pause_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accommodation", b"accommodation", "closes_at", b"closes_at", "ends_at", b"ends_at", "server_time", b"server_time", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accommodation", b"accommodation", "adjustments", b"adjustments", "closes_at", b"closes_at", "duration_seconds", b"duration_seconds", "ends_at", b"ends_at", "max_pause_seconds", b"max_pause_seconds", "max_pauses", b"max_pauses", "pauses", b"pauses", "server_time", b"server_time", "session_id", b"session_id", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deadline: _TypeAlias = Deadline  # noqa: Y015
+
+@_typing.final
 class Session(_message.Message):
     """Session is one student's attempt at one exam."""
 
@@ -39,7 +236,7 @@ class Session(_message.Message):
         IN_PROGRESS: Session._Status.ValueType  # 1
         """IN_PROGRESS accepts answers until `ends_at`."""
         PAUSED: Session._Status.ValueType  # 2
-        """PAUSED accepts no answers; the clock stands still."""
+        """PAUSED accepts no answers; the clock stands still until ResumeSession or `pause_ends_at`."""
         SUBMITTED: Session._Status.ValueType  # 3
         """SUBMITTED is handed in, by the student or by the bell; the result is on its way."""
         SCORED: Session._Status.ValueType  # 4
@@ -53,7 +250,7 @@ class Session(_message.Message):
     IN_PROGRESS: Session.Status.ValueType  # 1
     """IN_PROGRESS accepts answers until `ends_at`."""
     PAUSED: Session.Status.ValueType  # 2
-    """PAUSED accepts no answers; the clock stands still."""
+    """PAUSED accepts no answers; the clock stands still until ResumeSession or `pause_ends_at`."""
     SUBMITTED: Session.Status.ValueType  # 3
     """SUBMITTED is handed in, by the student or by the bell; the result is on its way."""
     SCORED: Session.Status.ValueType  # 4
@@ -96,6 +293,7 @@ class Session(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     RESTORED_THROUGH_VERSION_FIELD_NUMBER: _builtins.int
     SUBMITTED_AT_FIELD_NUMBER: _builtins.int
+    PAUSE_ENDS_AT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """session_id is a UUIDv7."""
     exam_id: _builtins.str
@@ -146,6 +344,12 @@ class Session(_message.Message):
     def submitted_at(self) -> _timestamp_pb2.Timestamp:
         """submitted_at is when the session was handed in; absent before."""
 
+    @_builtins.property
+    def pause_ends_at(self) -> _timestamp_pb2.Timestamp:
+        """pause_ends_at is when the pause ends by itself; only while PAUSED. Until then `ends_at` moves with `server_time`:
+        it is when the session would end if it were resumed now, so that `remaining_ms` stands still.
+        """
+
     def __init__(
         self,
         *,
@@ -165,10 +369,11 @@ class Session(_message.Message):
         epoch: _builtins.int = ...,
         restored_through_version: _builtins.int = ...,
         submitted_at: _timestamp_pb2.Timestamp | None = ...,
+        pause_ends_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "server_time", b"server_time", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "pause_ends_at", b"pause_ends_at", "server_time", b"server_time", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "answers", b"answers", "attempt", b"attempt", "ends_at", b"ends_at", "epoch", b"epoch", "exam_id", b"exam_id", "exam_version", b"exam_version", "option_order", b"option_order", "question_order", b"question_order", "remaining_ms", b"remaining_ms", "restored_through_version", b"restored_through_version", "server_time", b"server_time", "session_id", b"session_id", "started_at", b"started_at", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "answers", b"answers", "attempt", b"attempt", "ends_at", b"ends_at", "epoch", b"epoch", "exam_id", b"exam_id", "exam_version", b"exam_version", "option_order", b"option_order", "pause_ends_at", b"pause_ends_at", "question_order", b"question_order", "remaining_ms", b"remaining_ms", "restored_through_version", b"restored_through_version", "server_time", b"server_time", "session_id", b"session_id", "started_at", b"started_at", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -797,3 +1002,141 @@ class SubmitSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___SubmitSessionResponse: _TypeAlias = SubmitSessionResponse  # noqa: Y015
+
+@_typing.final
+class PauseSessionRequest(_message.Message):
+    """PauseSessionRequest names the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the session, a UUID."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSessionRequest: _TypeAlias = PauseSessionRequest  # noqa: Y015
+
+@_typing.final
+class PauseSessionResponse(_message.Message):
+    """PauseSessionResponse holds the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """session is the session, PAUSED."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSessionResponse: _TypeAlias = PauseSessionResponse  # noqa: Y015
+
+@_typing.final
+class ResumeSessionRequest(_message.Message):
+    """ResumeSessionRequest names the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the session, a UUID."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSessionRequest: _TypeAlias = ResumeSessionRequest  # noqa: Y015
+
+@_typing.final
+class ResumeSessionResponse(_message.Message):
+    """ResumeSessionResponse holds the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """session is the session, IN_PROGRESS."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSessionResponse: _TypeAlias = ResumeSessionResponse  # noqa: Y015
+
+@_typing.final
+class ExplainDeadlineRequest(_message.Message):
+    """ExplainDeadlineRequest names the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the session, a UUID."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainDeadlineRequest: _TypeAlias = ExplainDeadlineRequest  # noqa: Y015
+
+@_typing.final
+class ExplainDeadlineResponse(_message.Message):
+    """ExplainDeadlineResponse holds the deadline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deadline(self) -> Global___Deadline:
+        """deadline is the sum with all its terms."""
+
+    def __init__(
+        self,
+        *,
+        deadline: Global___Deadline | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainDeadlineResponse: _TypeAlias = ExplainDeadlineResponse  # noqa: Y015

@@ -74,6 +74,21 @@ class SessionServiceStub:
                 request_serializer=finalbell_dot_v1_dot_session__pb2.SubmitSessionRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_session__pb2.SubmitSessionResponse.FromString,
                 _registered_method=True)
+        self.PauseSession = channel.unary_unary(
+                '/finalbell.v1.SessionService/PauseSession',
+                request_serializer=finalbell_dot_v1_dot_session__pb2.PauseSessionRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_session__pb2.PauseSessionResponse.FromString,
+                _registered_method=True)
+        self.ResumeSession = channel.unary_unary(
+                '/finalbell.v1.SessionService/ResumeSession',
+                request_serializer=finalbell_dot_v1_dot_session__pb2.ResumeSessionRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_session__pb2.ResumeSessionResponse.FromString,
+                _registered_method=True)
+        self.ExplainDeadline = channel.unary_unary(
+                '/finalbell.v1.SessionService/ExplainDeadline',
+                request_serializer=finalbell_dot_v1_dot_session__pb2.ExplainDeadlineRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_session__pb2.ExplainDeadlineResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer:
@@ -163,6 +178,41 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseSession(self, request, context):
+        """PauseSession stops a session's clock, where its exam allows pauses. No answer is accepted until ResumeSession.
+
+        A pause ends by itself when its budget does (`pause_ends_at`); the exam's close ends it too, since a pause never
+        moves `ends_at` past that. Pausing a paused session changes nothing.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `PAUSE_NOT_ALLOWED` (the exam allows none, or the budget is
+        used up: metadata `maxPauses`, `maxTotalSeconds`, `usedPauses`, `usedSeconds`), `SESSION_ENDED`, `SESSION_SUBMITTED`;
+        UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSession(self, request, context):
+        """ResumeSession lets a paused session's clock run on; `ends_at` is later by the pause. Resuming a session that is not
+        paused changes nothing.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over meanwhile,
+        `SESSION_SUBMITTED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainDeadline(self, request, context):
+        """ExplainDeadline lists every term of the sum that `ends_at` is: for a student their own session's, for staff (admin,
+        proctor) anybody's.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -195,6 +245,21 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.SubmitSession,
                     request_deserializer=finalbell_dot_v1_dot_session__pb2.SubmitSessionRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_session__pb2.SubmitSessionResponse.SerializeToString,
+            ),
+            'PauseSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSession,
+                    request_deserializer=finalbell_dot_v1_dot_session__pb2.PauseSessionRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_session__pb2.PauseSessionResponse.SerializeToString,
+            ),
+            'ResumeSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSession,
+                    request_deserializer=finalbell_dot_v1_dot_session__pb2.ResumeSessionRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_session__pb2.ResumeSessionResponse.SerializeToString,
+            ),
+            'ExplainDeadline': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainDeadline,
+                    request_deserializer=finalbell_dot_v1_dot_session__pb2.ExplainDeadlineRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_session__pb2.ExplainDeadlineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -369,6 +434,87 @@ class SessionService:
             '/finalbell.v1.SessionService/SubmitSession',
             finalbell_dot_v1_dot_session__pb2.SubmitSessionRequest.SerializeToString,
             finalbell_dot_v1_dot_session__pb2.SubmitSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionService/PauseSession',
+            finalbell_dot_v1_dot_session__pb2.PauseSessionRequest.SerializeToString,
+            finalbell_dot_v1_dot_session__pb2.PauseSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionService/ResumeSession',
+            finalbell_dot_v1_dot_session__pb2.ResumeSessionRequest.SerializeToString,
+            finalbell_dot_v1_dot_session__pb2.ResumeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainDeadline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionService/ExplainDeadline',
+            finalbell_dot_v1_dot_session__pb2.ExplainDeadlineRequest.SerializeToString,
+            finalbell_dot_v1_dot_session__pb2.ExplainDeadlineResponse.FromString,
             options,
             channel_credentials,
             insecure,

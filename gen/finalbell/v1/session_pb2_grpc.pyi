@@ -93,6 +93,29 @@ class SessionServiceStub:
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over (metadata
     `submitted: true`: the server has handed in what was saved, ask for the result); UNAVAILABLE `STORE_UNAVAILABLE`.
     """
+    PauseSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.PauseSessionRequest, _session_pb2.PauseSessionResponse]
+    """PauseSession stops a session's clock, where its exam allows pauses. No answer is accepted until ResumeSession.
+
+    A pause ends by itself when its budget does (`pause_ends_at`); the exam's close ends it too, since a pause never
+    moves `ends_at` past that. Pausing a paused session changes nothing.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `PAUSE_NOT_ALLOWED` (the exam allows none, or the budget is
+    used up: metadata `maxPauses`, `maxTotalSeconds`, `usedPauses`, `usedSeconds`), `SESSION_ENDED`, `SESSION_SUBMITTED`;
+    UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ResumeSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ResumeSessionRequest, _session_pb2.ResumeSessionResponse]
+    """ResumeSession lets a paused session's clock run on; `ends_at` is later by the pause. Resuming a session that is not
+    paused changes nothing.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over meanwhile,
+    `SESSION_SUBMITTED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ExplainDeadline: _grpc.UnaryUnaryMultiCallable[_session_pb2.ExplainDeadlineRequest, _session_pb2.ExplainDeadlineResponse]
+    """ExplainDeadline lists every term of the sum that `ends_at` is: for a student their own session's, for staff (admin,
+    proctor) anybody's.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -158,6 +181,29 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over (metadata
     `submitted: true`: the server has handed in what was saved, ask for the result); UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    PauseSession: _aio.UnaryUnaryMultiCallable[_session_pb2.PauseSessionRequest, _session_pb2.PauseSessionResponse]  # type: ignore[assignment]
+    """PauseSession stops a session's clock, where its exam allows pauses. No answer is accepted until ResumeSession.
+
+    A pause ends by itself when its budget does (`pause_ends_at`); the exam's close ends it too, since a pause never
+    moves `ends_at` past that. Pausing a paused session changes nothing.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `PAUSE_NOT_ALLOWED` (the exam allows none, or the budget is
+    used up: metadata `maxPauses`, `maxTotalSeconds`, `usedPauses`, `usedSeconds`), `SESSION_ENDED`, `SESSION_SUBMITTED`;
+    UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ResumeSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ResumeSessionRequest, _session_pb2.ResumeSessionResponse]  # type: ignore[assignment]
+    """ResumeSession lets a paused session's clock run on; `ends_at` is later by the pause. Resuming a session that is not
+    paused changes nothing.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over meanwhile,
+    `SESSION_SUBMITTED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ExplainDeadline: _aio.UnaryUnaryMultiCallable[_session_pb2.ExplainDeadlineRequest, _session_pb2.ExplainDeadlineResponse]  # type: ignore[assignment]
+    """ExplainDeadline lists every term of the sum that `ends_at` is: for a student their own session's, for staff (admin,
+    proctor) anybody's.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -257,6 +303,47 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over (metadata
         `submitted: true`: the server has handed in what was saved, ask for the result); UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseSession(
+        self,
+        request: _session_pb2.PauseSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.PauseSessionResponse, _abc.Awaitable[_session_pb2.PauseSessionResponse]]:
+        """PauseSession stops a session's clock, where its exam allows pauses. No answer is accepted until ResumeSession.
+
+        A pause ends by itself when its budget does (`pause_ends_at`); the exam's close ends it too, since a pause never
+        moves `ends_at` past that. Pausing a paused session changes nothing.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `PAUSE_NOT_ALLOWED` (the exam allows none, or the budget is
+        used up: metadata `maxPauses`, `maxTotalSeconds`, `usedPauses`, `usedSeconds`), `SESSION_ENDED`, `SESSION_SUBMITTED`;
+        UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeSession(
+        self,
+        request: _session_pb2.ResumeSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ResumeSessionResponse, _abc.Awaitable[_session_pb2.ResumeSessionResponse]]:
+        """ResumeSession lets a paused session's clock run on; `ends_at` is later by the pause. Resuming a session that is not
+        paused changes nothing.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over meanwhile,
+        `SESSION_SUBMITTED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainDeadline(
+        self,
+        request: _session_pb2.ExplainDeadlineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ExplainDeadlineResponse, _abc.Awaitable[_session_pb2.ExplainDeadlineResponse]]:
+        """ExplainDeadline lists every term of the sum that `ends_at` is: for a student their own session's, for staff (admin,
+        proctor) anybody's.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
