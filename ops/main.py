@@ -6,9 +6,10 @@ These files import what is slow (gRPC, drivers, cryptography) inside the command
 import typer
 
 from ops import exam, leaderboard, stack, tokens
+from ops.audit.command import audit
 
 app = typer.Typer(help="Run and operate finalbell.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, tokens.token):
+for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, tokens.token, audit):
     app.command()(command)
 app.add_typer(exam.app, name="exam")
 app.add_typer(leaderboard.app, name="leaderboard")
