@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-from finalbell.v1 import admin_pb2, content_pb2, scoring_pb2
-from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
+from finalbell.v1 import admin_pb2, content_pb2, scoring_pb2, session_pb2
+from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub, SessionAdminServiceStub
+from finalbell.v1.session_pb2_grpc import SessionServiceStub
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
@@ -27,7 +28,10 @@ class Admin:
             else grpc.insecure_channel(target, options=options)
         )
         self._channel = channel
-        self._stub = ExamAdminServiceStub(grpc.intercept_channel(channel, _Bearer(token)))
+        authorized = grpc.intercept_channel(channel, _Bearer(token))
+        self._stub = ExamAdminServiceStub(authorized)
+        self._sessions = SessionAdminServiceStub(authorized)
+        self._students = SessionServiceStub(authorized)
 
     def close(self) -> None:
         """Close the connection."""
@@ -76,6 +80,41 @@ class Admin:
     def verify(self, exam: str) -> admin_pb2.VerifyLeaderboardResponse:
         """Compare an exam's boards with PostgreSQL."""
         return self._stub.VerifyLeaderboard(admin_pb2.VerifyLeaderboardRequest(exam_id=exam))
+
+    def reschedule(self, request: admin_pb2.UpdateScheduleRequest) -> admin_pb2.UpdateScheduleResponse:
+        """Move when an exam opens and closes."""
+        return self._stub.UpdateSchedule(request)
+
+    def accommodate(self, request: admin_pb2.SetAccommodationRequest) -> admin_pb2.SetAccommodationResponse:
+        """Give a student extra time."""
+        return self._stub.SetAccommodation(request)
+
+    def deadline(self, session: str) -> session_pb2.Deadline:
+        """Return why a session ends when it ends."""
+        return self._students.ExplainDeadline(session_pb2.ExplainDeadlineRequest(session_id=session)).deadline
+
+    def adjust(self, session: str, seconds: int, reason: str, key: str) -> session_pb2.Deadline:
+        """Give a session time, once for each key."""
+        request = admin_pb2.AdjustDeadlineRequest(session_id=session, seconds=seconds, reason=reason, idempotency_key=key)
+        return self._sessions.AdjustDeadline(request).deadline
+
+    def dead_letters(self) -> admin_pb2.ListDeadLettersResponse:
+        """Return all submits that could not be scored and wait, oldest first."""
+        whole, after = admin_pb2.ListDeadLettersResponse(), ""
+        while True:
+            page = self._sessions.ListDeadLetters(admin_pb2.ListDeadLettersRequest(page_size=200, page_token=after))
+            whole.letters.extend(page.letters)
+            after = page.next_page_token
+            if not after:
+                return whole
+
+    def replay(self, letter: str) -> str:
+        """Send a submit to scoring once more; returns its session."""
+        return str(self._sessions.ReplayDeadLetter(admin_pb2.ReplayDeadLetterRequest(letter_id=letter)).session_id)
+
+    def discard(self, letter: str, reason: str) -> None:
+        """Lay a message down that belongs to no session."""
+        self._sessions.DiscardDeadLetter(admin_pb2.DiscardDeadLetterRequest(letter_id=letter, reason=reason))
 
 
 def exam_row(report: admin_pb2.ExamReport) -> list[str]:

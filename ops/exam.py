@@ -89,6 +89,62 @@ def release(
     typer.echo(f"The scores of {exam} are released; {report.scored} sessions are scored.")
 
 
+@app.command("schedule")
+def schedule(
+    exam: ExamArgument,
+    opens: Annotated[str, typer.Option(metavar="TIME", help="When it opens: RFC 3339, or 'none' for open from now on.")] = "",
+    closes: Annotated[str, typer.Option(metavar="TIME", help="When it closes: RFC 3339, or 'none' until 'exam close'.")] = "",
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
+) -> None:
+    """Move when an exam opens or closes, also while students sit it."""
+    if not opens and not closes:
+        raise typer.BadParameter("give --opens or --closes")
+    from finalbell.v1.admin_pb2 import UpdateScheduleRequest
+
+    request = UpdateScheduleRequest(exam_id=exam, clear_opens_at=opens == "none", clear_closes_at=closes == "none")
+    for option, at, moment in (("--opens", opens, request.opens_at), ("--closes", closes, request.closes_at)):
+        if at and at != "none":
+            try:
+                moment.FromJsonString(at)
+            except ValueError:
+                raise typer.BadParameter(f"{option} takes a time like 2027-05-01T09:00:00Z, or none") from None
+    with client(home, server, token) as admin:
+        moved = admin.reschedule(request)
+    times = moved.report.exam
+    opening = f"opens {times.opens_at.ToJsonString()}" if times.HasField("opens_at") else "is open"
+    close = f"closes {times.closes_at.ToJsonString()}" if times.HasField("closes_at") else "has no close"
+    typer.echo(f"{exam} {opening} and {close}; the time of {moved.sessions_moved} sessions was computed again.")
+
+
+@app.command("accommodate")
+def accommodate(
+    student: Annotated[str, typer.Argument(metavar="STUDENT", help="The student's id.")],
+    exam: Annotated[str, typer.Option(help="The exam it is for. Default: all of the student's.")] = "",
+    seconds: Annotated[int | None, typer.Option(help="Extra seconds; 0 takes the accommodation back.")] = None,
+    factor: Annotated[float | None, typer.Option(help="Multiplies the duration: 1.25 for a quarter more.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; the audit log keeps it.")] = "",
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
+) -> None:
+    """Give a student extra time, before a session or during it; it replaces what was set for the same scope."""
+    if (seconds is None) == (factor is None):
+        raise typer.BadParameter("give --seconds or --factor")
+    from finalbell.v1.admin_pb2 import SetAccommodationRequest
+
+    request = SetAccommodationRequest(student_id=student, exam_id=exam, reason=reason)
+    if seconds is not None:
+        request.extra_seconds = seconds
+    elif factor is not None:
+        request.factor = factor
+    with client(home, server, token) as admin:
+        moved = admin.accommodate(request).sessions_moved
+    extra = f"{seconds} s" if seconds is not None else f"factor {factor:g}"
+    typer.echo(f"{student}: {extra} for {exam or 'all exams'}; the time of {moved} running sessions was computed again.")
+
+
 @app.command("results")
 def results(
     exam: ExamArgument,

@@ -5,7 +5,7 @@ These files import what is slow (gRPC, drivers, cryptography) inside the command
 
 import typer
 
-from ops import exam, leaderboard, stack, tokens
+from ops import exam, leaderboard, scoring, session, stack, tokens
 from ops.audit.command import audit
 
 app = typer.Typer(help="Run and operate finalbell.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -13,6 +13,8 @@ for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, to
     app.command()(command)
 app.add_typer(exam.app, name="exam")
 app.add_typer(leaderboard.app, name="leaderboard")
+app.add_typer(session.app, name="session")
+app.add_typer(scoring.app, name="scoring")
 
 if __name__ == "__main__":
     app()

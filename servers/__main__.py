@@ -25,6 +25,7 @@ from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
 from stores.catalog import Catalog
 from stores.connect import Stores, StoreSettings, connect
+from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
 from stores.exams import Exams
 from stores.live import LiveSessions, Patience
@@ -50,7 +51,8 @@ class Parts:
         self.boards = Boards(stores.boards)
         self.submit_log = SubmitLog(stores.nats)
         self.deadlines = Deadlines(stores.postgres, deadline)
-        restorer = Restorer(self.sessions, self.deadlines, self.submit_log, decode)
+        self.dead_letters = DeadLetters(stores.postgres)
+        restorer = Restorer(self.sessions, self.deadlines, self.submit_log, self.dead_letters, decode)
         patience = Patience(int(settings.outage_seconds * 1000), int(settings.hold_seconds * 1000))
         self.live = restorer.live = LiveSessions(stores.live, restorer.restore, stores.generations.begin, patience)
         self.submits = Submits(
@@ -92,7 +94,7 @@ async def snapshots(parts: Parts) -> Hosted:
 async def bell(parts: Parts) -> Hosted:
     await parts.submit_log.prepare()
     await parts.live.prepare()
-    ringer = Bell(parts.live, parts.sessions, parts.deadlines, parts.submits, parts.submit_log)
+    ringer = Bell(parts.live, parts.sessions, parts.deadlines, parts.dead_letters, parts.submits, parts.submit_log)
     return Hosted(workers=[ringer.run, ringer.run_nets], drains=[parts.submits.drain])
 
 
@@ -108,6 +110,7 @@ async def scoring_worker(parts: Parts) -> Hosted:
         parts.answer_keys,
         parts.results,
         parts.standings,
+        parts.dead_letters,
         parts.boards,
         parts.live,
         crash_at=parts.settings.crash_at,
@@ -130,7 +133,7 @@ async def content(parts: Parts) -> Hosted:
 
 async def admin(parts: Parts) -> Hosted:
     exams = ExamAdminService(parts.exams, parts.catalog, parts.deadlines, parts.live, parts.results, parts.standings, parts.boards)
-    sessions = SessionAdminService(parts.deadlines, parts.live)
+    sessions = SessionAdminService(parts.deadlines, parts.dead_letters, parts.live)
     named = admin_pb2.DESCRIPTOR.services_by_name
     services: list[tuple[ServiceDescriptor, object]] = [
         (named["ExamAdminService"], exams),

@@ -91,6 +91,24 @@ class SessionNotFound(Refusal):
         super().__init__("There is no such session. Check the id, and that the token is the one that started it.")
 
 
+class DeadLetterNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "DEAD_LETTER_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such dead letter that waits: it was replayed, discarded, or its session is scored.")
+
+
+class NothingToReplay(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "NOTHING_TO_REPLAY"
+
+
+class SessionUnscored(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SESSION_UNSCORED"
+
+
 class SessionEnded(Refusal):
     code = StatusCode.FAILED_PRECONDITION
     reason = "SESSION_ENDED"

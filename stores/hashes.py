@@ -118,7 +118,7 @@ def state_fields(state: SessionState) -> list[str | bytes | int]:
 def read_frozen(session: UUID, reply: Sequence[object]) -> Frozen | NotFlipped:
     """Read the reply of `submit` or `retry`, and encode the answers that it froze."""
     outcome, now_ms = SubmitOutcome(cast(bytes, reply[0]).decode()), int(cast(int, reply[1]))
-    if outcome not in (SubmitOutcome.FLIPPED, SubmitOutcome.ALREADY):
+    if outcome not in (SubmitOutcome.FLIPPED, SubmitOutcome.ALREADY, SubmitOutcome.EXHAUSTED):
         return NotFlipped(outcome, int(cast(int, reply[2])), now_ms)
     fields = read_fields(reply[2:])
     state = read_state(session, now_ms, fields)

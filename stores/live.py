@@ -51,7 +51,7 @@ KEEP_SCORED_MS = 24 * 3600 * 1000
 UNSCORED_AFTER_MS = 5_000
 UNSCORED_LONGEST_MS = 300_000
 UNSCORED_RETRIES = 100
-"""About eight hours; then the session is parked for an operator."""
+"""About eight hours; then it is an operator's."""
 
 MAX_LOG_ENTRIES = 50_000
 """Of a shard's save log."""
@@ -211,17 +211,19 @@ class LiveSessions:
         return read_frozen(session, reply)
 
     async def retry(self, session: UUID) -> Frozen | None:
-        """Return a submitted session that still has no result, and look at it again later; None: it needs nothing, or
-        was taken up so often that it is parked for an operator."""
+        """Return a submitted session that still has no result, and look at it again later; None: it needs nothing.
+
+        The outcome EXHAUSTED says that it was taken up so often that an operator should look at it.
+        """
         reply = await self._call(
             "retry",
             session,
-            _session_keys(session, keys.unscored_key, keys.parked_key),
+            _session_keys(session, keys.unscored_key),
             UNSCORED_AFTER_MS,
             UNSCORED_LONGEST_MS,
             UNSCORED_RETRIES,
         )
-        found = None if reply is None or reply[0] in (b"SCORED", b"PARKED") else read_frozen(session, reply)
+        found = None if reply is None or reply[0] == b"SCORED" else read_frozen(session, reply)
         return found if isinstance(found, Frozen) else None
 
     async def beat(self) -> None:
@@ -354,10 +356,11 @@ class LiveSessions:
             await pipeline.execute()
 
     async def unpark(self, session: UUID) -> None:
-        """Give a parked session back to the nets, at once."""
+        """Give a parked session back to the nets, at once and with all their patience; one that is scored they let go."""
         number = keys.shard(session)
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zrem(keys.parked_key(number), str(session))
+            pipeline.hdel(keys.session_key(session), "y")
             pipeline.zadd(keys.unscored_key(number), {str(session): 0})
             await pipeline.execute()
 

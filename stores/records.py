@@ -248,13 +248,15 @@ class Saved:
 
 
 class SubmitOutcome(StrEnum):
-    """What became of a submit: of the first, of a later one, of a click after the end; of the bell before it, or held."""
+    """What became of a submit: of the first, of a later one, of a click after the end; of the bell before it, or held; of
+    the net under it, when that has tried often enough."""
 
     FLIPPED = "FLIPPED"
     ALREADY = "ALREADY"
     ENDED = "ENDED"
     EARLY = "EARLY"
     HELD = "HELD"
+    EXHAUSTED = "EXHAUSTED"
 
 
 class MoveOutcome(StrEnum):

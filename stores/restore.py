@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Histogram
 
+from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
 from stores.hashes import replaced_row
 from stores.live import LiveSessions, Restored, RestoreFailed
@@ -44,10 +45,18 @@ log = structlog.get_logger()
 class Restorer:
     """Restores sessions, many together, one at a time each. `read_event` decodes a submit event."""
 
-    def __init__(self, sessions: Sessions, deadlines: Deadlines, submits: SubmitLog, read_event: Callable[[bytes], Frozen]) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        deadlines: Deadlines,
+        submits: SubmitLog,
+        dead_letters: DeadLetters,
+        read_event: Callable[[bytes], Frozen],
+    ) -> None:
         self._sessions = sessions
         self._deadlines = deadlines
         self._submits = submits
+        self._dead_letters = dead_letters
         self._read_event = read_event
         self._running: dict[UUID, asyncio.Task[bool]] = {}
         self._batches: Coalescer[UUID, bool] = Coalescer(self._restore, in_flight=4, batch=TOGETHER, bound=WAITING)
@@ -98,15 +107,15 @@ class Restorer:
         queued = await self._submits.last({session: row.facts.exam for session, row in rows.items() if session not in kept})
         events = {**kept, **queued}
         others = sorted(rows.keys() - events.keys())
-        scored, dead = await self._sessions.scored_answers(others), await self._sessions.dead_letters(others)
+        scored, letters = await self._sessions.scored_answers(others), await self._dead_letters.events(others)
         states: dict[UUID, Restored] = {}
         running: dict[UUID, SessionRow] = {}
         for session, row in rows.items():
             try:
                 if session in scored:
                     state = _scored(row, deadlines[session], scored[session])
-                elif session in events or session in dead:
-                    event = self._read_event(events.get(session) or dead[session])
+                elif session in events or session in letters:
+                    event = self._read_event(events[session] if session in events else letters[session][0])
                     state = _handed_in(row, deadlines[session], event.submitted_ms, event.reason, event.answers)
                 elif row.status is SessionStatus.IN_PROGRESS:
                     running[session] = row
@@ -116,7 +125,8 @@ class Restorer:
             except Exception as damaged:  # one that cannot be read must not hold up the others
                 log.error("a kept submit cannot be read", session=str(session), error=type(damaged).__name__)
                 continue
-            states[session] = Restored(state, parked=session in dead and session not in events and session not in scored)
+            waits = session in letters and letters[session][1]
+            states[session] = Restored(state, parked=waits and session not in events and session not in scored)
         return {**states, **await self._merged(running, deadlines)}
 
     async def _merged(self, rows: Mapping[UUID, SessionRow], deadlines: Mapping[UUID, Deadline]) -> Mapping[UUID, Restored]:

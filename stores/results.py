@@ -1,4 +1,4 @@
-"""Results: `result`, `standing` and `dead_letter`: what sessions were worth, each exactly once."""
+"""Results: `result` and `standing`: what sessions were worth, each exactly once."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,19 +104,6 @@ class Results:
             session,
         )
         return _result(row) if row else None
-
-    async def bury(self, session: UUID | None, subject: str, event: bytes, error: str) -> None:
-        """Keep a submit that cannot be scored, once, until an operator has looked at it."""
-        await self._pool.execute(
-            """
-            INSERT INTO dead_letter (session_id, subject, event, error) VALUES ($1, $2, $3, $4)
-            ON CONFLICT (subject) WHERE replayed_at IS NULL DO UPDATE SET error = excluded.error
-            """,
-            session,
-            subject,
-            event,
-            error,
-        )
 
     async def owner(self, session: UUID) -> Owner | None:
         """Return whose a session is and how far PostgreSQL knows it to be, or None."""

@@ -243,13 +243,6 @@ class Sessions:
         rows = await self._pool.fetch("SELECT session_id, event FROM submission WHERE session_id = ANY ($1)", list(sessions))
         return {row["session_id"]: row["event"] for row in rows}
 
-    async def dead_letters(self, sessions: Sequence[UUID]) -> Mapping[UUID, bytes]:
-        """Return the submit events that could not be scored and wait for an operator, by session."""
-        rows = await self._pool.fetch(
-            "SELECT session_id, event FROM dead_letter WHERE session_id = ANY ($1) AND replayed_at IS NULL", list(sessions)
-        )
-        return {row["session_id"]: row["event"] for row in rows}
-
     async def waiting_submissions(self, older_ms: int, count: int) -> Sequence[tuple[UUID, str, bytes]]:
         """Return kept submit events that are older than that, oldest first: JetStream should have them by now."""
         rows = await self._pool.fetch(
@@ -269,11 +262,6 @@ class Sessions:
     async def count_submissions(self) -> int:
         """Return how many submit events are kept here."""
         count: int = await self._pool.fetchval("SELECT count(*) FROM submission")
-        return count
-
-    async def count_dead_letters(self) -> int:
-        """Return how many submits could not be scored and wait for an operator."""
-        count: int = await self._pool.fetchval("SELECT count(*) FROM dead_letter WHERE replayed_at IS NULL")
         return count
 
     async def overdue(

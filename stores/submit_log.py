@@ -167,3 +167,11 @@ class SubmitLog:
 def subject(exam: str, session: UUID) -> str:
     """Return the session's own subject."""
     return f"submits.{exam}.{session}"
+
+
+def session_of(subject: str) -> UUID | None:
+    """Return whose subject it is; None: no session's."""
+    try:
+        return UUID(subject.rpartition(".")[2])
+    except ValueError:
+        return None

@@ -1,22 +1,26 @@
-"""SessionAdminService: what staff do to one session."""
+"""SessionAdminService: what staff do to one session: give it time back, or its stuck submit to scoring once more."""
 
 from uuid import UUID, uuid5
 
 from finalbell.v1 import admin_pb2 as pb
+from finalbell.v1 import events_pb2 as events
+from google.protobuf.message import DecodeError
 
 from servers import errors
-from servers.messages import deadline_message
+from servers.messages import deadline_message, read_page_token, timestamp, write_page_token
 from servers.serving.wrap import Call
+from stores.dead_letters import DeadLetter, DeadLetters
 from stores.deadlines import AdjustOutcome, Deadlines, settle
 from stores.live import LiveSessions
-from stores.records import SessionStatus
+from stores.records import SessionStatus, answers_sha256
 
 
 class SessionAdminService:
-    """Gives time back."""
+    """What one session needs of staff."""
 
-    def __init__(self, deadlines: Deadlines, live: LiveSessions) -> None:
+    def __init__(self, deadlines: Deadlines, dead_letters: DeadLetters, live: LiveSessions) -> None:
         self._deadlines = deadlines
+        self._dead_letters = dead_letters
         self._live = live
 
     async def AdjustDeadline(self, request: pb.AdjustDeadlineRequest, call: Call) -> pb.AdjustDeadlineResponse:
@@ -42,3 +46,56 @@ class SessionAdminService:
         if explained is None:
             raise errors.SessionNotFound
         return pb.AdjustDeadlineResponse(deadline=deadline_message(session, explained, self._deadlines.rule))
+
+    async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, call: Call) -> pb.ListDeadLettersResponse:
+        count = request.page_size or 50
+        letters = await self._dead_letters.page(int(read_page_token(request.page_token, "letters") or 0), count + 1)
+        return pb.ListDeadLettersResponse(
+            letters=[_message(letter) for letter in letters[:count]],
+            next_page_token=write_page_token(str(letters[count - 1].id), "letters") if len(letters) > count else "",
+        )
+
+    async def ReplayDeadLetter(self, request: pb.ReplayDeadLetterRequest, call: Call) -> pb.ReplayDeadLetterResponse:
+        """An event that is damaged is not sent again: the net under the session takes the answers from the session itself."""
+        letter = await self._letter(request.letter_id)
+        if letter.session is None:
+            raise errors.NothingToReplay("This message belongs to no session; discard it.")
+        if not await self._dead_letters.replay(letter, call.caller.student, with_event=_whole(letter)):
+            raise errors.DeadLetterNotFound
+        if letter.exam is not None:
+            await self._live.unpark(letter.session)
+        return pb.ReplayDeadLetterResponse(session_id=str(letter.session))
+
+    async def DiscardDeadLetter(self, request: pb.DiscardDeadLetterRequest, call: Call) -> pb.DiscardDeadLetterResponse:
+        letter = await self._letter(request.letter_id)
+        if letter.exam is not None:
+            raise errors.SessionUnscored("A student waits for this result; mend what is wrong and replay it.")
+        if not await self._dead_letters.discard(letter, call.caller.student, request.reason):
+            raise errors.DeadLetterNotFound
+        return pb.DiscardDeadLetterResponse()
+
+    async def _letter(self, letter_id: str) -> DeadLetter:
+        letter = await self._dead_letters.read(int(letter_id))
+        if letter is None:
+            raise errors.DeadLetterNotFound
+        return letter
+
+
+def _message(letter: DeadLetter) -> pb.DeadLetter:
+    return pb.DeadLetter(
+        letter_id=str(letter.id),
+        session_id=str(letter.session or ""),
+        exam_id=letter.exam or "",
+        student_id=letter.student or "",
+        error=letter.error,
+        created_at=timestamp(letter.created_ms),
+    )
+
+
+def _whole(letter: DeadLetter) -> bool:
+    """Whether an event is what was once published."""
+    try:
+        event = events.SessionSubmitted.FromString(letter.event)
+    except DecodeError:
+        return False
+    return event.session_id == str(letter.session) and answers_sha256(event.answers) == event.answers_sha256

@@ -21,10 +21,11 @@ from prometheus_client import Counter, Gauge
 from servers.scoring.rules import grade
 from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
+from stores.dead_letters import DeadLetters
 from stores.live import LiveSessions
 from stores.records import KeySet, Result, SubmitReason, answers_sha256, decode_answers
 from stores.results import Kept, Results, Standings
-from stores.submit_log import SubmitLog
+from stores.submit_log import SubmitLog, session_of
 
 BATCH = 500
 KEY_SETS = 256
@@ -54,6 +55,7 @@ class ScoringWorker:
         keys: AnswerKeys,
         results: Results,
         standings: Standings,
+        dead_letters: DeadLetters,
         boards: Boards,
         live: LiveSessions,
         *,
@@ -63,6 +65,7 @@ class ScoringWorker:
         self._keys = keys
         self._results = results
         self._standings = standings
+        self._dead_letters = dead_letters
         self._boards = boards
         self._live = live
         self._crash_at = crash_at
@@ -138,7 +141,7 @@ class ScoringWorker:
             event = events.SessionSubmitted.FromString(message.data)
             session = UUID(event.session_id)
         except (DecodeError, ValueError) as bad:
-            await self._bury(message, None, f"{type(bad).__name__}: {bad}")
+            await self._bury(message, session_of(message.subject), f"{type(bad).__name__}: {bad}")
             return None
         if answers_sha256(event.answers) != event.answers_sha256:
             await self._bury(message, session, "the answers do not have the hash that the event says")
@@ -164,7 +167,7 @@ class ScoringWorker:
         """Put a submit that cannot be scored aside, out of the nets, and end its delivery."""
         BURIED.inc()
         log.error("submit cannot be scored", subject=message.subject, error=error[:200])
-        await self._results.bury(session, message.subject, message.data, error[:1000])
+        await self._dead_letters.bury(session, message.subject, message.data, error[:1000])
         if session is not None:
             await self._live.park(session)
         await message.term()

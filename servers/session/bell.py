@@ -8,12 +8,13 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from servers.session.snapshots import sleep_until
-from servers.session.submits import Submits
+from servers.session.submits import Submits, encode
+from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines, settle
 from stores.live import LiveSessions
 from stores.records import Frozen, NotFlipped, SubmitOutcome
 from stores.sessions import Sessions
-from stores.submit_log import PublishOutcome, SubmitLog
+from stores.submit_log import PublishOutcome, SubmitLog, subject
 
 RING_EVERY_SECONDS = 0.5
 NETS_EVERY_SECONDS = 5.0
@@ -42,11 +43,18 @@ class Bell:
     """Hands in what is over, and publishes again what has no result. Every act is one that may be repeated."""
 
     def __init__(
-        self, live: LiveSessions, sessions: Sessions, deadlines: Deadlines, submits: Submits, submit_log: SubmitLog
+        self,
+        live: LiveSessions,
+        sessions: Sessions,
+        deadlines: Deadlines,
+        dead_letters: DeadLetters,
+        submits: Submits,
+        submit_log: SubmitLog,
     ) -> None:
         self._live = live
         self._sessions = sessions
         self._deadlines = deadlines
+        self._dead_letters = dead_letters
         self._submits = submits
         self._log = submit_log
 
@@ -97,13 +105,22 @@ class Bell:
         HELD.set(held or await self._live.holds())
 
     async def resend(self) -> None:
-        """Publish submitted sessions again whose result is late; the broker refuses what it still has."""
+        """Publish submitted sessions again whose result is late; the broker refuses what it still has.
+
+        One that was published so often is buried first and only then left alone, so that it is always in somebody's sight.
+        """
 
         async def one(session: UUID) -> None:
             frozen = await self._live.retry(session)
-            if frozen is not None:
-                await self._submits.keep(frozen, None)
-                RESENT.labels("unscored").inc()
+            if frozen is None:
+                return
+            if frozen.outcome is SubmitOutcome.EXHAUSTED:
+                event, where = encode(frozen, ""), subject(frozen.facts.exam, session)
+                await self._dead_letters.bury(session, where, event, "it was published as often as may be, and has no result")
+                await self._live.park(session)
+                return
+            await self._submits.keep(frozen, None)
+            RESENT.labels("unscored").inc()
 
         await _each(await self._live.unscored(), one)
 
@@ -111,8 +128,8 @@ class Bell:
         """Move submits that were kept in PostgreSQL to JetStream, now that it answers again; mend a stream that is gone."""
         waiting = await self._sessions.waiting_submissions(SUBMISSION_MS, 500)
         moved = []
-        for session, subject, event in waiting:
-            if await self._log.publish(subject, event, 2) is PublishOutcome.AWAY:
+        for session, where, event in waiting:
+            if await self._log.publish(where, event, 2) is PublishOutcome.AWAY:
                 await self._log.prepare()
                 break
             moved.append(session)
@@ -136,7 +153,7 @@ class Bell:
         UNSCORED.set(unscored)
         PARKED.set(parked)
         ROWS.set(await self._sessions.count_submissions())
-        LETTERS.set(await self._sessions.count_dead_letters())
+        LETTERS.set(await self._dead_letters.count())
 
 
 async def _each(sessions: Sequence[UUID], work: Callable[[UUID], Awaitable[object]], together: int = TOGETHER) -> Sequence[object]:

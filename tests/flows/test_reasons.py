@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from ops.keys import mint
 from servers.errors import Refusal
+from tests.faults.harm import fetch
 from tests.flows.transports import TRANSPORTS, Native, Reply, native_refusal, transport
 from tests.stack import Stack, bearer, eventually, fresh
 
@@ -335,6 +336,31 @@ async def sends_too_much(stack: Stack, small_exam: dict[str, Any]) -> Case:
     session, token = await started(stack, small_exam)
     items = [session_pb2.SaveItem(question_id="q4", text="x" * 20_000, idempotency_key=uuid.uuid4().hex) for _ in range(4)]
     return Case("BatchSaveAnswers", session_pb2.BatchSaveAnswersRequest(session_id=session, items=items), token)
+
+
+@gives("DEAD_LETTER_NOT_FOUND")
+async def replays_what_does_not_wait(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("ReplayDeadLetter", admin_pb2.ReplayDeadLetterRequest(letter_id="999999999"), stack.token(roles=["admin"]))
+
+
+@gives("NOTHING_TO_REPLAY")
+async def replays_what_belongs_to_nobody(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    letter = await buried(stack, None)
+    return Case("ReplayDeadLetter", admin_pb2.ReplayDeadLetterRequest(letter_id=letter), stack.token(roles=["admin"]))
+
+
+@gives("SESSION_UNSCORED")
+async def discards_a_students_submit(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, _ = await started(stack, small_exam)
+    letter = await buried(stack, uuid.UUID(session))
+    request = admin_pb2.DiscardDeadLetterRequest(letter_id=letter, reason="out of my sight")
+    return Case("DiscardDeadLetter", request, stack.token(roles=["admin"]))
+
+
+async def buried(stack: Stack, session: uuid.UUID | None) -> str:
+    """Bury a message as the scoring worker does, and return its letter."""
+    query = "INSERT INTO dead_letter (session_id, subject, event, error) VALUES ($1, $2, '', 'a test') RETURNING id"
+    return str((await fetch(stack, query, session, f"submits.{fresh('x')}.{session}"))[0]["id"])
 
 
 # The tests

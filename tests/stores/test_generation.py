@@ -18,6 +18,7 @@ from servers.session.snapshots import fold
 from servers.session.submits import decode
 from stores import keys
 from stores.connect import Stores, _redis
+from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
 from stores.generation import Generations
 from stores.live import LiveSessions, Patience
@@ -62,7 +63,7 @@ class Worker:
         self.redis: Redis = _redis(url, self.generations.on_connect)
         self.sessions = Sessions(stores.postgres)
         self.deadlines = Deadlines(stores.postgres, deadline)
-        restorer = Restorer(self.sessions, self.deadlines, SubmitLog(stores.nats), decode)
+        restorer = Restorer(self.sessions, self.deadlines, SubmitLog(stores.nats), DeadLetters(stores.postgres), decode)
         self.live = restorer.live = LiveSessions(self.redis, restorer.restore, self.generations.begin, Patience())
 
     async def save(self, session: UUID, student: str, choice: str, key: str) -> Saved:

@@ -540,6 +540,21 @@ class SessionAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/finalbell.v1.SessionAdminService/ListDeadLetters',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.ReplayDeadLetter = channel.unary_unary(
+                '/finalbell.v1.SessionAdminService/ReplayDeadLetter',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.ReplayDeadLetterRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.ReplayDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.DiscardDeadLetter = channel.unary_unary(
+                '/finalbell.v1.SessionAdminService/DiscardDeadLetter',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.DiscardDeadLetterRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.DiscardDeadLetterResponse.FromString,
+                _registered_method=True)
 
 
 class SessionAdminServiceServicer:
@@ -558,6 +573,36 @@ class SessionAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeadLetters(self, request, context):
+        """ListDeadLetters lists the submits that could not be scored and wait for an operator, oldest first. Their students see
+        SCORING. A submit whose session has a result by now waits no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayDeadLetter(self, request, context):
+        """ReplayDeadLetter sends a submit to scoring once more, when what stood in its way is mended: with the answers that were
+        frozen, whatever happened since. It is scored within seconds, or comes back as another dead letter.
+
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND` (also when it was dealt with meanwhile); FAILED_PRECONDITION
+        `NOTHING_TO_REPLAY` (a message that belongs to no session: discard it); UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
+        applied; list again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardDeadLetter(self, request, context):
+        """DiscardDeadLetter lays a message down for good that belongs to no session that finalbell knows.
+
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`; FAILED_PRECONDITION `SESSION_UNSCORED` (a student waits for its result:
+        replay it).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -565,6 +610,21 @@ def add_SessionAdminServiceServicer_to_server(servicer, server):
                     servicer.AdjustDeadline,
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'ReplayDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayDeadLetter,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.ReplayDeadLetterRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.ReplayDeadLetterResponse.SerializeToString,
+            ),
+            'DiscardDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadLetter,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.DiscardDeadLetterRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.DiscardDeadLetterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -595,6 +655,87 @@ class SessionAdminService:
             '/finalbell.v1.SessionAdminService/AdjustDeadline',
             finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.SerializeToString,
             finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionAdminService/ListDeadLetters',
+            finalbell_dot_v1_dot_admin__pb2.ListDeadLettersRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionAdminService/ReplayDeadLetter',
+            finalbell_dot_v1_dot_admin__pb2.ReplayDeadLetterRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.ReplayDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionAdminService/DiscardDeadLetter',
+            finalbell_dot_v1_dot_admin__pb2.DiscardDeadLetterRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.DiscardDeadLetterResponse.FromString,
             options,
             channel_credentials,
             insecure,

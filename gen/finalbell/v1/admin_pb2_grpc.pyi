@@ -291,6 +291,24 @@ class SessionAdminServiceStub:
     (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
     `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
     """
+    ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDeadLettersRequest, _admin_pb2.ListDeadLettersResponse]
+    """ListDeadLetters lists the submits that could not be scored and wait for an operator, oldest first. Their students see
+    SCORING. A submit whose session has a result by now waits no more.
+    """
+    ReplayDeadLetter: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReplayDeadLetterRequest, _admin_pb2.ReplayDeadLetterResponse]
+    """ReplayDeadLetter sends a submit to scoring once more, when what stood in its way is mended: with the answers that were
+    frozen, whatever happened since. It is scored within seconds, or comes back as another dead letter.
+
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND` (also when it was dealt with meanwhile); FAILED_PRECONDITION
+    `NOTHING_TO_REPLAY` (a message that belongs to no session: discard it); UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
+    applied; list again).
+    """
+    DiscardDeadLetter: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DiscardDeadLetterRequest, _admin_pb2.DiscardDeadLetterResponse]
+    """DiscardDeadLetter lays a message down for good that belongs to no session that finalbell knows.
+
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`; FAILED_PRECONDITION `SESSION_UNSCORED` (a student waits for its result:
+    replay it).
+    """
 
 @_typing.type_check_only
 class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
@@ -304,6 +322,24 @@ class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
     (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
     `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+    """
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDeadLettersRequest, _admin_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
+    """ListDeadLetters lists the submits that could not be scored and wait for an operator, oldest first. Their students see
+    SCORING. A submit whose session has a result by now waits no more.
+    """
+    ReplayDeadLetter: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReplayDeadLetterRequest, _admin_pb2.ReplayDeadLetterResponse]  # type: ignore[assignment]
+    """ReplayDeadLetter sends a submit to scoring once more, when what stood in its way is mended: with the answers that were
+    frozen, whatever happened since. It is scored within seconds, or comes back as another dead letter.
+
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND` (also when it was dealt with meanwhile); FAILED_PRECONDITION
+    `NOTHING_TO_REPLAY` (a message that belongs to no session: discard it); UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
+    applied; list again).
+    """
+    DiscardDeadLetter: _aio.UnaryUnaryMultiCallable[_admin_pb2.DiscardDeadLetterRequest, _admin_pb2.DiscardDeadLetterResponse]  # type: ignore[assignment]
+    """DiscardDeadLetter lays a message down for good that belongs to no session that finalbell knows.
+
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`; FAILED_PRECONDITION `SESSION_UNSCORED` (a student waits for its result:
+    replay it).
     """
 
 class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -321,6 +357,42 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
         (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
         `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _admin_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListDeadLettersResponse, _abc.Awaitable[_admin_pb2.ListDeadLettersResponse]]:
+        """ListDeadLetters lists the submits that could not be scored and wait for an operator, oldest first. Their students see
+        SCORING. A submit whose session has a result by now waits no more.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplayDeadLetter(
+        self,
+        request: _admin_pb2.ReplayDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReplayDeadLetterResponse, _abc.Awaitable[_admin_pb2.ReplayDeadLetterResponse]]:
+        """ReplayDeadLetter sends a submit to scoring once more, when what stood in its way is mended: with the answers that were
+        frozen, whatever happened since. It is scored within seconds, or comes back as another dead letter.
+
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND` (also when it was dealt with meanwhile); FAILED_PRECONDITION
+        `NOTHING_TO_REPLAY` (a message that belongs to no session: discard it); UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
+        applied; list again).
+        """
+
+    @_abc_1.abstractmethod
+    def DiscardDeadLetter(
+        self,
+        request: _admin_pb2.DiscardDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DiscardDeadLetterResponse, _abc.Awaitable[_admin_pb2.DiscardDeadLetterResponse]]:
+        """DiscardDeadLetter lays a message down for good that belongs to no session that finalbell knows.
+
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`; FAILED_PRECONDITION `SESSION_UNSCORED` (a student waits for its result:
+        replay it).
         """
 
 def add_SessionAdminServiceServicer_to_server(servicer: SessionAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
