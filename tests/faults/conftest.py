@@ -1,6 +1,7 @@
 """Faults have a stack of their own, so that nobody else's test meets them."""
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.stack import Stack, eventually, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 FINALBELL = [sys.executable, "-m", "ops.main"]
+SHORT_HOLD = {**os.environ, "FINALBELL_HOLD_SECONDS": "10"}
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +26,7 @@ def stack() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="finalbell-faults-")) / "home"
     up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(free_port())]
     try:
-        made = subprocess.run(up, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+        made = subprocess.run(up, cwd=ROOT, env=SHORT_HOLD, capture_output=True, text=True, timeout=180, check=False)
         assert made.returncode == 0, made.stdout + made.stderr
         yield Stack(home)
     finally:

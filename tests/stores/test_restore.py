@@ -1,0 +1,178 @@
+"""A submit that moves on while a restore is looking for it is found all the same: it never comes back to life."""
+
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from uuid import UUID
+
+import pytest
+
+from servers.deadline import deadline
+from servers.session.submits import decode, encode
+from stores.connect import Stores
+from stores.dead_letters import DeadLetters
+from stores.deadlines import Deadlines
+from stores.live import LiveSessions, Patience
+from stores.records import Frozen, SessionStatus, SubmitReason
+from stores.restore import Restorer
+from stores.results import Results
+from stores.sessions import Sessions, Start
+from stores.submit_log import PublishOutcome, SubmitLog, subject
+from tests.stack import Stack, eventually, fresh
+from tests.stores.test_generation import a_redis, a_worker
+
+Move = Callable[["Place"], Awaitable[None]]
+
+
+class Turn:
+    """Runs something once, after so many look-ups."""
+
+    def __init__(self, after: int, act: Callable[[], Awaitable[None]]) -> None:
+        self.left, self.act = after, act
+
+    async def looked(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            await self.act()
+
+
+class LookedSessions(Sessions):
+    """PostgreSQL's sessions; something happens after a look."""
+
+    turn: Turn
+
+    async def submissions(self, sessions: Sequence[UUID]) -> Mapping[UUID, bytes]:
+        found = await super().submissions(sessions)
+        await self.turn.looked()
+        return found
+
+    async def scored_answers(self, sessions: Sequence[UUID]) -> Mapping[UUID, bytes]:
+        found = await super().scored_answers(sessions)
+        await self.turn.looked()
+        return found
+
+
+class LookedLog(SubmitLog):
+    """The stream; something happens after a look."""
+
+    turn: Turn
+
+    async def last(self, sessions: Mapping[UUID, str]) -> Mapping[UUID, bytes]:
+        found = await super().last(sessions)
+        await self.turn.looked()
+        return found
+
+
+class LookedLetters(DeadLetters):
+    """The dead letters; something happens after a look."""
+
+    turn: Turn
+
+    async def events(self, sessions: Sequence[UUID]) -> Mapping[UUID, tuple[bytes, bool]]:
+        found = await super().events(sessions)
+        await self.turn.looked()
+        return found
+
+
+class Place:
+    """A session that was handed in, and the stores that its submit travels through."""
+
+    def __init__(self, stack: Stack, stores: Stores, exam: str) -> None:
+        self.stack, self.exam, self.student = stack, exam, fresh("s")
+        self.sessions, self.log, self.letters = Sessions(stores.postgres), SubmitLog(stores.nats), DeadLetters(stores.postgres)
+        self.results = Results(stores.postgres)
+        self.where, self.event = "", b""
+
+    async def start(self) -> UUID:
+        start = Start(self.student, self.exam, 1, (), "Ada", await self.sessions.now_ms(), 1, None)
+        _, row, _ = await self.sessions.start(start, deadline)
+        assert row is not None
+        self.session = row.facts.session
+        return self.session
+
+    def freeze(self, frozen: Frozen) -> None:
+        self.where, self.event = subject(self.exam, self.session), encode(frozen, "")
+
+    async def publish(self) -> None:
+        assert await self.log.publish(self.where, self.event, 5) is PublishOutcome.KEPT
+
+
+async def from_row_to_stream(place: Place) -> None:
+    """What the net of submissions does."""
+    await place.publish()
+    await place.sessions.drop_submissions([place.session])
+
+
+async def from_stream_to_result(place: Place) -> None:
+    """What the scoring worker does: the stack's own does it."""
+    os.kill(place.stack.pid("scoring-worker"), signal.SIGCONT)
+
+    async def scored() -> bool:
+        return await place.results.read(place.session) is not None and not await place.log.last({place.session: place.exam})
+
+    await eventually(scored, 30)
+
+
+async def from_letter_to_row(place: Place) -> None:
+    """What a replay does."""
+    letters = [one for one in await place.letters.page(0, 1000) if one.session == place.session]
+    assert await place.letters.replay(letters[0], "ops", with_event=True)
+
+
+JOURNEYS: dict[str, tuple[str, Move]] = {
+    "the net takes it from the row to the stream": ("row", from_row_to_stream),
+    "the worker takes it from the stream to its result": ("stream", from_stream_to_result),
+    "an operator takes it from the dead letters to the row": ("letter", from_letter_to_row),
+}
+
+
+@pytest.fixture
+def nobody_scores(stack: Stack) -> Iterator[None]:
+    """Freeze the stack's own scoring worker, which would take what a test publishes."""
+    worker = stack.pid("scoring-worker")
+    os.kill(worker, signal.SIGSTOP)
+    yield
+    os.kill(worker, signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("nobody_scores")
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+@pytest.mark.parametrize("journey", JOURNEYS)
+async def test_a_submit_is_found_whenever_it_moves_on(
+    stack: Stack, stores: Stores, small_exam: dict[str, object], exam_id: str, journey: str, after: int
+) -> None:
+    begins, move = JOURNEYS[journey]
+    await stack.import_exam(small_exam, exam_id)
+    place = Place(stack, stores, exam_id)
+    session = await place.start()
+    with a_redis() as server:
+        async with a_worker(stores, server.url) as worker:
+            await worker.save(session, place.student, "B", "key-number-1")
+            frozen = await worker.live.submit(session, place.student, SubmitReason.CLICK)
+            assert isinstance(frozen, Frozen)
+            place.freeze(frozen)
+            match begins:
+                case "row":
+                    await place.sessions.keep_submissions([(session, place.where, place.event)])
+                case "stream":
+                    await place.publish()
+                case "letter":
+                    await place.letters.bury(session, place.where, place.event, "a test")
+            await worker.redis.flushall()
+            looking = LookedSessions(stores.postgres), LookedLog(stores.nats), LookedLetters(stores.postgres)
+            turn = Turn(after, lambda: move(place))
+            for one in looking:
+                one.turn = turn
+            sessions, log, letters = looking
+            restorer = Restorer(sessions, Deadlines(stores.postgres, deadline), log, letters, decode)
+            restorer.live = LiveSessions(worker.redis, restorer.restore, worker.generations.begin, Patience())
+
+            state = await restorer.live.state(session)
+            again = await restorer.live.submit(session, place.student, SubmitReason.CLICK)
+
+    await stores.nats.jetstream().purge_stream("SUBMITS", subject=place.where)
+    assert turn.left <= 0
+    assert state is not None
+    assert state.status in (SessionStatus.SUBMITTED, SessionStatus.SCORED)
+    assert isinstance(again, Frozen)
+    assert again.answers_sha256 == frozen.answers_sha256
