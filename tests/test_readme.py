@@ -35,6 +35,7 @@ def test_a_reader_can_paste_every_command(stack: Stack, tmp_path: Path) -> None:
     assert '"answersSha256"' in ran.stdout
     assert '"alias":"Ada","me":true' in ran.stdout
     assert "mine" in ran.stdout
+    assert "power cut in hall B" in ran.stdout
     if GRPCURL is not None:
         assert '"question_order"' in ran.stdout
 
@@ -68,13 +69,13 @@ def _here(text: str, stack: Stack) -> str:
     text = text.replace("127.0.0.1:8080", stack.gateway.removeprefix("http://")).replace(
         ".venv/bin/finalbell", f"{sys.executable} -m ops.main"
     )
-    return re.sub(r"(-m ops\.main (?:exam \w+|leaderboard \w+|token|status))", rf"\1 --home {stack.home}", text)
+    return re.sub(r"(-m ops\.main (?:(?:exam|leaderboard|session|scoring) \w+|token|status))", rf"\1 --home {stack.home}", text)
 
 
 def _bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a script as a reader's shell would, in a scratch folder that has the repository's files."""
     script = f'set -e\ncurl() {{ command curl --fail-with-body "$@"; }}\ncd {ROOT}\n{script}'
-    script = script.replace("session.json", str(folder / "session.json"))
+    script = script.replace("session.json", str(folder / "session.json")).replace("bob.json", str(folder / "bob.json"))
     path = f"{Path(GRPCURL).parent}{os.pathsep}{os.environ['PATH']}" if GRPCURL else os.environ["PATH"]
     return subprocess.run(
         ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=90, check=False
