@@ -19,7 +19,7 @@ setup: .venv/.ready ## install only
 	@touch $@
 
 test: setup ## every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## format, lint, types, import rules, protos
 	@$(BIN)/ruff format --check .

@@ -60,7 +60,7 @@ async def test_scores_are_withheld_until_staff_release_them(stack: Stack, small_
 
         await release(stack, exam_id)
         shown = await ranked(student, session)
-        board = await student.board(exam_id, around="me")
+        board = await shown_board(student, exam_id)
         after = good(await student.submit(session), 200, 202)
 
     for reply in (submit, resubmit, after):
@@ -500,6 +500,17 @@ async def sat(student: Student, exam: str) -> tuple[str, dict[str, Any]]:
     session = (await student.sit(exam))["sessionId"]
     good(await student.batch(session, *RIGHT))
     return session, good(await student.submit(session), 200, 202)
+
+
+async def shown_board(student: Student, exam: str) -> dict[str, Any]:
+    """Wait until the board shows its reader: each process hears of a release within seconds, by itself."""
+
+    async def there() -> dict[str, Any] | None:
+        board = await student.board(exam, around="me")
+        return board if board.get("me") else None
+
+    board: dict[str, Any] = await eventually(there)
+    return board
 
 
 async def ranked(student: Student, session: str) -> dict[str, Any]:
