@@ -229,9 +229,9 @@ async def until(check: Callable[[], Awaitable[bool]], seconds: float = 600) -> f
 
 def show(title: str, figures: Sequence[tuple[str, object]]) -> None:
     """Print figures."""
-    print(f"\n{title}")  # noqa: T201
+    print(f"\n{title}")
     for name, figure in figures:
-        print(f"  {name:<62} {figure}")  # noqa: T201
+        print(f"  {name:<62} {figure}")
 
 
 def _free_port() -> int:

@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of saves before the wipe, and after it")
     parser.add_argument("--away", type=float, default=300, help="seconds without PostgreSQL")
     chosen = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")  # noqa: T201
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with stack() as place:
         work = (
             wipe(place, chosen.sessions, chosen.saves, chosen.seconds)
@@ -215,7 +215,7 @@ def main() -> None:
         )
         problems = uvloop.run(work)
     for problem in problems:
-        print(f"BROKEN: {problem}")  # noqa: T201
+        print(f"BROKEN: {problem}")
     sys.exit(bool(problems))
 
 

@@ -184,6 +184,7 @@ async def host(names: list[str], settings: Settings) -> None:
                 workers=[worker for unit in units for worker in unit.workers],
                 drains=[drain for unit in units for drain in unit.drains],
                 reflected=[name for unit in units for name in unit.reflected],
+                name="+".join(names),
                 max_message_bytes=max((unit.max_message_bytes for unit in units), default=MAX_MESSAGE_BYTES),
             ),
         )

@@ -11,10 +11,13 @@ from pathlib import Path
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
+from prometheus_client import Counter
 
 from servers.errors import TokenExpired, TokenInvalid
+from stores import gauges
 
 ALGORITHMS = ["RS256", "ES256", "Ed25519", "EdDSA"]
+VERIFIED = Counter("finalbell_tokens_verified_total", "Tokens whose signature was checked: all others were in the cache")
 LEEWAY_SECONDS = 60
 CACHED = 200_000
 LONGEST_TOKEN = 8_192
@@ -46,6 +49,7 @@ class Tokens:
         self._modified = 0.0
         self._keys = KeySet([])
         self._verified: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        gauges.cached("tokens", self._verified)
 
     def caller(self, authorization: str) -> Caller:
         """Return the caller, or refuse; the token itself is never in a message or a log."""
@@ -61,6 +65,7 @@ class Tokens:
                 return known[1]
             del self._verified[digest]
         expires, caller = self._verify(token)
+        VERIFIED.inc()
         self._verified[digest] = (expires, caller)
         if len(self._verified) > CACHED:
             self._verified.popitem(last=False)

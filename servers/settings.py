@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "production"
     """Development switches reflection on."""
 
+    otlp: str = ""
+    """Where traces go: an OTLP collector over gRPC, http(s)://host:port; needs the extra `otel`. Empty: there are none."""
+
     drain_seconds: float = 10.0
     inline_wait_ms: int = 250
     """How long after its arrival a submit waits for its score."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import cast
 
+from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from stores.pipeline import Functions
@@ -35,6 +36,7 @@ def points_of(key: int, policy: str) -> int:
     return key >> TIE_BITS[policy]
 
 
+REBUILT = Counter("finalbell_board_rebuilds_total", "Times that an exam's boards were built again")
 REBUILD_TRIES = 5
 REBUILD_ALONE_MS = 60_000
 
@@ -55,7 +57,7 @@ class Boards:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._functions = Functions(redis)
+        self._functions = Functions(redis, queue="boards")
 
     async def place(self, standings: Sequence[Standing]) -> set[str]:
         """Put students where their standings say, if newer; returns the exams whose board has to be rebuilt."""
@@ -98,6 +100,7 @@ class Boards:
                 await self.place(page)
                 students += sum(standing.order_key is not None for standing in page)
             if await self._functions.call("seal", [rebuild_key(exam), *boards], token) == 1:
+                REBUILT.inc()
                 return students, len(boards)
         raise TimeoutError(f"the boards of {exam} were deleted {REBUILD_TRIES} times while they were rebuilt")
 

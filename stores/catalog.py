@@ -7,6 +7,7 @@ from time import monotonic
 
 import asyncpg
 
+from stores import gauges
 from stores.records import Exam, ExamCounts, Paper, PaperQuestion
 from stores.sessions import milliseconds
 
@@ -38,6 +39,7 @@ class Catalog:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._exams: dict[str, tuple[float, Exam | None]] = {}
+        gauges.cached("exams", self._exams)
 
     async def exam(self, exam: str, *, fresh: bool = False) -> Exam | None:
         """Return an exam's policies, or None; at most `FRESH_SECONDS` old, since everyone asks for the same few."""

@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from stores import gauges
 from stores.generation import Generations
 
 ACQUIRE_SECONDS = 1.0
@@ -56,6 +57,7 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
     """
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(_postgres(settings))
+        gauges.pooled(postgres.get_size, postgres.get_idle_size, settings.pool_size)
         generations = Generations(postgres)
         live = _redis(settings.redis, generations.on_connect if settings.guards_sessions else None)
         stack.push_async_callback(live.aclose)

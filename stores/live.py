@@ -12,7 +12,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from stores import keys
+from stores import gauges, keys
 from stores.hashes import (
     STATUS,
     STATUS_LETTER,
@@ -112,11 +112,12 @@ class LiveSessions:
         patience: Patience,
     ) -> None:
         self._redis = redis
-        self._functions = Functions(redis)
+        self._functions = Functions(redis, queue="sessions")
         self._restore = restore
         self._begin_generation = begin_generation
         self._patience = patience
         self._facts: OrderedDict[UUID, SessionFacts] = OrderedDict()
+        gauges.cached("session facts", self._facts)
 
     async def prepare(self) -> None:
         """Load the functions, and give this Redis a generation where it has none (an empty one)."""

@@ -14,6 +14,8 @@ from typing import Generic, TypeVar, cast
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from stores import gauges
+
 FUNCTIONS = Path(__file__).parent / "functions"
 
 Item = TypeVar("Item")
@@ -25,12 +27,14 @@ class Overloaded(Exception):
 
 
 class Coalescer(Generic[Item, Reply]):
-    """Sends items in batches through `send`, which returns one reply (or exception) per item, in order."""
+    """Sends items in batches through `send`, which returns one reply (or exception) per item, in order. `queue` names it in
+    the metrics."""
 
     def __init__(
         self,
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Reply | Exception]]],
         *,
+        queue: str,
         in_flight: int = 2,
         batch: int = 512,
         bound: int = 8192,
@@ -41,6 +45,9 @@ class Coalescer(Generic[Item, Reply]):
         self._bound = bound
         self._waiting: deque[tuple[Item, asyncio.Future[Reply]]] = deque()
         self._senders: set[asyncio.Task[None]] = set()
+        self._full = gauges.FULL.labels(queue)
+        self._sizes = gauges.BATCH.labels(queue)
+        gauges.WAITING.labels(queue).set_function(lambda: len(self._waiting))
 
     async def submit(self, item: Item) -> Reply:
         """Send one item and return its reply; raises Overloaded when too many wait already.
@@ -48,6 +55,7 @@ class Coalescer(Generic[Item, Reply]):
         Cancelling the caller does not take the item back: it may already be on its way.
         """
         if len(self._waiting) >= self._bound:
+            self._full.inc()
             raise Overloaded
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, reply))
@@ -70,6 +78,7 @@ class Coalescer(Generic[Item, Reply]):
 
     async def _send_batch(self, taken: Sequence[tuple[Item, asyncio.Future[Reply]]]) -> None:
         replies: Sequence[Reply | Exception]
+        self._sizes.observe(len(taken))
         try:
             replies = await self._send([item for item, _ in taken])
         except Exception as failure:  # each caller gets it
@@ -90,9 +99,9 @@ Call = tuple[str, Sequence[str], Sequence[str | bytes | int]]
 class Functions:
     """Calls finalbell's Redis functions, many per round trip, and loads them where they are missing."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, queue: str) -> None:
         self._redis = redis
-        self._coalescer: Coalescer[Call, object] = Coalescer(self.call_all)
+        self._coalescer: Coalescer[Call, object] = Coalescer(self.call_all, queue=queue)
 
     async def call(self, act: str, keys: Sequence[str], *arguments: str | bytes | int) -> object:
         """Call one function and return its reply."""

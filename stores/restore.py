@@ -59,7 +59,9 @@ class Restorer:
         self._dead_letters = dead_letters
         self._read_event = read_event
         self._running: dict[UUID, asyncio.Task[bool]] = {}
-        self._batches: Coalescer[UUID, bool] = Coalescer(self._restore, in_flight=4, batch=TOGETHER, bound=WAITING)
+        self._batches: Coalescer[UUID, bool] = Coalescer(
+            self._restore, queue="restores", in_flight=4, batch=TOGETHER, bound=WAITING
+        )
         self.live: LiveSessions | None = None
 
     async def restore(self, session: UUID) -> bool:

@@ -6,6 +6,7 @@ second; once it is gone, a republish is accepted again. So no message ids (RELIA
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
 from uuid import UUID
@@ -17,6 +18,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
+from prometheus_client import Gauge
 
 STREAM = "SUBMITS"
 CONSUMER = "scoring"
@@ -27,6 +29,7 @@ LOOKUPS = 64
 SILENCES = 3
 TRY_AGAIN_SECONDS = 1.0
 MAX_BYTES = 20 * 1024**3
+AWAY = Gauge("finalbell_jetstream_away", "1 while submits go straight to PostgreSQL, since JetStream was silent a few times")
 
 
 class PublishOutcome(StrEnum):
@@ -35,6 +38,14 @@ class PublishOutcome(StrEnum):
     KEPT = "KEPT"
     ALREADY = "ALREADY"
     AWAY = "AWAY"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Deliveries that are not acknowledged yet: all, and those that are not the first of their submit."""
+
+    unacknowledged: int
+    again: int
 
 
 class SubmitLog:
@@ -46,6 +57,7 @@ class SubmitLog:
         self._pull: JetStreamContext.PullSubscription | None = None
         self._silences = 0
         self._try_again = 0.0
+        AWAY.set_function(lambda: self._silences >= SILENCES)
 
     async def prepare(self) -> None:
         """Make the stream, or bring it up to these settings."""
@@ -79,7 +91,9 @@ class SubmitLog:
             ),
         )
 
-    async def publish(self, subject: str, event: bytes, timeout_seconds: float) -> PublishOutcome:
+    async def publish(
+        self, subject: str, event: bytes, timeout_seconds: float, headers: Mapping[str, str] | None = None
+    ) -> PublishOutcome:
         """Publish and wait until JetStream has synced it; AWAY: it may or may not have it.
 
         Error 10077 is JetStream's generic store failure; only this text means that the first copy is still there. After
@@ -88,13 +102,15 @@ class SubmitLog:
         if not self._client.is_connected or (self._silences >= SILENCES and monotonic() < self._try_again):
             return PublishOutcome.AWAY
         self._try_again = monotonic() + TRY_AGAIN_SECONDS
-        outcome = await self._publish(subject, event, timeout_seconds)
+        outcome = await self._publish(subject, event, timeout_seconds, headers)
         self._silences = self._silences + 1 if outcome is PublishOutcome.AWAY else 0
         return outcome
 
-    async def _publish(self, subject: str, event: bytes, timeout_seconds: float) -> PublishOutcome:
+    async def _publish(
+        self, subject: str, event: bytes, timeout_seconds: float, headers: Mapping[str, str] | None
+    ) -> PublishOutcome:
         try:
-            await self._stream.publish(subject, event, timeout=timeout_seconds)
+            await self._stream.publish(subject, event, timeout=timeout_seconds, headers=dict(headers) if headers else None)
         except APIError as refused:
             if refused.err_code == 10077 and "maximum messages per subject exceeded" in (refused.description or ""):
                 return PublishOutcome.ALREADY
@@ -150,6 +166,11 @@ class SubmitLog:
     async def backlog(self) -> int:
         """Return how many submits wait or are being worked on."""
         return (await self._stream.stream_info(STREAM)).state.messages
+
+    async def delivered(self) -> Delivered:
+        """Return how many deliveries are not acknowledged yet."""
+        info = await self._stream.consumer_info(STREAM, CONSUMER)
+        return Delivered(info.num_ack_pending or 0, info.num_redelivered or 0)
 
     async def listen(self, to: str, receive: Callable[[bytes], None]) -> None:
         """Hand every inline reply that comes to the subject `to` to `receive`."""

@@ -19,6 +19,8 @@ from nats.aio.msg import Msg
 from prometheus_client import Counter, Gauge
 
 from servers.scoring.rules import grade
+from servers.serving import traces
+from stores import gauges
 from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
 from stores.dead_letters import DeadLetters
@@ -33,7 +35,9 @@ SCORED = Counter("finalbell_scored_total", "Sessions scored for the first time")
 REPEATED = Counter("finalbell_scored_again_total", "Deliveries of sessions that had a result")
 BURIED = Counter("finalbell_dead_letters_total", "Submits that cannot be scored")
 DIFFERING = Counter("finalbell_result_differs_total", "Deliveries with other answers than the result was made of")
-BACKLOG = Gauge("finalbell_scoring_backlog", "Submits that wait for scoring")
+BACKLOG = Gauge("finalbell_scoring_backlog", "Submits that wait for scoring, or whose delivery is not acknowledged yet")
+UNACKNOWLEDGED = Gauge("finalbell_scoring_unacknowledged", "Submits that a worker has, or had when it died")
+REDELIVERED = Gauge("finalbell_scoring_redelivered", "Submits that were delivered more than once and are not acknowledged yet")
 log = structlog.get_logger()
 
 
@@ -70,6 +74,7 @@ class ScoringWorker:
         self._live = live
         self._crash_at = crash_at
         self._key_sets: dict[tuple[str, int, int], KeySet] = {}
+        gauges.cached("key sets", self._key_sets)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Score until told to stop; when a store is away, wait and go on: the stream keeps everything."""
@@ -77,12 +82,19 @@ class ScoringWorker:
             try:
                 messages = await self._submits.pull(BATCH, 1.0)
                 if messages:
-                    await self.score(messages)
-                BACKLOG.set(await self._submits.backlog())
+                    with traces.worked("score", [message.headers for message in messages]):
+                        await self.score(messages)
+                await self._measure()
             except Exception as failure:  # unacknowledged messages come again
                 log.warning("batch not scored yet", error=f"{type(failure).__name__}: {failure}"[:200])
                 await asyncio.sleep(0.5)
                 await self._mend()
+
+    async def _measure(self) -> None:
+        BACKLOG.set(await self._submits.backlog())
+        delivered = await self._submits.delivered()
+        UNACKNOWLEDGED.set(delivered.unacknowledged)
+        REDELIVERED.set(delivered.again)
 
     async def _mend(self) -> None:
         """Make the stream and its consumer again, where an operator or a disk has taken them; the nets publish anew."""
@@ -130,7 +142,8 @@ class ScoringWorker:
                 log.error("keys are not complete; its submits wait", exam=event.exam_id, version=event.exam_version)
                 continue
             try:
-                work.append(Work(message, event, _result(event, paper)))
+                with traces.delivered("grade", message.headers):
+                    work.append(Work(message, event, _result(event, paper)))
             except Exception as bad:  # whatever is wrong with one submit must not hold up the others
                 await self._bury(message, UUID(event.session_id), f"{type(bad).__name__}: {bad}")
         return work

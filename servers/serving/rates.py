@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from servers.auth import Caller
 from servers.errors import RateLimited
+from stores import gauges
 
 REMEMBERED = 200_000
 LIMITED = Counter("finalbell_rate_limited_total", "Calls refused since their student made too many")
@@ -23,6 +24,7 @@ class Rates:
         self._per_second = per_second
         self._at_once = at_once
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        gauges.cached("rate buckets", self._buckets)
 
     def take(self, caller: Caller) -> None:
         """Count a call, or refuse it and say when the next one is welcome."""

@@ -14,6 +14,7 @@ from prometheus_client import start_http_server
 
 from servers.auth import Tokens
 from servers.engine import make_server
+from servers.serving import traces
 from servers.serving.rates import Rates
 from servers.serving.wrap import InFlight, handlers
 from servers.settings import Settings
@@ -38,6 +39,8 @@ class Hosted:
     drains: Sequence[Callable[[], Awaitable[None]]] = ()
     max_message_bytes: int = MAX_MESSAGE_BYTES
     reflected: Sequence[str] = ()
+    name: str = ""
+    """The units' names, for traces."""
 
 
 async def serve(settings: Settings, hosted: Hosted) -> None:
@@ -47,6 +50,7 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
     owe (a publish after a flip) is done. Health and metrics are there for workers too.
     """
     in_flight, stop = InFlight(), asyncio.Event()
+    traces.start(settings.otlp, hosted.name)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     tokens = Tokens(settings.jwks, settings.issuer, settings.audience)
@@ -77,5 +81,6 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
         await in_flight.finished()
     for drain in hosted.drains:
         await drain()
+    traces.stop()
     metrics.shutdown()
     log.info("stopped")

@@ -24,11 +24,12 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from servers import errors
 from servers.auth import Caller, Tokens
 from servers.errors import Refusal
+from servers.serving import traces
 from servers.serving.rates import Rates
 from stores.live import RestoreFailed
 from stores.pipeline import Overloaded
@@ -50,7 +51,10 @@ TRANSIENT_REDIS = (
     "BUSY",
 )
 
-CALLS = Counter("finalbell_rpc_total", "Finished calls", ["service", "method", "code"])
+CALLS = Counter(
+    "finalbell_rpc_total", "Finished calls; the reason is empty for those that went well", ["service", "method", "code", "reason"]
+)
+RUNNING = Gauge("finalbell_rpc_in_flight", "Calls that run")
 SECONDS = Histogram(
     "finalbell_rpc_seconds",
     "Time from arrival to reply",
@@ -90,6 +94,7 @@ class InFlight:
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        RUNNING.set_function(lambda: self._count)
 
     def __enter__(self) -> None:
         self._count += 1
@@ -130,10 +135,11 @@ def _wrap(
 
     async def run(data: bytes | AsyncIterator[Message], context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         arrived = time.monotonic()
-        code = grpc.StatusCode.OK
-        with in_flight:
+        code, reason = grpc.StatusCode.OK, ""
+        sent = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+        with in_flight, traces.called(service, name, sent):
             try:
-                sent, caller = _admitted(policy, context, tokens)
+                caller = _admitted(policy, sent, tokens)
                 rates.take(caller)
                 request = _decoded(data, request_class) if isinstance(data, bytes) else data
                 call = Call(caller, _key(policy, request, sent), arrived, dict(sent))
@@ -146,13 +152,14 @@ def _wrap(
                 raise
             except Exception as failure:  # the one place where a failure becomes a status
                 refusal = refused(failure)
-                code = refusal.code
+                code, reason = refusal.code, refusal.reason
                 _log(f"{service}.{name}", refusal, failure)
                 await _abort(context, refusal)
                 raise AssertionError("abort raises") from None
             finally:
+                traces.answered(code, reason)
                 seconds.observe(time.monotonic() - arrived)
-                CALLS.labels(service, name, code.name).inc()
+                CALLS.labels(service, name, code.name, reason).inc()
 
     request_class, response_class = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
 
@@ -170,16 +177,15 @@ def _wrap(
     )
 
 
-def _admitted(policy: Any, context: Any, tokens: Tokens) -> tuple[list[tuple[str, str]], Caller]:
+def _admitted(policy: Any, sent: list[tuple[str, str]], tokens: Tokens) -> Caller:
     """Check token and role before anything else is read: nobody learns what is valid before saying who they are."""
-    sent = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
     if policy.access == Policy.PUBLIC:
-        return sent, Caller("", frozenset(), ())
+        return Caller("", frozenset(), ())
     caller = tokens.caller(dict(sent).get("authorization", ""))
     needed = ROLES.get(policy.access)
     if needed is not None and not caller.roles & needed:
         raise errors.RoleRequired("Your token's roles do not allow this.", roles=" or ".join(sorted(needed)))
-    return sent, caller
+    return caller
 
 
 def _decoded(data: bytes, request_class: type[Message]) -> Message:

@@ -19,6 +19,7 @@ from servers.session import rules
 from servers.session.messages import answer_of, saved_message, session_message
 from servers.session.snapshots import sleep_until
 from servers.session.submits import Late, Submits
+from stores import gauges
 from stores.catalog import Catalog
 from stores.deadlines import Deadlines, Explained, settle
 from stores.live import LiveSessions
@@ -64,6 +65,7 @@ class SessionService:
         self._submits = submits
         self._inline_wait = inline_wait_ms / 1000
         self._papers: dict[tuple[str, int], tuple[Paper, dict[str, PaperQuestion]]] = {}
+        gauges.cached("papers", self._papers)
 
     async def beat(self, stop: asyncio.Event) -> None:
         """Note every second that students are being served: when nobody does, the bell takes it for an outage."""

@@ -13,6 +13,7 @@ import structlog
 from finalbell.v1 import events_pb2 as events
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from servers.serving import traces
 from stores.deadlines import Deadlines, settle
 from stores.live import BELL_GRACE_MS, LiveSessions
 from stores.pipeline import Coalescer
@@ -55,8 +56,8 @@ class Submits:
         self._submits = submits
         self._publish_wait = publish_wait_ms / 1000
         self._crash_at = crash_at
-        self._rows: Coalescer[tuple[UUID, str, bytes], None] = Coalescer(sessions.keep_submissions)
-        self._marks: Coalescer[tuple[Frozen, UUID | None], None] = Coalescer(sessions.mark_submitted)
+        self._rows: Coalescer[tuple[UUID, str, bytes], None] = Coalescer(sessions.keep_submissions, queue="submission rows")
+        self._marks: Coalescer[tuple[Frozen, UUID | None], None] = Coalescer(sessions.mark_submitted, queue="submit marks")
         self._owned: set[asyncio.Task[Any]] = set()
         self._waiting: dict[UUID, asyncio.Future[events.SessionScored]] = {}
         self._inbox = ""
@@ -81,7 +82,7 @@ class Submits:
         "Already queued" is as good as kept: the broker holds the first copy, with the same frozen answers.
         """
         where, event = subject(frozen.facts.exam, frozen.facts.session), encode(frozen, self._inbox)
-        if await self._submits.publish(where, event, self._publish_wait) is PublishOutcome.AWAY:
+        if await self._submits.publish(where, event, self._publish_wait, traces.carried()) is PublishOutcome.AWAY:
             try:
                 await self._rows.submit((frozen.facts.session, where, event))
             except Exception as failure:

@@ -69,20 +69,24 @@ def _parent(entry: Path) -> int:
 
 @contextmanager
 def crashing(stack: Stack, unit: str, step: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """Run one more process of a unit, which kills itself at a step; gives its address and its handle.
+    """Run one more process of a unit, which kills itself at a step; gives its address and its handle."""
+    with another(stack, unit, CRASH_AT=step) as running:
+        yield running
 
-    It has the configuration of the supervised one, but for ports of its own: so every other process of the stack
-    stays as it is, and the next life of nobody crashes again.
+
+@contextmanager
+def another(stack: Stack, unit: str, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Run one more process of a unit; gives its address and its handle.
+
+    It has the configuration of the supervised one, but for these settings and ports of its own: so every other process of
+    the stack stays as it is, and the next life of nobody is another.
     """
     raw = Path(f"/proc/{stack.pid(unit)}/environ").read_bytes().split(b"\0")
     environment = dict(line.decode().split("=", 1) for line in raw if line)
     listen = f"127.0.0.1:{free_port()}"
-    environment |= {
-        "FINALBELL_LISTEN": listen,
-        "FINALBELL_METRICS": f"127.0.0.1:{free_port()}",
-        "FINALBELL_CRASH_AT": step,
-    }
-    with (stack.home / "logs" / "crashing.log").open("ab") as log:
+    environment |= {f"FINALBELL_{name}": value for name, value in settings.items()}
+    environment |= {"FINALBELL_LISTEN": listen, "FINALBELL_METRICS": f"127.0.0.1:{free_port()}"}
+    with (stack.home / "logs" / "another.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", "servers", unit], cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         yield listen, process

@@ -108,8 +108,9 @@ async def test_one_that_was_published_too_often_is_buried_whole_and_parked_and_c
 ) -> None:
     await stack.import_exam(small_exam, exam_id)
     await fetch(stack, "CREATE TABLE IF NOT EXISTS test_kept_key AS SELECT * FROM keys.answer_key WHERE false")
-    await fetch(stack, "INSERT INTO test_kept_key SELECT * FROM keys.answer_key WHERE exam_id = $1", exam_id)
-    await fetch(stack, "DELETE FROM keys.answer_key WHERE exam_id = $1", exam_id)
+    key_of_q1 = "FROM keys.answer_key WHERE exam_id = $1 AND question_id = 'q1'"
+    await fetch(stack, f"INSERT INTO test_kept_key SELECT * {key_of_q1}", exam_id)
+    await fetch(stack, f"DELETE {key_of_q1}", exam_id)
     async with Student(stack) as student, staff(stack) as admin, Redis.from_url(stack.read()["redis"]) as redis:
         session = (await student.sit(exam_id))["sessionId"]
         good(await student.save(session, "q1", choice="B"))

@@ -19,6 +19,7 @@ from stores.records import (
     AnswerKind,
     Deadline,
     Frozen,
+    LogEntry,
     MoveOutcome,
     NotFlipped,
     Save,
@@ -393,6 +394,26 @@ async def test_snapshots_write_the_newest_answers_and_two_at_once_do_no_harm(liv
 
 async def _all_written(live: LiveSessions) -> bool:
     return (await live.backlog()).entries == 0
+
+
+async def test_a_snapshotter_that_slept_overwrites_nothing_newer(live: LiveSessions, stores: Stores) -> None:
+    facts, sessions = await begin(live), Sessions(stores.postgres)
+    await live.save(a_save(facts, "q1", "A", "key-00001"))
+    first = await live.state(facts.session)
+    assert first is not None
+    await live.save(a_save(facts, "q1", "B", "key-00002"))
+    await Snapshots(live, sessions).write()
+    await eventually(lambda: written(stores, facts))
+
+    await sessions.keep_answers([LogEntry(facts.session, saved) for saved in first.answers])  # it wakes, with what it had read
+
+    rows = await stores.postgres.fetch("SELECT answer, version FROM session_answer WHERE session_id = $1", facts.session)
+    assert [(row["answer"], row["version"]) for row in rows] == [("c:B", 2)]
+
+
+async def written(stores: Stores, facts: SessionFacts) -> bool:
+    """Whether the second save is in PostgreSQL, whoever wrote it."""
+    return bool(await stores.postgres.fetchval("SELECT version = 2 FROM session_answer WHERE session_id = $1", facts.session))
 
 
 async def test_saves_that_the_log_has_no_room_for_are_written_whole(

@@ -25,7 +25,7 @@ class Store:
 async def test_what_arrives_during_a_round_trip_goes_out_together() -> None:
     store = Store()
     store.open.clear()
-    coalescer = Coalescer(store.send, in_flight=1)
+    coalescer = Coalescer(store.send, queue="a test", in_flight=1)
     calls = [asyncio.ensure_future(coalescer.submit(item)) for item in range(6)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -39,7 +39,7 @@ async def test_what_arrives_during_a_round_trip_goes_out_together() -> None:
 
 
 async def test_a_failure_reaches_the_call_that_it_belongs_to() -> None:
-    coalescer = Coalescer(Store().send)
+    coalescer = Coalescer(Store().send, queue="a test")
 
     replies = await asyncio.gather(*(coalescer.submit(item) for item in (1, -1, 2)), return_exceptions=True)
 
@@ -54,7 +54,7 @@ async def test_a_lost_round_trip_fails_every_call_of_its_batch_and_no_later_one(
             raise ConnectionError
         return list(items)
 
-    coalescer = Coalescer(send)
+    coalescer = Coalescer(send, queue="a test")
     lost = await asyncio.gather(coalescer.submit(1), coalescer.submit(2), return_exceptions=True)
     failing = False
 
@@ -65,7 +65,7 @@ async def test_a_lost_round_trip_fails_every_call_of_its_batch_and_no_later_one(
 async def test_a_full_queue_refuses_at_once_and_keeps_what_it_has() -> None:
     store = Store()
     store.open.clear()
-    coalescer = Coalescer(store.send, in_flight=1, batch=1, bound=3)
+    coalescer = Coalescer(store.send, queue="a test", in_flight=1, batch=1, bound=3)
     calls = [asyncio.ensure_future(coalescer.submit(item)) for item in range(3)]
     await asyncio.sleep(0)
     calls.append(asyncio.ensure_future(coalescer.submit(3)))
@@ -81,7 +81,7 @@ async def test_a_full_queue_refuses_at_once_and_keeps_what_it_has() -> None:
 async def test_a_caller_who_leaves_takes_nobody_along() -> None:
     store = Store()
     store.open.clear()
-    coalescer = Coalescer(store.send, in_flight=1)
+    coalescer = Coalescer(store.send, queue="a test", in_flight=1)
     calls = [asyncio.ensure_future(coalescer.submit(item)) for item in range(3)]
     await asyncio.sleep(0)
     calls[1].cancel()
@@ -97,7 +97,7 @@ async def test_a_caller_who_leaves_takes_nobody_along() -> None:
 async def test_two_round_trips_that_end_together_leave_no_later_call_waiting() -> None:
     store = Store()
     store.open.clear()
-    coalescer = Coalescer(store.send, in_flight=2)
+    coalescer = Coalescer(store.send, queue="a test", in_flight=2)
 
     async def caller(times: int) -> list[int]:
         return [await coalescer.submit(1) for _ in range(times)]
@@ -115,7 +115,7 @@ async def test_two_round_trips_that_end_together_leave_no_later_call_waiting() -
 
 async def test_draining_waits_for_what_is_queued() -> None:
     store = Store()
-    coalescer = Coalescer(store.send, in_flight=1, batch=1)
+    coalescer = Coalescer(store.send, queue="a test", in_flight=1, batch=1)
     calls = [asyncio.ensure_future(coalescer.submit(item)) for item in range(3)]
     await asyncio.sleep(0)
 
