@@ -14,7 +14,34 @@ from ops import ports, probes
 from ops.home import Home, read_json
 from ops.processes import envoy_binary, nats_binary, postgres_binaries, valkey_binary
 
-LAG_METRICS = {"snapshots": "finalbell_snapshot_lag_entries", "scoring-worker": "finalbell_scoring_backlog"}
+LAGS: Mapping[str, Mapping[str, str]] = {
+    "snapshots": {
+        "entries": "finalbell_snapshot_lag_entries",
+        "seconds": "finalbell_snapshot_lag_seconds",
+        "dirty sessions": "finalbell_snapshot_dirty_sessions",
+    },
+    "bell": {
+        "unscored": "finalbell_unscored_sessions",
+        "dead letters": "finalbell_dead_letters_waiting",
+        "submission rows": "finalbell_submission_rows",
+        "times pending": "finalbell_deadlines_pending",
+        "holding": "finalbell_bell_held",
+        "clock skew seconds": "finalbell_clock_skew_seconds",
+    },
+    "scoring-worker": {"backlog": "finalbell_scoring_backlog", "unacknowledged": "finalbell_scoring_unacknowledged"},
+}
+"""What waits for each unit, by the names that people read, and the metrics behind them."""
+
+TROUBLES: Mapping[str, tuple[float, str]] = {
+    "seconds": (5, "SnapshotLag"),
+    "dirty sessions": (0, "SnapshotLogFull"),
+    "dead letters": (0, "DeadLetters"),
+    "submission rows": (0, "JetStreamAway"),
+    "holding": (0, "BellHeld"),
+    "clock skew seconds": (2, "ClockSkew"),
+}
+"""Figures past which an operator is needed at once, and their runbooks."""
+
 NEEDED = 1 << 30
 BINARIES: Mapping[str, Callable[[], Path]] = {
     "PostgreSQL": lambda: postgres_binaries() / "postgres",
@@ -32,14 +59,14 @@ SERVERS: Mapping[str, Callable[[dict[str, Any]], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One process of a stack; `lag` is how much work waits for it, empty where none can."""
+    """One process of a stack; `lag` is how much work waits for it, by name, empty where none can."""
 
     name: str
     pid: int | None
     port: int
     healthy: bool
     restarts: int
-    lag: str
+    lag: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +100,9 @@ def diagnose(home: Home) -> list[Finding]:
     for row in rows:
         mend = f"One that dies is started again by itself, one that hangs may be killed; its log ends:\n{home.tail(row.name, 4)}"
         findings.append(Finding(row.healthy, f"{row.name} (pid {row.pid}, {row.restarts} restarts)", mend))
+    for name, value in ((name, value) for row in rows for name, value in row.lag.items() if name in TROUBLES):
+        most, runbook = TROUBLES[name]
+        findings.append(Finding(abs(value) <= most, f"{name}: {value:g}", f"See docs/runbooks/{runbook}.md."))
     return findings
 
 
@@ -80,18 +110,17 @@ def _row(process: dict[str, Any], stack: dict[str, Any]) -> Row:
     name, metrics = process["name"], process["metrics"]
     unit = name.partition(".")[0]
     if unit in SERVERS:
-        return Row(name, process["pid"], process["port"], SERVERS[unit](stack), process["restarts"], "")
+        return Row(name, process["pid"], process["port"], SERVERS[unit](stack), process["restarts"], {})
     told = probes.page(metrics, "/metrics")  # its own port: a sibling may answer on the one that workers share
     healthy = told is not None and probes.serves(f"127.0.0.1:{process['port']}")
     return Row(name, process["pid"], process["port"], healthy, process["restarts"], _lag(unit, told or ""))
 
 
-def _lag(unit: str, metrics: str) -> str:
+def _lag(unit: str, metrics: str) -> Mapping[str, float]:
     """Find how much work waits in a process's own metrics."""
-    if unit not in LAG_METRICS:
-        return ""
-    values = [line.rsplit(" ", 1)[1] for line in metrics.splitlines() if line.startswith(f"{LAG_METRICS[unit]} ")]
-    return values[0].removesuffix(".0") if values else "?"
+    lines = [line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#")]
+    values = {name: float(value) for name, value in lines}
+    return {name: round(values[metric], 3) for name, metric in LAGS.get(unit, {}).items() if metric in values}
 
 
 def _binary(name: str, find: Callable[[], Path]) -> Finding:

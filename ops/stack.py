@@ -83,7 +83,9 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
         from ops.table import show
 
         health = {True: "healthy", False: "NOT HEALTHY"}
-        show(COLUMNS, [[r.name, str(r.pid or "-"), str(r.port), health[r.healthy], str(r.restarts), r.lag] for r in rows])
+        lags = [", ".join(f"{name} {value:g}" for name, value in row.lag.items() if value) for row in rows]
+        cells = [[r.name, str(r.pid or "-"), str(r.port), health[r.healthy], str(r.restarts)] for r in rows]
+        show(COLUMNS, [[*row, lag] for row, lag in zip(cells, lags, strict=True)])
     raise typer.Exit(3 if not rows else 0 if all(row.healthy for row in rows) else 1)
 
 

@@ -236,11 +236,13 @@ class LiveSessions:
         await self._all(calls)
 
     async def holds(self) -> bool:
-        """Return whether the bell holds on any shard."""
+        """Return whether the bell holds on any shard that has sessions in progress."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for number in range(keys.SHARDS):
                 pipeline.exists(keys.hold_key(number))
-            return any(await pipeline.execute())
+                pipeline.zcard(keys.due_key(number))
+            replies = await pipeline.execute()
+        return any(held and running for held, running in zip(replies[::2], replies[1::2], strict=True))
 
     async def due(self, grace_ms: int = BELL_GRACE_MS) -> Sequence[UUID]:
         """Return sessions whose time seems to be over, up to 500 a shard; the submit decides."""

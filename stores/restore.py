@@ -38,6 +38,8 @@ TOGETHER = 256
 WAITING = 20_000
 TOKEN_WAIT_SECONDS = 0.05
 RESTORED = Counter("finalbell_restores_total", "Sessions brought back into Redis", ["outcome"])
+for outcome in (*SessionStatus, "PARKED", "FAILED"):  # shown from the beginning: a rate needs a zero to rise from
+    RESTORED.labels(outcome)
 SECONDS = Histogram("finalbell_restore_seconds", "How long a batch of restores took")
 log = structlog.get_logger()
 

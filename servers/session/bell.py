@@ -36,6 +36,8 @@ PARKED = Gauge("finalbell_parked_sessions", "Submitted sessions that wait for an
 LETTERS = Gauge("finalbell_dead_letters_waiting", "Submits that could not be scored, and wait for an operator")
 ROWS = Gauge("finalbell_submission_rows", "Submits kept in PostgreSQL until JetStream has them")
 RESENT = Counter("finalbell_net_resent_total", "Submits published again", ["net"])
+for net in ("unscored", "submission"):  # shown from the beginning: a rate needs a zero to rise from
+    RESENT.labels(net)
 log = structlog.get_logger()
 
 
