@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up setup test lint gen tools lock
+.PHONY: up setup test bite lint gen tools lock
 
 up: setup ## the whole stack in the foreground
 	@$(BIN)/finalbell up
@@ -20,6 +20,9 @@ setup: .venv/.ready ## install only
 
 test: setup ## every test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+bite: setup ## every seeded bug, which a test has to catch (about five minutes)
+	@$(BIN)/python -m tests.bite
 
 lint: setup ## format, lint, types, import rules, protos
 	@$(BIN)/ruff format --check .
