@@ -251,6 +251,18 @@ class Session:
     answers_sha256: str | None
     epoch: int
     live_status: str | None = None
+    pauses: Sequence[tuple[datetime, datetime, datetime | None]] = ()
+    """Each pause: when it began, when it ends by itself, when it was resumed."""
+
+    extra_seconds: int = 0
+    """What its student's accommodation adds."""
+
+    adjusted_seconds: int = 0
+    settled: bool = True
+    """Whether its end is up to the facts behind it; a sweep sees to it within seconds."""
+
+    terms_changed_at: datetime | None = None
+    """When the terms that are not its own last changed: its student's accommodation, its exam."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The rules once more, written from the documents: grades, the canonical encoding, the deadline, the order of a board."""
 
 import hashlib
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Context, Decimal, Inexact
 from typing import cast
 
-from ops.audit.records import Exam, Keys, Question
+from ops.audit.records import Exam, Keys, Question, Session
 
 EXACT = Context(prec=1000, traps=[Inexact])
 ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -102,19 +103,28 @@ def _plain(text: str, *, fold: bool) -> str:
 # The deadline (DESIGN 7). Pauses, accommodations and adjustments are terms of this one sum.
 
 
-def deadline(
-    exam: Exam,
-    started_at: datetime,
-    *,
-    pauses: timedelta = timedelta(0),
-    accommodation: timedelta = timedelta(0),
-    adjustments: timedelta = timedelta(0),
-) -> datetime:
-    """Return the last moment at which an answer is accepted."""
-    end = started_at + timedelta(seconds=exam.duration_seconds) + pauses
+def deadline(exam: Exam, session: Session) -> datetime:
+    """Return the last moment at which an answer is accepted; a pause that is on is taken to run until it ends by itself."""
+    end = session.started_at + timedelta(seconds=exam.duration_seconds) + paused(session, None)
     if exam.closes_at is not None:
         end = min(end, exam.closes_at)
-    return end + accommodation + adjustments
+    return end + timedelta(seconds=session.extra_seconds + session.adjusted_seconds)
+
+
+def paused(session: Session, until: datetime | None) -> timedelta:
+    """Return for how long a session's clock stood still, up to a moment."""
+    total = timedelta(0)
+    for began, ends_by, resumed in session.pauses:
+        if until is None or began < until:
+            total += min(at for at in (ends_by, resumed, until) if at is not None) - began
+    return total
+
+
+def accommodated(duration_seconds: int, extra_seconds: int | None, factor: Decimal | None) -> int:
+    """Return the seconds that an accommodation adds: as given, or duration × (factor − 1), rounded up."""
+    if factor is not None:
+        return math.ceil(duration_seconds * (factor - 1))
+    return extra_seconds or 0
 
 
 # The order of a board (docs/exam-files.md, `tieBreak`)
@@ -123,10 +133,14 @@ TIE_RANGE = {"NONE": 1, "DURATION": 1 << 27, "SUBMITTED_AT": 1 << 35}
 """How many milliseconds of a tie-break a board can tell apart: 37 hours of sitting, 13 months since the import."""
 
 
-def tie_break(exam: Exam, started_at: datetime, submitted_at: datetime) -> int:
-    """Return what a smaller value of is better among equal scores, in milliseconds rounded half up; 0 where all share."""
-    since = {"DURATION": started_at, "SUBMITTED_AT": exam.created_at}.get(exam.tie_break)
-    return 0 if since is None else ((submitted_at - since) * 2 + MILLISECOND) // (2 * MILLISECOND)
+def tie_break(exam: Exam, session: Session) -> int:
+    """Return what a smaller value of is better among equal scores, in milliseconds rounded half up; 0 where all share.
+
+    Pauses are no time used.
+    """
+    at = session.submitted_at or session.ends_at
+    used = {"DURATION": at - session.started_at - paused(session, at), "SUBMITTED_AT": at - exam.created_at}.get(exam.tie_break)
+    return 0 if used is None else (used * 2 + MILLISECOND) // (2 * MILLISECOND)
 
 
 def order_key(exam: Exam, score: int, tie: int) -> int:

@@ -222,7 +222,7 @@ class _Place:
 
     def __init__(self, exam: Exam, session: Session, result: Result, cohorts: frozenset[str]) -> None:
         self.student, self.session, self.score, self.cohorts = session.student, session.id, result.score, cohorts
-        self.tie = tie_break(exam, session.started_at, session.submitted_at or session.ends_at)
+        self.tie = tie_break(exam, session)
         self.key = order_key(exam, result.score, self.tie)
 
 

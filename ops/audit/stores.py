@@ -9,6 +9,7 @@ from psycopg.rows import dict_row
 from redis import Redis
 
 from ops.audit.records import Board, Exam, Keys, Question, Result, Session, Standing, Stores
+from ops.audit.rules import accommodated
 
 LONG = 12
 """From how many characters on a text of a key is too long to stand anywhere by chance."""
@@ -16,6 +17,24 @@ LONG = 12
 TOGETHER = 1_000
 LIVE = {b"I": "IN_PROGRESS", b"S": "SUBMITTED", b"D": "SCORED"}
 Rows = Sequence[Mapping[str, Any]]
+
+SESSIONS = """
+  SELECT s.*, e.duration_seconds, a.extra_seconds, a.factor, coalesce(d.seconds, 0) AS adjusted,
+    greatest(a.set_at, l.at) AS changed_at,
+    ARRAY(SELECT paused_at FROM session_pause p WHERE p.session_id = s.id ORDER BY paused_at) AS pauses,
+    ARRAY(SELECT ends_by FROM session_pause p WHERE p.session_id = s.id ORDER BY paused_at) AS pauses_end,
+    ARRAY(SELECT resumed_at FROM session_pause p WHERE p.session_id = s.id ORDER BY paused_at) AS resumes
+  FROM exam_session s
+  JOIN exam e ON e.id = s.exam_id
+  LEFT JOIN LATERAL (
+    SELECT * FROM accommodation WHERE student_id = s.student_id AND exam_id IN (s.exam_id, '') ORDER BY exam_id DESC LIMIT 1
+  ) a ON true
+  LEFT JOIN (SELECT session_id, sum(seconds)::int AS seconds FROM deadline_adjustment GROUP BY 1) d ON d.session_id = s.id
+  LEFT JOIN (
+    SELECT subject, max(at) AS at FROM audit_log WHERE action IN ('exam.schedule', 'exam.import') GROUP BY 1
+  ) l ON l.subject = s.exam_id
+  WHERE s.exam_id = ANY (%(exams)s)
+"""
 
 
 def read(postgres: str, redis: str, wanted: Sequence[str]) -> Stores:
@@ -45,7 +64,7 @@ def _postgres(connection: psycopg.Connection[dict[str, Any]], wanted: Sequence[s
             ask("SELECT * FROM question WHERE exam_id = ANY (%(exams)s) ORDER BY position"),
             ask("SELECT * FROM keys.answer_key WHERE exam_id = ANY (%(exams)s)"),
         ),
-        sessions={str(row["id"]): _session(row) for row in ask("SELECT * FROM exam_session WHERE exam_id = ANY (%(exams)s)")},
+        sessions={str(row["id"]): _session(row) for row in ask(SESSIONS)},
         results=[
             _result(row)
             for row in ask(f"SELECT * FROM result WHERE exam_id = ANY (%(exams)s) OR session_id IN ({sessions})")  # noqa: S608
@@ -156,6 +175,11 @@ def _session(row: Mapping[str, Any]) -> Session:
         reason=row["submit_reason"],
         answers_sha256=row["answers_sha256"].hex() if row["answers_sha256"] is not None else None,
         epoch=row["epoch"],
+        pauses=tuple(zip(row["pauses"], row["pauses_end"], row["resumes"], strict=True)),
+        extra_seconds=accommodated(row["duration_seconds"], row["extra_seconds"], row["factor"]),
+        adjusted_seconds=row["adjusted"],
+        settled=row["deadline_applied"] == row["deadline_version"],
+        terms_changed_at=row["changed_at"],
     )
 
 
