@@ -26,7 +26,8 @@ async def test_every_acknowledged_save_is_written_though_the_snapshotter_is_kill
         for n in range(ROUNDS):
             before = kill(stack, "snapshots")
             for m in range(20):
-                saved.append(good(await student.save(session, "q3", number=f"{n}.{m}")))
+                save, key = f"{n}.{m}", f"save-{n}-{m}-of-many"
+                saved.append(good(await insist(lambda s=save, k=key: student.save(session, "q3", k, number=s))))
                 await asyncio.sleep(0.02)
             await restarted(stack, "snapshots", before)
         await all_written(stack)
@@ -39,10 +40,10 @@ async def test_every_acknowledged_save_is_written_though_the_snapshotter_is_kill
 async def test_a_wipe_while_nobody_takes_snapshots_costs_what_came_since_and_the_student_is_told(stack: Stack, exam: str) -> None:
     async with Student(stack) as student:
         session = (await student.sit(exam))["sessionId"]
-        written = good(await student.save(session, "q1", choice="B"))
+        written = good(await insist(lambda: student.save(session, "q1", "the-first-key", choice="B")))
         await all_written(stack)
         with stopped(stack, "snapshots"):
-            lost = good(await student.save(session, "q3", "the-same-key", number="3.5"))
+            lost = good(await insist(lambda: student.save(session, "q3", "the-same-key", number="3.5")))
             async with Redis.from_url(stack.read()["redis"]) as redis:
                 await redis.flushall()
             found = good(await insist(lambda: student.read(session)))
