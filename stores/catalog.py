@@ -154,6 +154,11 @@ class Catalog:
                 await record(connection, actor, f"exam.{column.removesuffix('_at')}", exam)
             return bool(known)
 
+    async def note(self, actor: str, action: str, subject: str, details: Mapping[str, object]) -> None:
+        """Write a line of the audit log for an act that changes nothing in PostgreSQL."""
+        async with self._pool.acquire() as connection:
+            await record(connection, actor, action, subject, details)
+
 
 async def record(
     connection: asyncpg.Connection, actor: str, action: str, subject: str, details: Mapping[str, object] | None = None

@@ -127,6 +127,7 @@ class ExamAdminService:
         built = await self._boards.rebuild(request.exam_id, self._standings)
         if built is None:
             raise errors.Conflict("The boards are being rebuilt already; look again in a moment.")
+        await self._catalog.note(call.caller.student, "leaderboard.rebuild", request.exam_id, {"students": built[0]})
         return pb.RebuildLeaderboardResponse(students=built[0], boards=built[1])
 
     async def VerifyLeaderboard(self, request: pb.VerifyLeaderboardRequest, call: Call) -> pb.VerifyLeaderboardResponse:
