@@ -11,7 +11,7 @@ from ops import accounts, processes
 from ops.home import Home, wait
 from ops.processes import Addresses, Process
 
-FIRST_BACKOFF, LONGEST_BACKOFF, CALM_SECONDS = 0.2, 10.0, 30.0
+FIRST_BACKOFF, LONGEST_BACKOFF, CALM_SECONDS = 0.2, 10.0, 5.0
 KILL_SECONDS = 6.0
 LOG_BYTES = 16 * 1024 * 1024
 

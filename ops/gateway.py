@@ -3,7 +3,7 @@
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -26,17 +26,17 @@ LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 class Gateway:
     """Where the gateway listens, what stands behind it, and whose tokens it takes.
 
-    `upstreams` has the keys session, scoring, leaderboard, content and admin; every address is an IP address. Envoy
-    reads `jwks` once, when it starts, and does not start while there is no key in it. Where keys change while it runs,
-    `auth` is a file in a folder of its own that holds `auth_config`, written before Envoy starts and replaced by a
-    rename whenever `jwks` changes. `origins` is an RE2 pattern of the web origins that may call from a browser, matched
-    whole. `sources` holds `envoy.yaml` and `response.lua`, `descriptors` is `api.binpb`; they are read here and written
-    into the configuration, so that Envoy needs no other file.
+    `upstreams` has the keys session, scoring, leaderboard, content and admin, each with the addresses of its workers;
+    every address is an IP address. Envoy reads `jwks` once, when it starts, and does not start while there is no key in
+    it. Where keys change while it runs, `auth` is a file in a folder of its own that holds `auth_config`, written
+    before Envoy starts and replaced by a rename whenever `jwks` changes. `origins` is an RE2 pattern of the web origins
+    that may call from a browser, matched whole. `sources` holds `envoy.yaml` and `response.lua`, `descriptors` is
+    `api.binpb`; they are read here and written into the configuration, so that Envoy needs no other file.
     """
 
     listen: tuple[str, int]
     admin: tuple[str, int]
-    upstreams: Mapping[str, tuple[str, int]]
+    upstreams: Mapping[str, Sequence[tuple[str, int]]]
     jwks: Path
     issuer: str
     audience: str
@@ -67,10 +67,13 @@ def envoy_config(gateway: Gateway) -> str:
         "path_fields_in_query": "|".join(_path_fields_in_query(api)),
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
     }
-    for name, (host, port) in gateway.upstreams.items():
-        values |= {f"{name}_host": host, f"{name}_port": port}
+    values |= {name: [_endpoint(*worker) for worker in workers] for name, workers in gateway.upstreams.items()}
     template = Template((gateway.sources / "envoy.yaml").read_text())
     return template.substitute({name: json.dumps(value) for name, value in values.items()})
+
+
+def _endpoint(host: str, port: int) -> dict[str, object]:
+    return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}}
 
 
 def auth_config(gateway: Gateway) -> str:

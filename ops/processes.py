@@ -69,6 +69,10 @@ class Addresses:
     ports: Mapping[str, int]
     passwords: Mapping[str, str]
 
+    def own(self, unit: str, worker: int) -> int:
+        """The port that one worker of a unit listens on besides the unit's."""
+        return self.ports[f"{worker_name(unit, worker)} own"]
+
     def postgres(self, account: str) -> str:
         """PostgreSQL's URL for an account."""
         return (
@@ -139,11 +143,12 @@ def nats(home: Home, at: Addresses) -> Process:
 
 
 def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> Process:
-    """One process of one unit; several workers of a unit share its gRPC port and have metrics ports of their own."""
-    account, name = UNITS[unit], unit if worker == 0 else f"{unit}.{worker + 1}"
-    listen, metrics = f"127.0.0.1:{at.ports[unit]}", f"127.0.0.1:{at.ports[f'{name} metrics']}"
+    """One process of one unit; several workers of a unit share its gRPC port and have ports of their own besides."""
+    account, name = UNITS[unit], worker_name(unit, worker)
+    own, metrics = f"127.0.0.1:{at.own(unit, worker)}", f"127.0.0.1:{at.ports[f'{name} metrics']}"
     environment = {
-        "LISTEN": listen,
+        "LISTEN": f"127.0.0.1:{at.ports[unit]}",
+        "LISTEN_ALONE": own,
         "METRICS": metrics,
         "POSTGRES": at.postgres(account),
         "REDIS": at.redis(account),
@@ -155,24 +160,29 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         "ENVIRONMENT": "development",
     }
     named = {f"FINALBELL_{key}": value for key, value in environment.items()}
-    # Workers share a port, so that another may answer for one that is not there yet; its metrics port is its own.
     return Process(
         name,
         [sys.executable, "-P", "-m", "servers", unit],
-        lambda: probes.listens(at.ports[f"{name} metrics"]) and probes.serves(listen),
+        lambda: probes.listens(at.ports[f"{name} metrics"]) and probes.serves(own),
         at.ports[unit],
         metrics=metrics,
         environment=named,
     )
 
 
-def envoy(home: Home, at: Addresses) -> Process:
-    """Envoy with the gateway's configuration."""
+def worker_name(unit: str, worker: int) -> str:
+    """The name of a unit's process; the first has the unit's."""
+    return unit if worker == 0 else f"{unit}.{worker + 1}"
+
+
+def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
+    """Envoy with the gateway's configuration; it calls each worker by its own port, so that it knows which one hangs."""
+    upstreams = {unit: [("127.0.0.1", at.own(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in SERVED}
     config = envoy_config(
         Gateway(
             listen=("127.0.0.1", at.gateway),
             admin=("127.0.0.1", at.ports["envoy admin"]),
-            upstreams={unit: ("127.0.0.1", at.ports[unit]) for unit in SERVED},
+            upstreams=upstreams,
             jwks=home.jwks,
             issuer=ISSUER,
             audience=AUDIENCE,

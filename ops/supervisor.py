@@ -92,7 +92,7 @@ class Supervisor:
         units = [(unit, worker) for unit in processes.UNITS for worker in range(self.plan.workers.get(unit, 1))]
         self._spawn(processes.service(self.home, at, unit, worker, self.plan.engine) for unit, worker in units)
         self.say("starting Envoy")
-        self._spawn([processes.envoy(self.home, at)])
+        self._spawn([processes.envoy(self.home, at, self.plan.workers)])
 
     def _wait_for_an_earlier_end(self) -> None:
         """Let the processes of a killed supervisor go first: they were told to end when it died, and may take a moment."""
@@ -109,8 +109,8 @@ class Supervisor:
         """Choose every port, and keep the choice for the next time."""
         if not ports.take(self.plan.port, held):
             raise CannotStart(f"Port {self.plan.port} is taken: stop what uses it, or choose another with --port.")
-        workers = [f"{unit}.{n + 1} metrics" for unit, count in self.plan.workers.items() for n in range(1, count)]
-        units = [*processes.UNITS, *(f"{unit} metrics" for unit in processes.UNITS), *workers]
+        names = [processes.worker_name(unit, n) for unit in processes.UNITS for n in range(self.plan.workers.get(unit, 1))]
+        units = [*processes.UNITS, *(f"{name} {port}" for name in names for port in ("metrics", "own"))]
         known = read_json(self.home.ports_file) or {}
         chosen = ports.reserve(["postgres", "redis", "nats", "envoy admin", *units], known, held)
         write_private(self.home.ports_file, json.dumps(chosen, indent=1))

@@ -14,6 +14,9 @@ class Settings(BaseSettings):
     listen: str = "127.0.0.1:50051"
     """Where gRPC listens, host:port; several workers may share one port."""
 
+    listen_alone: str = ""
+    """Where this worker listens besides, alone: for a balancer, which has to know which worker hangs."""
+
     metrics: str = "127.0.0.1:9464"
     """Where Prometheus reads, host:port."""
 

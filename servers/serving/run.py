@@ -66,7 +66,8 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
         reflection.enable_server_reflection([*hosted.reflected, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     host, port = settings.metrics.rsplit(":", 1)
     metrics, _ = start_http_server(int(port), host)
-    server.add_insecure_port(settings.listen)
+    for address in filter(None, (settings.listen, settings.listen_alone)):
+        server.add_insecure_port(address)
     await server.start()
     async with asyncio.TaskGroup() as group:
         for worker in hosted.workers:

@@ -85,7 +85,7 @@ def another(stack: Stack, unit: str, **settings: str) -> Iterator[tuple[str, "su
     environment = dict(line.decode().split("=", 1) for line in raw if line)
     listen = f"127.0.0.1:{free_port()}"
     environment |= {f"FINALBELL_{name}": value for name, value in settings.items()}
-    environment |= {"FINALBELL_LISTEN": listen, "FINALBELL_METRICS": f"127.0.0.1:{free_port()}"}
+    environment |= {"FINALBELL_LISTEN": listen, "FINALBELL_LISTEN_ALONE": "", "FINALBELL_METRICS": f"127.0.0.1:{free_port()}"}
     with (stack.home / "logs" / "another.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", "servers", unit], cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:

@@ -41,7 +41,7 @@ def services(_servers: Services) -> Services:
 @pytest.fixture(scope="session")
 async def edge(_servers: Services, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     """The gateway with all its services up."""
-    upstreams = {name: ("127.0.0.1", port) for name, port in _servers.ports.items()}
+    upstreams = {name: [("127.0.0.1", port)] for name, port in _servers.ports.items()}
     async for edge in run_edge(tmp_path_factory.mktemp("edge"), upstreams):
         yield edge
 
@@ -49,7 +49,7 @@ async def edge(_servers: Services, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 async def lonely_edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     """A gateway with nothing behind it."""
-    upstreams = dict.fromkeys(SERVICES, ("127.0.0.1", 1))
+    upstreams = {name: [("127.0.0.1", 1)] for name in SERVICES}
     async for edge in run_edge(tmp_path_factory.mktemp("lonely"), upstreams):
         yield edge
 
@@ -63,8 +63,8 @@ async def strict_edge(_servers: Services, tmp_path_factory: pytest.TempPathFacto
         writer.close()
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-        upstreams = {name: ("127.0.0.1", port) for name, port in _servers.ports.items()}
-        upstreams["content"] = server.sockets[0].getsockname()
+        upstreams = {name: [("127.0.0.1", port)] for name, port in _servers.ports.items()}
+        upstreams["content"] = [server.sockets[0].getsockname()]
         home = tmp_path_factory.mktemp("strict")
         async for edge in run_edge(home, upstreams, max_requests="1", max_stream_duration="0.5s", timeout="0.5s"):
             yield edge

@@ -195,7 +195,7 @@ def write_auth(gateway: Gateway) -> None:
     new.rename(gateway.auth)
 
 
-async def run_edge(home: Path, upstreams: dict[str, tuple[str, int]], **changes: str) -> AsyncIterator[Edge]:
+async def run_edge(home: Path, upstreams: dict[str, list[tuple[str, int]]], **changes: str) -> AsyncIterator[Edge]:
     """Run the gateway until the fixture ends, with some names in its configuration set to other values."""
     tokens = Tokens()
     jwks = home / "keys" / "jwks.json"

@@ -18,7 +18,7 @@ def gateway(tmp_path: Path) -> Gateway:
     return Gateway(
         listen=("127.0.0.1", 8080),
         admin=("127.0.0.1", 9901),
-        upstreams={name: ("127.0.0.1", 50051 + number) for number, name in enumerate(SERVICES)},
+        upstreams={name: [("127.0.0.1", 50051 + number)] for number, name in enumerate(SERVICES)},
         jwks=jwks,
         issuer='https://finalbell.test/"#: $x {{',
         audience="finalbell",
