@@ -117,7 +117,7 @@ class Restorer:
         for session, row in rows.items():
             try:
                 if session in scored:
-                    state = _scored(row, deadlines[session], scored[session])
+                    state = replace(_handed_in(row, deadlines[session], *scored[session]), status=SessionStatus.SCORED)
                 elif session in events or session in letters:
                     event = self._read_event(events[session] if session in events else letters[session][0])
                     state = _handed_in(row, deadlines[session], event.submitted_ms, event.reason, event.answers)
@@ -176,11 +176,6 @@ def merged(
         answers=flipped.answers if flipped else tuple(newest.values()),
         replaced=replaced,
     )
-
-
-def _scored(row: SessionRow, deadline: Deadline, answers: bytes) -> SessionState:
-    at_ms = row.submitted_ms or row.ends_ms
-    return replace(_handed_in(row, deadline, at_ms, SubmitReason.CLICK, answers), status=SessionStatus.SCORED)
 
 
 def _handed_in(row: SessionRow, deadline: Deadline, at_ms: int, reason: SubmitReason, answers: bytes) -> SessionState:

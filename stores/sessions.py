@@ -19,6 +19,7 @@ from stores.records import (
     SessionFacts,
     SessionRow,
     SessionStatus,
+    SubmitReason,
     Terms,
 )
 
@@ -289,10 +290,22 @@ class Sessions:
         )
         return [(row["ends_at"], row["id"]) for row in rows]
 
-    async def scored_answers(self, sessions: Sequence[UUID]) -> Mapping[UUID, bytes]:
-        """Return the answers that were scored, in canonical encoding, by session."""
-        rows = await self._pool.fetch("SELECT session_id, answers FROM result WHERE session_id = ANY ($1)", list(sessions))
-        return {row["session_id"]: row["answers"].encode() for row in rows}
+    async def scored_answers(self, sessions: Sequence[UUID]) -> Mapping[UUID, tuple[int, SubmitReason, bytes]]:
+        """Return when and by whom sessions were handed in, in ms, and the answers that were scored, in canonical encoding.
+
+        All of one moment: a session that was read a moment earlier may not have been handed in then.
+        """
+        rows = await self._pool.fetch(
+            """
+            SELECT s.id, s.submitted_at, s.submit_reason, r.answers
+            FROM result r JOIN exam_session s ON s.id = r.session_id WHERE r.session_id = ANY ($1)
+            """,
+            list(sessions),
+        )
+        return {
+            row["id"]: (milliseconds(row["submitted_at"]), SubmitReason(row["submit_reason"]), row["answers"].encode())
+            for row in rows
+        }
 
     async def total(self, session: UUID) -> tuple[int, int] | None:
         """Return the score and the maximum of a session's result, unless it has none or waits for graders."""

@@ -1,5 +1,6 @@
 -- Install a restored session, if the restore token is still the caller's own: a wipe, a second restorer or newer facts about
--- its end take it away.
+-- its end take it away. One that is there under this generation stays as it is: another process has restored it since the
+-- caller found it missing, and may have acknowledged saves that the caller has not seen.
 --
 -- KEYS  1 s:{shard}:<session>  hash    2 gen:{shard}    3 r:{shard}:<session>  token    4 due:{shard}    5 unscored:{shard}
 --       6 parked:{shard}
@@ -11,6 +12,9 @@ if not generation then
   return 'NO_GENERATION'
 end
 if redis.call('GET', keys[3]) ~= args[1] then
+  return 'LOST'
+end
+if redis.call('HGET', keys[1], 'g') == generation then
   return 'LOST'
 end
 local session = session_of(keys[1])

@@ -293,6 +293,7 @@ async def test_a_restore_that_lost_its_token_installs_nothing(live: LiveSessions
     await live.save(a_save(facts, "q1", "A", "key-one"))
     state = await live.state(facts.session)
     assert state is not None
+    await stores.live.delete(keys.session_key(facts.session))
     assert await live.take_tokens([facts.session], "mine") == {facts.session}
     await stores.live.set(keys.token_key(facts.session), "somebody else's")
 

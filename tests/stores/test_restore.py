@@ -13,7 +13,7 @@ from stores.connect import Stores
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
 from stores.live import LiveSessions, Patience
-from stores.records import Frozen, SessionStatus, SubmitReason
+from stores.records import Frozen, SessionRow, SessionStatus, SubmitReason
 from stores.restore import Restorer
 from stores.results import Results
 from stores.sessions import Sessions, Start
@@ -46,7 +46,12 @@ class LookedSessions(Sessions):
         await self.turn.looked()
         return found
 
-    async def scored_answers(self, sessions: Sequence[UUID]) -> Mapping[UUID, bytes]:
+    async def read(self, sessions: Sequence[UUID]) -> Mapping[UUID, SessionRow]:
+        found = await super().read(sessions)
+        await self.turn.looked()
+        return found
+
+    async def scored_answers(self, sessions: Sequence[UUID]) -> Mapping[UUID, tuple[int, SubmitReason, bytes]]:
         found = await super().scored_answers(sessions)
         await self.turn.looked()
         return found
@@ -136,7 +141,7 @@ def nobody_scores(stack: Stack) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("nobody_scores")
-@pytest.mark.parametrize("after", [1, 2, 3, 4])
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("journey", JOURNEYS)
 async def test_a_submit_is_found_whenever_it_moves_on(
     stack: Stack, stores: Stores, small_exam: dict[str, object], exam_id: str, journey: str, after: int
@@ -176,3 +181,31 @@ async def test_a_submit_is_found_whenever_it_moves_on(
     assert state.status in (SessionStatus.SUBMITTED, SessionStatus.SCORED)
     assert isinstance(again, Frozen)
     assert again.answers_sha256 == frozen.answers_sha256
+    assert state.submitted_ms == again.submitted_ms == frozen.submitted_ms
+
+
+async def test_a_second_process_that_found_a_session_missing_too_does_not_undo_the_saves_since(
+    stack: Stack, stores: Stores, small_exam: dict[str, object], exam_id: str
+) -> None:
+    await stack.import_exam(small_exam, exam_id)
+    place = Place(stack, stores, exam_id)
+    session = await place.start()
+    with a_redis() as server:
+        async with a_worker(stores, server.url) as first:
+            await first.save(session, place.student, "A", "key-number-1")  # which restores it
+
+            class Late(Sessions):
+                """The second process's: while it restores what it had found missing, the first saves again."""
+
+                async def next_epochs(self, sessions: Sequence[UUID]) -> Mapping[UUID, int]:
+                    found = await super().next_epochs(sessions)
+                    await first.save(session, place.student, "B", "key-number-2")
+                    return found
+
+            restorer = Restorer(Late(stores.postgres), Deadlines(stores.postgres, deadline), place.log, place.letters, decode)
+            restorer.live = LiveSessions(first.redis, restorer.restore, first.generations.begin, Patience())
+            await restorer.restore(session)
+            state = await first.live.state(session)
+
+    assert state is not None
+    assert [saved.answer.value for saved in state.answers] == ["B"]

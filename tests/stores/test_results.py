@@ -187,6 +187,18 @@ async def test_a_board_that_is_not_complete_is_not_shown(stores: Stores) -> None
     assert (page.ready, page.top, page.me) == (False, (), None)
 
 
+async def test_the_first_place_of_a_new_cohort_asks_for_a_rebuild(stores: Stores, exam: str) -> None:
+    boards, results = Boards(stores.boards), Results(stores.postgres)
+    await boards.place((await results.keep([await sat(stores, exam, "ada", 1, 1000, 7, ("north",))])).standings)
+    await boards.rebuild(exam, Standings(stores.postgres))
+    known = await results.keep([await sat(stores, exam, "bob", 1, 1000, 8, ("north",))])
+    new = await results.keep([await sat(stores, exam, "cem", 1, 1000, 9, ("south",))])
+
+    asked = [await boards.place(kept.standings) for kept in (known, new)]
+
+    assert asked == [set(), {exam}]
+
+
 async def test_a_rebuild_under_scoring_misses_nobody(stores: Stores, exam: str) -> None:
     boards, results = Boards(stores.boards), Results(stores.postgres)
     sittings = [await sat(stores, exam, f"student{n}", 1, 1000, n, ("north",)) for n in range(60)]
