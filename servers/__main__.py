@@ -2,11 +2,13 @@
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 import uvloop
 from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
 from google.protobuf.descriptor import ServiceDescriptor
+from structlog.tracebacks import ExceptionDictTransformer
 
 from servers.admin.service import MAX_IMPORT_MESSAGE_BYTES, ExamAdminService
 from servers.admin.sessions import SessionAdminService
@@ -190,20 +192,25 @@ async def host(names: list[str], settings: Settings) -> None:
         )
 
 
-def main() -> None:
-    names = sys.argv[1:]
-    if not names or any(name not in UNITS for name in names):
-        sys.exit(f"usage: python -m servers UNIT…, with units out of: {', '.join(UNITS)}")
+def log_json(to: TextIO) -> None:
+    """Log lines of JSON. Tracebacks come without local variables: those hold tokens, answers and keys."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(file=to),
     )
+
+
+def main() -> None:
+    names = sys.argv[1:]
+    if not names or any(name not in UNITS for name in names):
+        sys.exit(f"usage: python -m servers UNIT…, with units out of: {', '.join(UNITS)}")
+    log_json(sys.stdout)
     settings = Settings.model_validate({})
     uvloop.run(host(names, settings))
 

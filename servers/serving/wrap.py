@@ -274,6 +274,7 @@ def refused(failure: Exception) -> Refusal:
             | asyncpg.AdminShutdownError()
             | asyncpg.CrashShutdownError()
             | asyncpg.InterfaceError()
+            | asyncpg.InternalClientError()  # what a call gets whose connection has just broken
             | TimeoutError()
             | OSError()
         ):

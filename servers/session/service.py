@@ -5,7 +5,7 @@ import time
 from uuid import UUID, uuid5
 
 import structlog
-from asyncpg import InterfaceError, PostgresError
+from asyncpg import InterfaceError, InternalClientError, PostgresError
 from finalbell.v1 import scoring_pb2
 from finalbell.v1 import session_pb2 as pb
 from finalbell.v1.events_pb2 import SessionScored
@@ -188,7 +188,7 @@ class SessionService:
                 if frozen.scored:
                     return await self._sessions.total(frozen.facts.session)
                 scored = await asyncio.shield(waiting)
-        except (TimeoutError, OSError, PostgresError, InterfaceError):
+        except (TimeoutError, OSError, PostgresError, InterfaceError, InternalClientError):
             return None
         return None if scored.partial else (scored.score, scored.max_score)
 

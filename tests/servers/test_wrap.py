@@ -1,13 +1,16 @@
 """Every handler is wrapped alike: what is not said in the policy is not allowed, and nothing unexpected leaks."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import grpc.aio
 import pytest
+import structlog
 from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, policy_pb2, scoring_pb2, session_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.rpc import error_details_pb2
@@ -15,11 +18,13 @@ from grpc_status import rpc_status
 
 from ops.home import Home
 from ops.keys import make_keys, mint
+from servers import errors
+from servers.__main__ import log_json
 from servers.auth import Tokens
 from servers.engine import make_server
 from servers.serving.rates import Rates
 from servers.serving.run import MAX_MESSAGE_BYTES
-from servers.serving.wrap import Call, InFlight, handlers
+from servers.serving.wrap import Call, InFlight, handlers, refused
 from tests.stack import bearer
 
 ISSUER, AUDIENCE = "https://finalbell.local", "finalbell"
@@ -86,6 +91,30 @@ async def test_an_unexpected_failure_leaves_with_an_id_and_nothing_else(wrapped:
     assert "secret" not in message + str(info)
     assert info.metadata["id"] in logged
     assert "RuntimeError" in logged
+
+
+def test_a_traceback_in_the_log_shows_no_variables() -> None:
+    def fails(answer: str) -> None:
+        raise RuntimeError("a bug")
+
+    log = io.StringIO()
+    before = structlog.get_config()
+    log_json(log)
+    try:
+        fails("canary-answer")
+    except RuntimeError as failure:
+        structlog.get_logger().error("rpc failed", exc_info=failure)
+    finally:
+        structlog.configure(**before)
+
+    assert "a bug" in log.getvalue()
+    assert "canary-answer" not in log.getvalue()
+
+
+def test_a_connection_that_breaks_under_a_query_is_a_store_that_is_away() -> None:
+    failure = asyncpg.InternalClientError('cannot switch to state 12; protocol is in the "failed" state')
+
+    assert isinstance(refused(failure), errors.StoreUnavailable)
 
 
 async def test_a_call_without_a_token_is_not_even_validated(wrapped: Any) -> None:
