@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up setup test bite lint gen tools lock
+.PHONY: up setup test bite chaos lint gen tools lock
 
 up: setup ## the whole stack in the foreground
 	@$(BIN)/finalbell up
@@ -24,6 +24,9 @@ test: setup ## every test
 bite: setup ## every seeded bug, which a test has to catch (about five minutes)
 	@$(BIN)/python -m tests.bite
 
+chaos: setup ## random faults under load, then an audit: SEED=1 MINUTES=10 (both may be left out)
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+
 lint: setup ## format, lint, types, import rules, protos
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -35,10 +38,14 @@ lint: setup ## format, lint, types, import rules, protos
 gen: setup ## regenerate gen/ from protos/
 	@$(BIN)/python protos/generate.py gen
 
-tools: .tools/bin/grpcurl ## grpcurl, pinned, into .tools/ (needs Go)
+tools: .tools/bin/grpcurl .tools/bin/toxiproxy-server ## grpcurl and toxiproxy, pinned, into .tools/ (needs Go)
 
 .tools/bin/grpcurl:
 	@GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+
+.tools/bin/toxiproxy-server:
+	@GOBIN=$(CURDIR)/.tools/go go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0
+	@mv .tools/go/server $@
 
 lock: ## pin every dependency again (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \

@@ -4,10 +4,6 @@ Tests share it and stay apart by ids of their own: every exam and student a test
 """
 
 import json
-import shutil
-import subprocess
-import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,25 +11,16 @@ from typing import Any
 
 import pytest
 
-from tests.stack import Stack, free_port
+from tests.stack import Stack, running
 
 ROOT = Path(__file__).parent.parent
-FINALBELL = [sys.executable, "-m", "ops.main"]
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """A running stack without exams."""
-    home = Path(tempfile.mkdtemp(prefix="finalbell-test-")) / "home"
-    port = free_port()
-    up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(port)]
-    try:
-        made = subprocess.run(up, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
-        assert made.returncode == 0, made.stdout + made.stderr
-        yield Stack(home)
-    finally:
-        subprocess.run([*FINALBELL, "down", "--home", str(home)], cwd=ROOT, capture_output=True, timeout=120, check=False)
-        shutil.rmtree(home.parent, ignore_errors=True)
+    with running() as stack:
+        yield stack
 
 
 @pytest.fixture

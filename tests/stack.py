@@ -1,10 +1,16 @@
 """A running stack, as tests use it: over REST, gRPC, and by looking into PostgreSQL and Redis."""
 
 import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,9 @@ from finalbell.v1 import admin_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
 
 from ops.keys import mint
+
+ROOT = Path(__file__).parent.parent
+FINALBELL = [sys.executable, "-m", "ops.main"]
 
 
 class Stack:
@@ -57,6 +66,22 @@ class Stack:
         request = admin_pb2.ImportExamRequest(exam_id=exam_id or "", settings=chosen, chunk=json.dumps(exam).encode())
         async with self.channel() as channel:
             return await ExamAdminServiceStub(channel).ImportExam(iter([request]), metadata=bearer(self.token(roles=["admin"])))
+
+
+@contextmanager
+def running(*options: str, **environment: str) -> Iterator[Stack]:
+    """Start a stack of one's own without exams, with more options of `finalbell up` and variables; stop it at the end."""
+    home = Path(tempfile.mkdtemp(prefix="finalbell-test-")) / "home"
+    up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(free_port()), *options]
+    try:
+        made = subprocess.run(
+            up, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180, check=False
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        yield Stack(home)
+    finally:
+        subprocess.run([*FINALBELL, "down", "--home", str(home)], cwd=ROOT, capture_output=True, timeout=120, check=False)
+        shutil.rmtree(home.parent, ignore_errors=True)
 
 
 def bearer(token: str, key: str | None = None) -> list[tuple[str, str]]:

@@ -227,7 +227,7 @@ def _forgotten(view: Call, saves: Sequence[Save], losses: "Losses") -> Iterator[
         shown = view.reply.answers.get(save.question)
         if shown is not None and int(str(shown[1])) >= version:
             continue
-        if not losses.allowed(save) or (view.reply.epoch or 0) == version // EPOCH:
+        if not losses.allowed(save, version) or (view.reply.epoch or 0) == version // EPOCH:
             what = (
                 f"version {version} of {save.question} (line {before[0].line}) is missing in the session read at line {view.line}"
             )
@@ -268,11 +268,14 @@ class Losses:
         """Whether Redis lost saves by a fault's nature after this one was on its way."""
         return any(fault.until_ms >= save.sent_ms for fault in self._wipes)
 
-    def allowed(self, save: Save) -> bool:
-        """Whether this acknowledged save may be gone: a wipe came, and no restore is known to have brought it back."""
+    def allowed(self, save: Save, version: int | None = None) -> bool:
+        """Whether this acknowledged save may be gone: a wipe came, and no restore is known to have brought it back.
+
+        A save that was sent again after a wipe has two versions; `version` is the one that counts, by default the last.
+        """
         if not self.wiped(save):
             return False
-        version = save.versions[-1]
+        version = save.versions[-1] if version is None else version
         later = sorted(epoch for epoch in self._through if epoch > version // EPOCH)
         for epoch in later:
             through = self._through[epoch]

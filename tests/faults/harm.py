@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -75,16 +76,18 @@ def crashing(stack: Stack, unit: str, step: str) -> Iterator[tuple[str, "subproc
 
 
 @contextmanager
-def another(stack: Stack, unit: str, **settings: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def another(
+    stack: Stack, unit: str, variables: Mapping[str, str] = MappingProxyType({}), **settings: str
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Run one more process of a unit; gives its address and its handle.
 
-    It has the configuration of the supervised one, but for these settings and ports of its own: so every other process of
-    the stack stays as it is, and the next life of nobody is another.
+    It has the configuration of the supervised one, but for these settings, variables and ports of its own: so every
+    other process of the stack stays as it is, and the next life of nobody is another.
     """
     raw = Path(f"/proc/{stack.pid(unit)}/environ").read_bytes().split(b"\0")
     environment = dict(line.decode().split("=", 1) for line in raw if line)
     listen = f"127.0.0.1:{free_port()}"
-    environment |= {f"FINALBELL_{name}": value for name, value in settings.items()}
+    environment |= {**variables, **{f"FINALBELL_{name}": value for name, value in settings.items()}}
     environment |= {"FINALBELL_LISTEN": listen, "FINALBELL_LISTEN_ALONE": "", "FINALBELL_METRICS": f"127.0.0.1:{free_port()}"}
     with (stack.home / "logs" / "another.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", "servers", unit], cwd=ROOT, env=environment, stdout=log, stderr=log)

@@ -1,0 +1,23 @@
+"""A minute of chaos in the suite; `make chaos` runs as long as one likes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faults import schedule
+from tests.chaos.run import own_stack, run
+
+SEED, SECONDS = 4, 40
+
+
+@pytest.mark.timeout(240)
+async def test_no_promise_breaks_while_everything_is_killed_frozen_and_wiped_in_turn(tmp_path: Path) -> None:
+    faults = schedule(SEED, SECONDS, pauses=(1, 3))
+
+    with own_stack() as stack:
+        outcome = await run(stack, faults, SEED, rates=(60, 6), live=120, history=tmp_path / "history.jsonl")
+
+    assert len(outcome.faults) == len(faults) > 15
+    assert all(done.recovered is not None for done in outcome.faults)
+    assert outcome.calls["SaveAnswer OK"] > 1_000
+    assert outcome.violations == 0, "\n".join(outcome.lines)
