@@ -17,6 +17,33 @@ from tests.stack import Stack, eventually, fresh
 ALL_KEYS = sorted({pattern.removesuffix("*") for account in ACCOUNTS for pattern in account.redis_keys} | {"other:"})
 each = pytest.mark.parametrize("account", ACCOUNTS, ids=lambda account: account.name)
 KEY_TABLES = ("keys.answer_key", "keys.explanation")
+RIGHTS: dict[str, dict[str, str]] = {
+    "session": {
+        **dict.fromkeys(("accommodation", "deadline_adjustment", "enrolment", "entitlement", "exam", "exam_paper"), "S"),
+        **dict.fromkeys(("question", "result", "setting"), "S"),
+        **dict.fromkeys(("exam_session", "session_answer"), "SIU"),
+        **dict.fromkeys(("dead_letter", "session_pause"), "SIu"),
+        "submission": "SID",
+    },
+    "scoring": {
+        **dict.fromkeys(("exam", "exam_key", "keys.answer_key", "keys.explanation", "question", "session_pause", "setting"), "S"),
+        **dict.fromkeys(("dead_letter", "result", "standing"), "SIU"),
+        "exam_session": "Su",
+        "result_history": "SI",
+        "submission": "SD",
+    },
+    "leaderboard": {"exam": "S", "exam_session": "s", "setting": "S", "standing": "S"},
+    "content": dict.fromkeys(("entitlement", "exam", "exam_paper", "exam_session", "question", "setting"), "S"),
+    "admin": {
+        **dict.fromkeys(("result", "result_history", "session_answer", "session_pause", "setting", "standing"), "S"),
+        **dict.fromkeys(("audit_log", "deadline_adjustment", "exam_key", "exam_paper", "question"), "SI"),
+        **dict.fromkeys(("keys.answer_key", "keys.explanation"), "SI"),
+        **dict.fromkeys(("accommodation", "exam"), "SIU"),
+        **dict.fromkeys(("dead_letter", "exam_session"), "Su"),
+        "submission": "sI",
+    },
+}
+"""Select, Insert, Update, Delete, Truncate; small: some columns only."""
 
 
 def url(stack: Stack, server: str, account: Account) -> str:
@@ -169,6 +196,35 @@ async def as_role(stack: Stack, account: Account) -> AsyncIterator[asyncpg.Conne
     connection = await asyncpg.connect(url(stack, "postgres", account))
     yield connection
     await connection.close()
+
+
+@each
+async def test_a_service_has_these_rights_on_tables_and_no_other(as_role: asyncpg.Connection, account: Account) -> None:
+    """So that a new table, or a new right on an old one, is somebody's decision and not a leftover."""
+    tables = await as_role.fetch(
+        """SELECT CASE n.nspname WHEN 'public' THEN '' ELSE n.nspname || '.' END || c.relname AS name
+           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')"""
+    )
+    found = {row["name"]: await _rights(as_role, row["name"]) for row in tables}
+
+    assert {name: rights for name, rights in found.items() if rights} == RIGHTS[account.name]
+
+
+async def _rights(connection: asyncpg.Connection, table: str) -> str:
+    """A role's rights on a table, a letter each; small where it has them on some columns only."""
+    schema = table.rpartition(".")[0] or "public"
+    if not await connection.fetchval("SELECT has_schema_privilege($1, 'USAGE')", schema):
+        return ""
+    letters = ""
+    for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"):
+        if await connection.fetchval("SELECT has_table_privilege($1, $2)", f"{schema}.{table.rpartition('.')[2]}", right):
+            letters += right[0]
+        elif right in ("SELECT", "INSERT", "UPDATE") and await connection.fetchval(
+            "SELECT has_any_column_privilege($1, $2)", f"{schema}.{table.rpartition('.')[2]}", right
+        ):
+            letters += right[0].lower()
+    return letters
 
 
 @each
