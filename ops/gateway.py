@@ -19,6 +19,10 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of site-packages
+ROOM = 512
+"""How many calls may wait for one worker: about what it answers in the quarter of a second that a submit may wait for its
+score. More are refused at once."""
+
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 
 
@@ -67,7 +71,8 @@ def envoy_config(gateway: Gateway) -> str:
         "path_fields_in_query": "|".join(_path_fields_in_query(api)),
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
     }
-    values |= {name: [_endpoint(*worker) for worker in workers] for name, workers in gateway.upstreams.items()}
+    for name, workers in gateway.upstreams.items():
+        values |= {name: [_endpoint(*worker) for worker in workers], f"{name}_room": ROOM * len(workers)}
     template = Template((gateway.sources / "envoy.yaml").read_text())
     return template.substitute({name: json.dumps(value) for name, value in values.items()})
 
