@@ -19,9 +19,10 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of site-packages
-ROOM = 512
-"""How many calls may wait for one worker: about what it answers in the quarter of a second that a submit may wait for its
-score. More are refused at once."""
+ROOM = 256
+"""How many calls may be with one worker at a time; more are refused at once. A worker that answers 1,000 a second, some of
+them submits that wait a quarter of a second for their score, holds so many; a slower one should not hold more, since its
+clients give up waiting."""
 
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 

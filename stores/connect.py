@@ -89,6 +89,13 @@ class _Pool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         return super().acquire(timeout=timeout or ACQUIRE_SECONDS)
 
 
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that keeps no state from one use to the next, so that a round trip to forget it is saved each time."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
 def _postgres(settings: StoreSettings) -> asyncpg.Pool:
     return _Pool(
         settings.postgres,
@@ -99,7 +106,7 @@ def _postgres(settings: StoreSettings) -> asyncpg.Pool:
         setup=None,
         init=None,
         loop=None,
-        connection_class=asyncpg.Connection,
+        connection_class=_Connection,
         record_class=asyncpg.Record,
         command_timeout=settings.statement_seconds,
         timeout=5,
