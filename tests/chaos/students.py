@@ -343,7 +343,7 @@ class Room:
                 return reply
             if time.monotonic() > until:
                 return None
-            wait = (reply.retry_ms / 1000 if reply is not None else 0) or pause
+            wait = max(reply.retry_ms / 1000 if reply is not None else 0, pause)
             await asyncio.sleep(wait * (1 + self._chance.random()))
             pause = min(5.0, pause * 2)
 
