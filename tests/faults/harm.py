@@ -1,6 +1,7 @@
 """What tests do to the processes of a stack that they started: kill, stop, let go on, run one more that crashes."""
 
 import asyncio
+import importlib.util
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import nats
+import pytest
 from nats.js import JetStreamContext
 from redis.asyncio import Redis
 
@@ -96,6 +98,15 @@ def another(
     finally:
         process.kill()
         process.wait()
+
+
+def wrong_clock(**more: str) -> Mapping[str, str]:
+    """The variables that give a process another wall clock; skips where libfaketime is not installed."""
+    spec = importlib.util.find_spec("libfaketime")
+    found = list(Path(spec.origin).parent.rglob("libfaketime.so.1")) if spec and spec.origin else []
+    if not found:
+        pytest.skip("libfaketime is not here")
+    return {"LD_PRELOAD": str(found[0]), "FAKETIME_DONT_FAKE_MONOTONIC": "1", **more}
 
 
 async def dies(process: "subprocess.Popen[bytes]", seconds: float = 20) -> None:

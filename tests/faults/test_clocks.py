@@ -1,34 +1,23 @@
 """Clocks that are wrong: the client's never counts, and a service's neither."""
 
 import asyncio
-import importlib.util
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 from finalbell.v1 import session_pb2
 
-from tests.faults.harm import another
+from tests.faults.harm import another, wrong_clock
 from tests.flows.sitting import Student, good
 from tests.flows.transports import Native
 from tests.stack import Stack, fresh
 
 HOUR = 3600
-
-
-def wrong_clock(**more: str) -> Mapping[str, str]:
-    """The variables that give a process another wall clock; skips where libfaketime is not installed."""
-    spec = importlib.util.find_spec("libfaketime")
-    found = list(Path(spec.origin).parent.rglob("libfaketime.so.1")) if spec and spec.origin else []
-    if not found:
-        pytest.skip("libfaketime is not here")
-    return {"LD_PRELOAD": str(found[0]), "FAKETIME_DONT_FAKE_MONOTONIC": "1", **more}
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """Whether a Redis is the one that sessions were last written to: another server, or an empty one, is another generation."""
 
 import asyncio
+import os
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -42,12 +43,14 @@ class Server:
 
 
 @contextmanager
-def a_redis(*options: str) -> Iterator[Server]:
+def a_redis(*options: str, **variables: str) -> Iterator[Server]:
+    """Run a Redis of the test's own, with more options and environment variables."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="finalbell-redis-") as folder:
         command = [str(valkey_binary()), "--port", str(port), "--dir", folder, "--save", "", "--repl-diskless-sync-delay", "0"]
         command += options
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, **variables}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         try:
             yield Server(port, process)
         finally:
