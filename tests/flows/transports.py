@@ -97,13 +97,18 @@ class Rest:
         self._http = http
 
     async def call(self, method: str, request: Message, *, key: str | None = None, headers: Mapping[str, str] = {}) -> Reply:
+        return await self.send(method, json_format.MessageToDict(request), key=key, headers=headers)
+
+    async def send(
+        self, method: str, fields: Mapping[str, Any], *, key: str | None = None, headers: Mapping[str, str] = {}
+    ) -> Reply:
+        """Call with JSON fields as they are, whether a message could hold them or not."""
         rule = METHODS[method].GetOptions().Extensions[annotations_pb2.http]
-        verb = rule.WhichOneof("pattern")
-        fields = json_format.MessageToDict(request)
-        path = re.sub(r"{(\w+)}", lambda found: quote(str(fields.pop(_camel(found[1]), "")), safe=""), getattr(rule, verb))
+        verb, left = rule.WhichOneof("pattern"), dict(fields)
+        path = re.sub(r"{(\w+)}", lambda found: quote(str(left.pop(_camel(found[1]), "")), safe=""), getattr(rule, verb))
         sent = {**headers, **({"idempotency-key": key} if key else {})}
-        body = json.dumps(fields) if rule.body == "*" else None
-        query = fields if rule.body != "*" else {}
+        body = json.dumps(left) if rule.body == "*" else None
+        query = left if rule.body != "*" else {}
         if body is not None:
             sent["content-type"] = "application/json"
         reply = await self._http.request(verb.upper(), path, params=query, content=body, headers=sent)

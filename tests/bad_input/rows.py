@@ -1,0 +1,618 @@
+"""Bad input, a row each: what is sent, and how it is answered (RELIABILITY C).
+
+A `Row` is a call with JSON fields, sent over REST, gRPC-web and gRPC, and straight to the service; what no message can
+hold goes over REST alone. A `Request` is HTTP that no generated client would send. `$live` in either is a session of the
+world. A row whose code is OK is a repetition or a forgery that must have no effect.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.bad_input.world import SAVED_KEY, SUBMIT_KEY
+from tests.flows.transports import TRANSPORTS
+
+NOBODYS = "01999999-0000-7000-8000-000000000000"
+LONG = "x" * 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One call, and its answer over every way in."""
+
+    what: str
+    method: str
+    fields: Mapping[str, Any]
+    code: str = "INVALID_ARGUMENT"
+    reason: str = "INVALID_FIELD"
+    names: str | None = None
+    """The field that the refusal names; None where it names none, or any."""
+
+    who: str = "wally"
+    key: str | None = None
+    """The idempotency key; None: a fresh one where the method takes one, "" for none."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int | None = None
+    """REST's status where it is not the code's own."""
+
+    way: str | None = None
+    """The only way that it goes, where the first call changes how the second is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, and its answer."""
+
+    what: str
+    verb: str
+    path: str
+    status: int
+    reason: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    who: str | None = "wally"
+
+
+def save(what: str, answer: Mapping[str, Any], names: str | None = None, question: str = "q1", **more: Any) -> Row:
+    """A save in a session in progress."""
+    return Row(f"save: {what}", "SaveAnswer", {"sessionId": "$live", "questionId": question, **answer}, names=names, **more)
+
+
+# Everywhere
+
+
+def role(method: str, who: str, **fields: Any) -> Row:
+    return Row(f"{method} as {who}", method, fields, "PERMISSION_DENIED", "ROLE_REQUIRED", who=who)
+
+
+def forged(what: str, **headers: str) -> list[Row]:
+    """A header that claims something: it opens no other's session, and takes nothing from one's own."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return [
+        Row(f"{what}, for another's session", "GetSession", {"sessionId": "$theirs"}, *UNKNOWN_SESSION, headers=sent),
+        Row(f"{what}, for one's own session", "GetSession", {"sessionId": "$live"}, "OK", "", headers=sent),
+    ]
+
+
+UNKNOWN_SESSION = ("NOT_FOUND", "SESSION_NOT_FOUND")
+
+EVERYWHERE = [
+    role("CloseExam", "wally", examId="w-open"),
+    role("CloseExam", "proctor", examId="w-open"),
+    role("ReleaseExam", "grader", examId="w-held"),
+    role("RebuildLeaderboard", "proctor", examId="w-strict"),
+    role("UpdateSchedule", "proctor", examId="w-open", clearClosesAt=True),
+    role("ListResults", "wally", examId="w-strict"),
+    role("ListExamReports", "grader"),
+    role("GetExamReport", "wally", examId="w-strict"),
+    role("VerifyLeaderboard", "wally", examId="w-strict"),
+    role("SetAccommodation", "wally", studentId="wally", factor=2.0),
+    role("AdjustDeadline", "wally", sessionId="$live", seconds=3600, reason="mine"),
+    role("ListDeadLetters", "wally"),
+    role("ReplayDeadLetter", "proctor", letterId="1"),
+    role("DiscardDeadLetter", "proctor", letterId="1", reason="gone"),
+    role("ListSessions", "wally", studentId="other"),
+    *forged("x-student-id", x_student_id="other"),
+    *forged("x-user", x_user="other", x_user_id="other"),
+    *forged("x-jwt-payload", x_jwt_payload="eyJzdWIiOiJvdGhlciIsInJvbGVzIjpbImFkbWluIl19"),
+    *forged("x-role", x_role="admin", x_roles="admin"),
+    *forged("x-forwarded-for", x_forwarded_for="127.0.0.1", x_real_ip="127.0.0.1"),
+    *forged("x-envoy", x_envoy_internal="true", x_envoy_upstream_rq_timeout_ms="1", x_envoy_retry_on="5xx"),
+    *forged("fb-http-status", fb_http_status="500"),
+    *forged("method override", x_http_method_override="DELETE"),
+    Row(
+        "a staff role's header",
+        "CloseExam",
+        {"examId": "w-open"},
+        "PERMISSION_DENIED",
+        "ROLE_REQUIRED",
+        headers={"x-role": "admin"},
+    ),
+]
+
+# Students
+
+START = [
+    *(
+        Row(f"start: {what}", "StartSession", {"examId": exam}, names=None if "/" in exam else "examId")
+        for what, exam in {
+            "exam id with capitals": "W-Open",
+            "exam id with a blank": "w open",
+            "exam id of 64 characters": "w" * 64,
+            "exam id that begins with a dash": "-open",
+            "exam id that is a path": "../w-open",
+            "exam id with SQL": "w-open'; DROP TABLE exam; --",
+            "exam id with a wildcard": "w-*",
+            "exam id with an accent": "w-öpen",
+        }.items()
+    ),
+    Row("start: unknown exam", "StartSession", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND"),
+    Row("start: not open yet", "StartSession", {"examId": "w-later"}, "FAILED_PRECONDITION", "EXAM_NOT_OPEN"),
+    Row("start: closed", "StartSession", {"examId": "w-closed"}, "FAILED_PRECONDITION", "EXAM_CLOSED"),
+    Row("start: attempts used up", "StartSession", {"examId": "w-strict"}, "FAILED_PRECONDITION", "ATTEMPTS_EXHAUSTED"),
+    Row("start: not bought", "StartSession", {"examId": "w-sold"}, "PERMISSION_DENIED", "ENTITLEMENT_REQUIRED"),
+    Row("start: not on the roster", "StartSession", {"examId": "w-roster"}, "PERMISSION_DENIED", "NOT_ENROLLED"),
+    Row("start: one is live already", "StartSession", {"examId": "w-open"}, "OK", ""),
+    Row("start: one is live already, another alias", "StartSession", {"examId": "w-open", "alias": "Somebody"}, "OK", ""),
+    Row("start: one is paused", "StartSession", {"examId": "w-paused"}, "OK", ""),
+    Row("start: alias of 33 characters", "StartSession", {"examId": "w-open", "alias": "x" * 33}, names="alias"),
+    Row("start: alias that nobody sees", "StartSession", {"examId": "w-open", "alias": "\u200b"}, names="alias"),
+    Row("start: alias that turns text round", "StartSession", {"examId": "w-open", "alias": "a\u202eb"}, names="alias"),
+    Row("start: alias with NUL", "StartSession", {"examId": "w-open", "alias": "a\0b"}, names="alias"),
+    Row("start: short key", "StartSession", {"examId": "w-open"}, key="short"),
+    Row(
+        "start: key with a blank",
+        "StartSession",
+        {"examId": "w-open", "idempotencyKey": "with a blank"},
+        key="",
+        names="idempotencyKey",
+    ),
+]
+
+ANSWERS = [
+    save("no answer set", {}, "answer"),
+    save("unknown question", {"choice": "A"}, "questionId", question="q9"),
+    save("no question", {"choice": "A"}, "questionId", question=""),
+    save("question of 10 KB", {"choice": "A"}, "questionId", question=LONG),
+    save("question with a glob", {"choice": "A"}, "questionId", question="q*"),
+    save("question with a newline", {"choice": "A"}, "questionId", question="q1\n"),
+    save("question of another field", {"choice": "A"}, "questionId", question="k"),
+    save("empty choice", {"choice": ""}, "choice"),
+    save("choice in small letters", {"choice": "b"}, "choice"),
+    save("choice with a blank", {"choice": "B "}, "choice"),
+    save("choice that is no option", {"choice": "Z"}, "choice"),
+    save("two choices in one", {"choice": "A,B"}, "choice"),
+    save("choice of 10 KB", {"choice": LONG}, "choice"),
+    save("choices for a single choice", {"choices": {"ids": ["B"]}}, "choices"),
+    save("number for a single choice", {"number": "1"}, "number"),
+    save("text for a single choice", {"text": "B"}, "text"),
+    save("choice for a multiple choice", {"choice": "A"}, "choice", question="q2"),
+    save("no choices", {"choices": {"ids": []}}, "choices.ids", question="q2"),
+    save("the same choice twice", {"choices": {"ids": ["A", "A"]}}, "choices.ids", question="q2"),
+    save("one choice that is no option", {"choices": {"ids": ["A", "Z"]}}, "choices", question="q2"),
+    save("65 choices", {"choices": {"ids": [f"o{n}" for n in range(65)]}}, "choices.ids", question="q2"),
+    save("an empty choice among them", {"choices": {"ids": ["A", ""]}}, "choices.ids[1]", question="q2"),
+    *(
+        save(f"number {number!r}", {"number": number}, "number", question="q3")
+        for number in ("1,000", "abc", "NaN", "Infinity", "1e400", "3.5 ", "3.5\n", "٣", "0x10", "1_000", "--1", "1.2.3", "1" * 41)
+    ),
+    save("text for a number", {"text": "3.5"}, "text", question="q3"),
+    save("text over 20 KB", {"text": "x" * 20_481}, "text", question="q4"),
+    save("text over 20 KB in bytes", {"text": "é" * 10_241}, "text", question="q4"),
+    save("text with NUL", {"text": "a\0b"}, "text", question="q4"),
+    save("choice for a text", {"choice": "A"}, "choice", question="q4"),
+    save("cleared: false", {"cleared": False}, "cleared"),
+    save("client sequence 0", {"choice": "A", "clientSeq": 0}, "clientSeq"),
+]
+
+SAVE = [
+    *ANSWERS,
+    *(
+        save(f"session id {session!r}"[:60], {"sessionId": session, "choice": "A"}, "sessionId")
+        for session in ("1", "not-a-uuid", "0" * 36, "$live ", "{$live}", "s:{00}:x", "*")
+    ),
+    save("unknown session", {"sessionId": NOBODYS, "choice": "A"}, code="NOT_FOUND", reason="SESSION_NOT_FOUND"),
+    save("another's session", {"sessionId": "$theirs", "choice": "A"}, code="NOT_FOUND", reason="SESSION_NOT_FOUND"),
+    save(
+        "unknown question of another's session",
+        {"sessionId": "$theirs", "choice": "A"},
+        None,
+        "q9",
+        code="NOT_FOUND",
+        reason="SESSION_NOT_FOUND",
+    ),
+    save(
+        "another's session, by staff",
+        {"sessionId": "$live", "choice": "A"},
+        code="NOT_FOUND",
+        reason="SESSION_NOT_FOUND",
+        who="admin",
+    ),
+    save("no key", {"choice": "A"}, "idempotencyKey", key=""),
+    save("key of 7 characters", {"choice": "A"}, "idempotencyKey", key="1234567"),
+    save("key of 65 characters", {"choice": "A"}, "idempotencyKey", key="x" * 65),
+    save("key with a blank", {"choice": "A"}, "idempotencyKey", key="with a blank"),
+    save("key with NUL", {"choice": "A", "idempotencyKey": "nul-\0-nul"}, "idempotencyKey", key=""),
+    save("two keys that differ", {"choice": "A", "idempotencyKey": "key-number-1"}, "idempotencyKey", key="key-number-2"),
+    save("same key, same answer", {"choice": "B", "clientSeq": 5}, code="OK", reason="", key=SAVED_KEY),
+    save(
+        "same key, same answer, other clock",
+        {"choice": "B", "clientSeq": 5, "clientTs": "0001-01-01T00:00:00Z"},
+        code="OK",
+        reason="",
+        key=SAVED_KEY,
+    ),
+    save(
+        "same key, same answer, far future",
+        {"choice": "B", "clientSeq": 5, "clientTs": "9999-12-31T23:59:59Z"},
+        code="OK",
+        reason="",
+        key=SAVED_KEY,
+    ),
+    save(
+        "same key, other answer",
+        {"choice": "C", "clientSeq": 5},
+        code="ALREADY_EXISTS",
+        reason="IDEMPOTENCY_KEY_REUSED",
+        key=SAVED_KEY,
+    ),
+    save(
+        "same key, other sequence",
+        {"choice": "B", "clientSeq": 6},
+        code="ALREADY_EXISTS",
+        reason="IDEMPOTENCY_KEY_REUSED",
+        key=SAVED_KEY,
+    ),
+    save(
+        "same key, other question",
+        {"text": "Ankara"},
+        question="q4",
+        code="ALREADY_EXISTS",
+        reason="IDEMPOTENCY_KEY_REUSED",
+        key=SAVED_KEY,
+    ),
+    save("overtaken", {"choice": "C", "clientSeq": 4}, code="OK", reason=""),
+    *(
+        row
+        for state, reason in {
+            "ended-rest": "SESSION_ENDED",
+            "waiting": "SESSION_SUBMITTED",
+            "strict": "SESSION_SUBMITTED",
+            "paused": "SESSION_PAUSED",
+        }.items()
+        for row in (
+            save(
+                f"in a session that is {state}",
+                {"sessionId": f"${state}", "choice": "A"},
+                code="FAILED_PRECONDITION",
+                reason=reason,
+            ),
+            save(
+                f"a replay in a session that is {state}",
+                {"sessionId": f"${state}", "choice": "B"},
+                code="OK",
+                reason="",
+                key=SAVED_KEY,
+            ),
+            save(
+                f"the key of another answer in a session that is {state}",
+                {"sessionId": f"${state}", "choice": "A"},
+                code="ALREADY_EXISTS",
+                reason="IDEMPOTENCY_KEY_REUSED",
+                key=SAVED_KEY,
+            ),
+        )
+    ),
+    save("after the bell", {"sessionId": "$rung", "choice": "A"}, code="FAILED_PRECONDITION", reason="SESSION_SUBMITTED"),
+]
+
+
+def batch(what: str, items: Any, names: str | None = None, **more: Any) -> Row:
+    return Row(f"batch: {what}", "BatchSaveAnswers", {"sessionId": "$live", "items": items}, names=names, **more)
+
+
+ITEM = {"questionId": "q1", "choice": "B", "idempotencyKey": "an-item-of-a-batch"}
+
+BATCH = [
+    batch("no items", [], "items"),
+    batch("101 items", [{**ITEM, "idempotencyKey": f"item-number-{n}"} for n in range(101)], "items"),
+    batch("an item without a key", [{"questionId": "q1", "choice": "B"}], "items[0].idempotencyKey"),
+    batch("an item without an answer", [{"questionId": "q1", "idempotencyKey": "12345678"}], "items[0].answer"),
+    batch("an item without a question", [{"choice": "B", "idempotencyKey": "12345678"}], "items[0].questionId"),
+    batch("another's session", [ITEM], code="NOT_FOUND", reason="SESSION_NOT_FOUND", who="other"),
+    batch("text over 20 KB", [{"questionId": "q4", "text": "x" * 20_481, "idempotencyKey": "12345678"}], "items[0].text"),
+    batch("items that fit no question", [{**ITEM, "choice": "Z"}, {**ITEM, "questionId": "q9"}], code="OK", reason=""),
+]
+
+PAUSE = [
+    Row("pause: not allowed", "PauseSession", {"sessionId": "$spare"}, "FAILED_PRECONDITION", "PAUSE_NOT_ALLOWED"),
+    Row("pause: used up", "PauseSession", {"sessionId": "$resumed"}, "FAILED_PRECONDITION", "PAUSE_NOT_ALLOWED"),
+    Row("pause: twice", "PauseSession", {"sessionId": "$paused"}, "OK", ""),
+    Row("pause: handed in", "PauseSession", {"sessionId": "$waiting"}, "FAILED_PRECONDITION", "SESSION_SUBMITTED"),
+    Row("pause: another's", "PauseSession", {"sessionId": "$theirs"}, *UNKNOWN_SESSION),
+    Row("pause: unknown", "PauseSession", {"sessionId": NOBODYS}, *UNKNOWN_SESSION),
+    Row("pause: malformed", "PauseSession", {"sessionId": "x"}, names="sessionId"),
+    Row("resume: not paused", "ResumeSession", {"sessionId": "$resumed"}, "OK", ""),
+    Row("resume: handed in", "ResumeSession", {"sessionId": "$strict"}, "FAILED_PRECONDITION", "SESSION_SUBMITTED"),
+    Row("resume: another's", "ResumeSession", {"sessionId": "$theirs"}, *UNKNOWN_SESSION),
+    Row("resume: unknown", "ResumeSession", {"sessionId": NOBODYS}, *UNKNOWN_SESSION),
+    Row("resume: malformed", "ResumeSession", {"sessionId": "x"}, names="sessionId"),
+]
+
+SUBMIT = [
+    Row("submit: no key", "SubmitSession", {"sessionId": "$live"}, key="", names="idempotencyKey"),
+    Row("submit: bad key", "SubmitSession", {"sessionId": "$live"}, key="short", names="idempotencyKey"),
+    Row("submit: another's", "SubmitSession", {"sessionId": "$theirs"}, *UNKNOWN_SESSION),
+    Row("submit: unknown", "SubmitSession", {"sessionId": NOBODYS}, *UNKNOWN_SESSION),
+    Row("submit: malformed", "SubmitSession", {"sessionId": "x"}, names="sessionId"),
+    Row("submit: by staff", "SubmitSession", {"sessionId": "$live"}, *UNKNOWN_SESSION, who="proctor"),
+    Row("submit: again, with the same key", "SubmitSession", {"sessionId": "$strict"}, "OK", "", key=SUBMIT_KEY),
+    Row("submit: again, with another key", "SubmitSession", {"sessionId": "$strict"}, "OK", ""),
+    Row("submit: again, while it waits", "SubmitSession", {"sessionId": "$waiting"}, "OK", "", key=SUBMIT_KEY, status=202),
+    Row("submit: after the bell's", "SubmitSession", {"sessionId": "$rung"}, "OK", ""),
+]
+
+LATE = [
+    Row(
+        "submit: after the end",
+        "SubmitSession",
+        {"sessionId": f"$ended-{way}"},
+        "FAILED_PRECONDITION",
+        "SESSION_ENDED",
+        way=way,
+    )
+    for way in (*TRANSPORTS, "service")
+]
+"""Each rings the bell for its session, the one change that a refusal may bring."""
+
+READ = [
+    *(
+        row
+        for method in ("GetSession", "ExplainDeadline", "GetResult")
+        for row in (
+            Row(f"{method}: another's", method, {"sessionId": "$theirs"}, *UNKNOWN_SESSION),
+            Row(f"{method}: unknown", method, {"sessionId": NOBODYS}, *UNKNOWN_SESSION),
+            Row(f"{method}: malformed", method, {"sessionId": "%00"}, names="sessionId"),
+        )
+    ),
+    Row("result: before the submit", "GetResult", {"sessionId": "$live"}, "FAILED_PRECONDITION", "SESSION_IN_PROGRESS"),
+    Row("result: before the bell", "GetResult", {"sessionId": "$ended-rest"}, "FAILED_PRECONDITION", "SESSION_IN_PROGRESS"),
+    Row("result: while it waits", "GetResult", {"sessionId": "$waiting"}, "OK", "", status=202),
+    Row("result: of a score that is held back", "GetResult", {"sessionId": "$held"}, "OK", ""),
+    Row("result: of an exam without review", "GetResult", {"sessionId": "$terse"}, "OK", ""),
+    Row("sessions: page of 201", "ListSessions", {"pageSize": 201}, names="pageSize"),
+    Row("sessions: page of -1", "ListSessions", {"pageSize": -1}, names="pageSize"),
+    Row("sessions: made-up page token", "ListSessions", {"pageToken": "made-up"}, names="pageToken"),
+    Row("sessions: malformed exam", "ListSessions", {"examId": "No Exam"}, names="examId"),
+    Row("exams: page of 201", "ListExams", {"pageSize": 201}, names="pageSize"),
+    Row("exams: made-up page token", "ListExams", {"pageToken": "AAAA"}, names="pageToken"),
+    Row("exams: page token of 257 characters", "ListExams", {"pageToken": "x" * 257}, names="pageToken"),
+    Row("exam: unknown", "GetExam", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND"),
+    Row("exam: malformed", "GetExam", {"examId": "W"}, names="examId"),
+    Row("paper: before it opens", "GetPaper", {"examId": "w-later"}, "FAILED_PRECONDITION", "EXAM_NOT_OPEN"),
+    Row("paper: without a session", "GetPaper", {"examId": "w-open"}, "FAILED_PRECONDITION", "SESSION_REQUIRED", who="rita"),
+    Row("paper: not bought", "GetPaper", {"examId": "w-sold"}, "FAILED_PRECONDITION", "SESSION_REQUIRED"),
+    Row("paper: unknown", "GetPaper", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND"),
+]
+
+
+def board(what: str, names: str | None = None, **fields: Any) -> Row:
+    return Row(f"board: {what}", "GetLeaderboard", {"examId": "w-strict", **fields}, names=names)
+
+
+BOARD = [
+    board("top 0", "top", top=0),
+    board("top -1", "top", top=-1),
+    board("top 1001", "top", top=1001),
+    board("top abc", top="abc"),
+    board("top 1.5", top=1.5),
+    board("around somebody", "around", around="other"),
+    board("cohort in capitals", "cohort", cohort="RED"),
+    Row("board: not ranked yet", "GetLeaderboard", {"examId": "w-strict", "around": "me"}, "OK", "", who="rita"),
+    Row("board: unknown exam", "GetLeaderboard", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND"),
+    Row("board: malformed exam", "GetLeaderboard", {"examId": "lb:{w-strict}"}, names="examId"),
+    Row(
+        "board: another's cohort",
+        "GetLeaderboard",
+        {"examId": "w-strict", "cohort": "blue"},
+        "PERMISSION_DENIED",
+        "COHORT_FORBIDDEN",
+        who="rita",
+    ),
+]
+
+# Staff
+
+STAFF = [
+    Row("results: unknown exam", "ListResults", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin"),
+    Row("results: page of 1001", "ListResults", {"examId": "w-strict", "pageSize": 1001}, names="pageSize", who="admin"),
+    Row(
+        "results: made-up page token", "ListResults", {"examId": "w-strict", "pageToken": "made-up"}, names="pageToken", who="admin"
+    ),
+    Row("reports: made-up page token", "ListExamReports", {"pageToken": "made-up"}, names="pageToken", who="admin"),
+    Row("dead letters: made-up page token", "ListDeadLetters", {"pageToken": "made-up"}, names="pageToken", who="admin"),
+    Row("dead letters: malformed", "ReplayDeadLetter", {"letterId": "0"}, names="letterId", who="admin"),
+    Row("dead letters: unknown", "ReplayDeadLetter", {"letterId": "1"}, "NOT_FOUND", "DEAD_LETTER_NOT_FOUND", who="admin"),
+    Row("dead letters: discarded without a reason", "DiscardDeadLetter", {"letterId": "1"}, names="reason", who="admin"),
+    *(
+        Row(f"{method}: unknown exam", method, {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin")
+        for method in ("CloseExam", "ReleaseExam", "GetExamReport", "RebuildLeaderboard", "VerifyLeaderboard")
+    ),
+    Row(
+        "schedule: a close that has passed",
+        "UpdateSchedule",
+        {"examId": "w-open", "closesAt": "2001-01-01T00:00:00Z"},
+        names="closesAt",
+        who="admin",
+    ),
+    Row(
+        "schedule: set and cleared",
+        "UpdateSchedule",
+        {"examId": "w-open", "closesAt": "2099-01-01T00:00:00Z", "clearClosesAt": True},
+        names="closesAt",
+        who="admin",
+    ),
+    Row(
+        "schedule: closes before it opens",
+        "UpdateSchedule",
+        {"examId": "w-open", "opensAt": "2099-01-02T00:00:00Z", "closesAt": "2099-01-01T00:00:00Z"},
+        names="closesAt",
+        who="admin",
+    ),
+    Row(
+        "schedule: unknown exam",
+        "UpdateSchedule",
+        {"examId": "w-nowhere", "clearClosesAt": True},
+        "NOT_FOUND",
+        "EXAM_NOT_FOUND",
+        who="admin",
+    ),
+    Row("accommodation: nothing", "SetAccommodation", {"studentId": "wally"}, names="extra", who="proctor"),
+    Row("accommodation: factor 0.5", "SetAccommodation", {"studentId": "wally", "factor": 0.5}, names="factor", who="proctor"),
+    Row("accommodation: factor 11", "SetAccommodation", {"studentId": "wally", "factor": 11}, names="factor", who="proctor"),
+    Row("accommodation: factor NaN", "SetAccommodation", {"studentId": "wally", "factor": "NaN"}, names="factor", who="proctor"),
+    Row(
+        "accommodation: less time",
+        "SetAccommodation",
+        {"studentId": "wally", "extraSeconds": -1},
+        names="extraSeconds",
+        who="proctor",
+    ),
+    Row(
+        "accommodation: more than a day",
+        "SetAccommodation",
+        {"studentId": "wally", "extraSeconds": 86401},
+        names="extraSeconds",
+        who="proctor",
+    ),
+    Row(
+        "accommodation: malformed student",
+        "SetAccommodation",
+        {"studentId": "w ally", "factor": 2},
+        names="studentId",
+        who="proctor",
+    ),
+    Row(
+        "accommodation: unknown exam",
+        "SetAccommodation",
+        {"studentId": "wally", "examId": "w-nowhere", "factor": 2},
+        "NOT_FOUND",
+        "EXAM_NOT_FOUND",
+        who="proctor",
+    ),
+    Row(
+        "adjustment: of nothing",
+        "AdjustDeadline",
+        {"sessionId": "$live", "seconds": 0, "reason": "r"},
+        names="seconds",
+        who="proctor",
+    ),
+    Row(
+        "adjustment: of more than a day",
+        "AdjustDeadline",
+        {"sessionId": "$live", "seconds": 86401, "reason": "r"},
+        names="seconds",
+        who="proctor",
+    ),
+    Row(
+        "adjustment: into the past",
+        "AdjustDeadline",
+        {"sessionId": "$live", "seconds": -86400, "reason": "r"},
+        names="seconds",
+        who="proctor",
+    ),
+    Row("adjustment: without a reason", "AdjustDeadline", {"sessionId": "$live", "seconds": 60}, names="reason", who="proctor"),
+    Row(
+        "adjustment: without a key",
+        "AdjustDeadline",
+        {"sessionId": "$live", "seconds": 60, "reason": "r"},
+        key="",
+        names="idempotencyKey",
+        who="proctor",
+    ),
+    Row(
+        "adjustment: of a session that is handed in",
+        "AdjustDeadline",
+        {"sessionId": "$strict", "seconds": 60, "reason": "r"},
+        "FAILED_PRECONDITION",
+        "SESSION_SUBMITTED",
+        who="proctor",
+    ),
+    Row(
+        "adjustment: of an unknown session",
+        "AdjustDeadline",
+        {"sessionId": NOBODYS, "seconds": 60, "reason": "r"},
+        *UNKNOWN_SESSION,
+        who="proctor",
+    ),
+    Row(
+        "adjustment: malformed",
+        "AdjustDeadline",
+        {"sessionId": "x", "seconds": 60, "reason": "r"},
+        names="sessionId",
+        who="proctor",
+    ),
+]
+
+ROWS = [*EVERYWHERE, *START, *SAVE, *BATCH, *PAUSE, *SUBMIT, *READ, *BOARD, *STAFF]
+
+# HTTP
+
+SAVES = "/api/v1/sessions/$live/answers"
+SAVING = b'{"questionId":"q1","choice":"B"}'
+
+
+def http_save(
+    what: str, body: bytes, path: str = SAVES, status: int = 400, reason: str = "INVALID_FIELD", **headers: str
+) -> Request:
+    sent = {
+        "content-type": "application/json",
+        "idempotency-key": "a-key-of-http",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    return Request(what, "PUT", path, status, reason, body, sent)
+
+
+REQUESTS = [
+    *(
+        http_save(f"body {body[:20]!r}", body)
+        for body in (b"", b"{", b"null", b"[]", b"1", b'"x"', b"\xff", b"{} {}", b'{"questionId":"q1",}', b"{'a':1}")
+    ),
+    http_save("array 60,000 deep", b"[" * 60_000),
+    http_save("object 10,000 deep", b'{"a":' * 10_000),
+    http_save("invalid UTF-8", b'{"questionId":"q4","text":"\xff"}'),
+    http_save("lone surrogate", b'{"questionId":"q4","text":"\\ud800"}'),
+    http_save("NUL", b'{"questionId":"q4","text":"a\\u0000b"}'),
+    http_save("NaN", b'{"questionId":"q1","choice":"B","clientSeq":NaN}'),
+    http_save("1e400", b'{"questionId":"q1","choice":"B","clientSeq":1e400}'),
+    http_save("1.5 for an integer", b'{"questionId":"q1","choice":"B","clientSeq":1.5}'),
+    http_save("-1 for an unsigned", b'{"questionId":"q1","choice":"B","clientSeq":-1}'),
+    http_save("2^32", b'{"questionId":"q1","choice":"B","clientSeq":4294967296}'),
+    http_save("number for a text", b'{"questionId":"q4","text":1}'),
+    http_save("text for an object", b'{"questionId":"q2","choices":"A"}'),
+    http_save("two answers at once", b'{"questionId":"q1","choice":"B","text":"B"}'),
+    http_save("misspelt answer", b'{"questionId":"q1","chioce":"B"}'),
+    http_save("null answer", b'{"questionId":"q1","choice":null}'),
+    http_save("client clock that is no time", b'{"questionId":"q1","choice":"B","clientTs":"yesterday"}'),
+    http_save("body's session is not the path's", b'{"sessionId":"$theirs","questionId":"q1","choice":"A"}'),
+    http_save("query's session is not the path's", SAVING, f"{SAVES}?sessionId=$theirs"),
+    http_save("query's session in snake case", SAVING, f"{SAVES}?session_id=$theirs"),
+    http_save("unknown query parameter", SAVING, f"{SAVES}?bogus=1"),
+    http_save("token in the query", SAVING, f"{SAVES}?access_token=x"),
+    http_save("text/plain", SAVING, status=415, reason="UNSUPPORTED_MEDIA_TYPE", content_type="text/plain"),
+    http_save("XML", b"<a/>", status=415, reason="UNSUPPORTED_MEDIA_TYPE", content_type="application/xml"),
+    http_save("65 KiB", b'{"questionId":"q4","text":"' + b"x" * 66_000 + b'"}', status=413, reason="REQUEST_TOO_LARGE"),
+    http_save("1 MiB", b"x" * 2**20, status=413, reason="REQUEST_TOO_LARGE"),
+    http_save("headers of 61 KB", SAVING, status=431, reason="HEADERS_TOO_LARGE", x_big="x" * 62_000),
+    http_save("gzip", b"\x1f\x8b\x08\x00" + b"\0" * 20, content_encoding="gzip"),
+    Request("header with an underscore", "GET", "/api/v1/exams", 400, "INVALID_FIELD", headers={"x_student_id": "other"}),
+    Request("no such path", "GET", "/api/v1/nope", 404, "ROUTE_NOT_FOUND"),
+    Request("no such path, without a token", "GET", "/api/v1/nope", 401, "TOKEN_INVALID", who=None),
+    Request("another case", "GET", "/api/v1/Exams", 404, "ROUTE_NOT_FOUND"),
+    Request("another method", "DELETE", "/api/v1/sessions/$live", 404, "ROUTE_NOT_FOUND"),
+    Request("another method of a save", "PATCH", SAVES, 404, "ROUTE_NOT_FOUND", SAVING),
+    Request("TRACE", "TRACE", "/api/v1/exams", 404, "ROUTE_NOT_FOUND"),
+    Request("a REST call of a gRPC path", "GET", "/finalbell.v1.SessionService/GetSession", 404, "ROUTE_NOT_FOUND"),
+    Request("the console", "GET", "/metrics", 404, "ROUTE_NOT_FOUND"),
+    Request("an escaped slash", "GET", "/api/v1/exams%2Fw-open", 400, "INVALID_FIELD"),
+    Request("an escaped NUL", "GET", "/api/v1/exams/%00", 400, "INVALID_FIELD"),
+    Request("an escaped backslash", "GET", "/api/v1/exams%5cw-open", 400, "INVALID_FIELD"),
+    Request("dots out of the API", "GET", "/api/v1/../../metrics", 404, "ROUTE_NOT_FOUND"),
+    Request("escaped dots out of the API", "GET", "/api/v1/%2e%2e/%2e%2e/metrics", 404, "ROUTE_NOT_FOUND"),
+    Request("dots past the token", "GET", "/grpc.health.v1.Health/../api/v1/exams", 401, "TOKEN_INVALID", who=None),
+    Request("top is no number", "GET", "/api/v1/exams/w-strict/leaderboard?top=abc", 400, "INVALID_FIELD"),
+    Request("top is no whole number", "GET", "/api/v1/exams/w-strict/leaderboard?top=1.5", 400, "INVALID_FIELD"),
+    Request("page token that is no UTF-8", "GET", "/api/v1/sessions?pageToken=%ff", 400, "INVALID_FIELD"),
+    Request(
+        "a start that names another exam", "POST", "/api/v1/exams/w-open/sessions", 400, "INVALID_FIELD", b'{"examId":"w-sold"}'
+    ),
+    Request(
+        "a start that says when it ends",
+        "POST",
+        "/api/v1/exams/w-open/sessions",
+        200,
+        "",
+        b'{"endsAt":"2099-01-01T00:00:00Z","studentId":"other","seed":1}',
+    ),
+]
