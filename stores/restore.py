@@ -22,6 +22,7 @@ from stores.hashes import replaced_row
 from stores.live import LiveSessions, Restored, RestoreFailed
 from stores.pipeline import Coalescer
 from stores.records import (
+    EPOCH_VERSIONS,
     Deadline,
     Frozen,
     SavedAnswer,
@@ -154,7 +155,8 @@ def merged(
     """Return a session that goes on, of what PostgreSQL has of its answers and what Redis still has of it.
 
     One that was flipped just before the generation changed keeps exactly what was frozen. Keys of saves that either side
-    has replaced stay remembered.
+    has replaced stay remembered. What was lost of an epoch is its end, so nothing is missing up to the newest version of the
+    first one; of the later epochs nobody knows here how far their clients have looked.
     """
     flipped = leftover if leftover and leftover.status is not SessionStatus.IN_PROGRESS else None
     newest: dict[str, SavedAnswer] = {}
@@ -170,7 +172,7 @@ def merged(
         deadline=deadline,
         now_ms=0,
         epoch=epoch,
-        restored_through=max((saved.version for saved in newest.values()), default=0),
+        restored_through=max((saved.version for saved in newest.values() if saved.version < EPOCH_VERSIONS), default=0),
         submitted_ms=flipped.submitted_ms if flipped else None,
         reason=flipped.reason if flipped else None,
         answers=flipped.answers if flipped else tuple(newest.values()),

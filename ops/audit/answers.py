@@ -227,7 +227,9 @@ def _forgotten(view: Call, saves: Sequence[Save], losses: "Losses") -> Iterator[
         shown = view.reply.answers.get(save.question)
         if shown is not None and int(str(shown[1])) >= version:
             continue
-        if not losses.allowed(save, version) or (view.reply.epoch or 0) == version // EPOCH:
+        of_its_epoch = [told for _, told in view.reply.answers.values() if int(str(told)) // EPOCH == version // EPOCH]
+        later = any(int(str(told)) > version for told in of_its_epoch)  # what was lost of an epoch is its end
+        if later or not losses.allowed(save, version) or (view.reply.epoch or 0) == version // EPOCH:
             what = (
                 f"version {version} of {save.question} (line {before[0].line}) is missing in the session read at line {view.line}"
             )

@@ -224,8 +224,12 @@ class Room:
         session = reply.ok.session
         lost: list[Kept] = []
         if session.epoch > desk.epoch and not desk.busy:
+            shown = {saved.question_id: saved.version for saved in session.answers}
             lost = [
-                k for k in desk.kept.values() if k.version // EPOCH < session.epoch and k.version > session.restored_through_version
+                kept
+                for question, kept in desk.kept.items()
+                if kept.version // EPOCH < session.epoch
+                and kept.version > max(session.restored_through_version, shown.get(question, 0))
             ]
         desk.epoch, desk.ends_at = max(desk.epoch, session.epoch), _seconds(session.ends_at)
         desk.busy = True

@@ -59,6 +59,28 @@ async def test_a_wipe_while_nobody_takes_snapshots_costs_what_came_since_and_the
     assert result["answersSha256"] == submitted["answersSha256"]
 
 
+async def test_a_student_who_missed_one_loss_is_told_of_it_after_the_next(stack: Stack, exam: str) -> None:
+    async def wiped() -> None:
+        async with Redis.from_url(stack.read()["redis"]) as redis:
+            await redis.flushall()
+
+    async with Student(stack) as student:
+        session = (await student.sit(exam))["sessionId"]
+        written = good(await insist(lambda: student.save(session, "q1", "the-first-key", choice="B")))
+        await all_written(stack)
+        with stopped(stack, "snapshots"):
+            lost = good(await insist(lambda: student.save(session, "q3", "the-lost-key", number="3.5")))
+            await wiped()
+            since = good(await insist(lambda: student.save(session, "q4", "the-later-key", text="Ankara")))
+        await all_written(stack)
+        await wiped()
+        found = good(await insist(lambda: student.read(session)))
+
+    assert answers(found) == {"q1": ("choice", "B"), "q4": ("text", "Ankara")}
+    assert written["version"] <= found["restoredThroughVersion"] < lost["version"] < since["version"]
+    assert found["epoch"] > since["version"] // 1_000_000
+
+
 async def test_the_bell_that_was_killed_rings_for_everybody_as_of_their_end(
     stack: Stack, small_exam: dict[str, Any], exam_id: str
 ) -> None:

@@ -135,8 +135,8 @@ async def test_a_promoted_replica_that_was_behind_uses_no_version_twice_and_lose
 
     assert state is not None
     assert third.outcome is SaveOutcome.SAVED
-    assert [saved.answer.value for saved in state.answers] == ["B"]
-    assert state.restored_through == second.version
+    assert [(saved.answer.value, saved.version) for saved in state.answers] == [("B", second.version)]
+    assert state.restored_through == 0, "this server is the session's third: who looks for the first time knows of no loss before"
     assert fourth.version > third.version
     assert fourth.version // 1_000_000 == state.epoch > first.version // 1_000_000
 

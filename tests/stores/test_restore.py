@@ -13,8 +13,18 @@ from stores.connect import Stores
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
 from stores.live import LiveSessions, Patience
-from stores.records import Frozen, SessionRow, SessionStatus, SubmitReason
-from stores.restore import Restorer
+from stores.records import (
+    Answer,
+    AnswerKind,
+    Deadline,
+    Frozen,
+    SavedAnswer,
+    SessionFacts,
+    SessionRow,
+    SessionStatus,
+    SubmitReason,
+)
+from stores.restore import Restorer, merged
 from stores.results import Results
 from stores.sessions import Sessions, Start
 from stores.submit_log import PublishOutcome, SubmitLog, subject
@@ -129,6 +139,29 @@ JOURNEYS: dict[str, tuple[str, Move]] = {
     "the worker takes it from the stream to its result": ("stream", from_stream_to_result),
     "an operator takes it from the dead letters to the row": ("letter", from_letter_to_row),
 }
+
+
+@pytest.mark.parametrize(
+    ("versions", "epoch", "through"),
+    [
+        ([], 1, 0),
+        ([1, 2, 7], 1, 7),
+        ([1, 2, 7, 1_000_003], 2, 7),
+        ([1_000_001, 1_000_002], 2, 0),
+        ([3, 2_000_001], 5, 3),
+    ],
+)
+def test_nothing_is_said_to_be_there_that_an_earlier_rebuild_may_have_lost(versions: list[int], epoch: int, through: int) -> None:
+    facts = SessionFacts(UUID(int=7 << 76), "exam", 1, "ada", 1, "Ada", 0)
+    row = SessionRow(facts, SessionStatus.IN_PROGRESS, 10, epoch - 1, None, None)
+    written = [
+        SavedAnswer(f"q{n}", Answer(AnswerKind.CHOICE, "B"), version, 1, None, bytes(8), bytes(4))
+        for n, version in enumerate(versions)
+    ]
+
+    state = merged(row, Deadline(1, 10), epoch, written, None)
+
+    assert (state.restored_through, state.epoch, len(state.answers)) == (through, epoch, len(versions))
 
 
 @pytest.fixture

@@ -309,11 +309,12 @@ class Session(_message.Message):
     remaining_ms: _builtins.int
     """remaining_ms is the time left in milliseconds, 0 when time is over or the session is handed in."""
     epoch: _builtins.int
-    """epoch rises when the server had to rebuild the session after losing its memory. When it changes, resend the saves
-    whose version is above `restored_through_version`, with their old keys.
+    """epoch rises when the server had to rebuild the session after losing its memory. When it changes, resend your newest
+    saves of earlier epochs whose version is above `restored_through_version`, with their old keys, unless `answers` shows
+    that version of the question, or a newer one.
     """
     restored_through_version: _builtins.int
-    """restored_through_version is the newest version that the last rebuild brought back; 0 while there was none."""
+    """restored_through_version is the version up to which no rebuild of the session has lost anything; 0 while there was none."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """started_at is when the session started, by the server's clock."""

@@ -131,7 +131,8 @@ class SessionServiceServicer:
         """ListSessions lists the caller's own sessions, newest first, without their answers. Staff (admin, proctor) see
         everybody's, and may name a student.
 
-        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter.
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+        PERMISSION_DENIED `ROLE_REQUIRED` for a student_id that is not the caller's own, without the role.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,8 @@ class SessionServiceStub:
     """ListSessions lists the caller's own sessions, newest first, without their answers. Staff (admin, proctor) see
     everybody's, and may name a student.
 
-    Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter.
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+    PERMISSION_DENIED `ROLE_REQUIRED` for a student_id that is not the caller's own, without the role.
     """
     SaveAnswer: _grpc.UnaryUnaryMultiCallable[_session_pb2.SaveAnswerRequest, _session_pb2.SaveAnswerResponse]
     """SaveAnswer saves the answer to one question and is safe to repeat.
@@ -151,7 +152,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """ListSessions lists the caller's own sessions, newest first, without their answers. Staff (admin, proctor) see
     everybody's, and may name a student.
 
-    Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter.
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+    PERMISSION_DENIED `ROLE_REQUIRED` for a student_id that is not the caller's own, without the role.
     """
     SaveAnswer: _aio.UnaryUnaryMultiCallable[_session_pb2.SaveAnswerRequest, _session_pb2.SaveAnswerResponse]  # type: ignore[assignment]
     """SaveAnswer saves the answer to one question and is safe to repeat.
@@ -255,7 +257,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListSessions lists the caller's own sessions, newest first, without their answers. Staff (admin, proctor) see
         everybody's, and may name a student.
 
-        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter.
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+        PERMISSION_DENIED `ROLE_REQUIRED` for a student_id that is not the caller's own, without the role.
         """
 
     @_abc_1.abstractmethod
