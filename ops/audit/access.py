@@ -20,6 +20,9 @@ OWNERS_ONLY = frozenset(
 )
 """The calls on one session that are its student's; the others are staff's."""
 
+NOT_LOOKED_AT = frozenset({"OVERLOADED", "RATE_LIMITED"})
+"""Refusals of any call, whomever it concerns: nobody has looked which session it is about."""
+
 ENVOYS_OWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", ""})
 
 
@@ -59,7 +62,7 @@ def nobody_elses(evidence: Evidence) -> Checked:
     and no header makes a caller somebody else."""
     facts, broken, words = 0, [], set[str]()
     for call in evidence.history.calls:
-        if not call.session or call.perhaps or call.rpc not in OWNERS_ONLY:
+        if not call.session or call.perhaps or call.rpc not in OWNERS_ONLY or call.reason in NOT_LOOKED_AT:
             continue
         owner = evidence.stores.sessions.get(call.session)
         if owner is not None and owner.student == call.student and not call.claims:

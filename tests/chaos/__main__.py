@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -21,18 +22,23 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--saves", type=float, default=500, help="answer saves a second")
     parser.add_argument("--submits", type=float, default=50, help="submits a second; as many sessions start")
-    parser.add_argument("--history", type=Path, help="keep the record of all calls here")
+    parser.add_argument("--keep", type=Path, help="keep the record of all calls and the logs here")
     chosen = parser.parse_args(words)
     faults, live = schedule(chosen.seed, chosen.minutes * 60), max(20, round(20 * chosen.submits))
     print(f"seed {chosen.seed}: {len(faults)} faults in {chosen.minutes:g} minutes", flush=True)
-    with tempfile.TemporaryDirectory(prefix="finalbell-history-") as folder, own_stack() as stack:
-        history = chosen.history or Path(folder) / "history.jsonl"
-        rates = chosen.saves, chosen.submits
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            outcome = runner.run(run(stack, faults, chosen.seed, rates, live, history, lambda line: print(line, flush=True)))
+    kept = chosen.keep or Path(tempfile.mkdtemp(prefix=f"finalbell-chaos-{chosen.seed}-"))
+    kept.mkdir(exist_ok=True)
+    with own_stack() as stack:
+        rates, history = (chosen.saves, chosen.submits), kept / "history.jsonl"
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                outcome = runner.run(run(stack, faults, chosen.seed, rates, live, history, lambda line: print(line, flush=True)))
+        finally:
+            shutil.copytree(stack.home / "logs", kept / "logs", dirs_exist_ok=True)
     report(outcome)
     for problem in outcome.problems:
         print(problem)
+    print(f"the record of all calls and the logs are in {kept}")
     print(f"seed {chosen.seed}: {outcome.violations} violations")
     return 1 if outcome.violations or outcome.problems else 0
 

@@ -167,6 +167,31 @@ async def test_what_a_client_recorded_is_held_against_what_was_scored(stack: Sta
     assert "I1" in violated(broken)
 
 
+@pytest.mark.parametrize(
+    ("answered", "promise"),
+    [
+        ({"code": "OK"}, "I23"),
+        ({"code": "NOT_FOUND", "reason": "SESSION_NOT_FOUND", "message": "There is no such session."}, None),
+        ({"code": "PERMISSION_DENIED", "reason": "ROLE_REQUIRED", "message": "It is not yours."}, "I23"),
+        ({"code": "UNAVAILABLE", "reason": "OVERLOADED", "retry_ms": 1000, "message": "Too many wait."}, None),
+        ({"code": "UNAVAILABLE", "reason": "OVERLOADED", "message": "Too many wait."}, "I28"),
+        ({"code": "INTERNAL", "reason": "INTERNAL"}, "I28"),
+    ],
+    ids=lambda one: str(one.get("reason", "OK")) if isinstance(one, dict) else str(one),
+)
+async def test_how_a_call_on_anothers_session_was_answered_is_looked_at(
+    stack: Stack, exam: str, tmp_path: Path, answered: dict[str, Any], promise: str | None
+) -> None:
+    session = await sat(stack, exam)
+    history = tmp_path / "history.jsonl"
+    call = {"kind": "call", "rpc": "GetSession", "student": "somebody-else", "exam": exam, "session": session, "key": ""}
+    history.write_text(json.dumps({**call, "sent_ms": 1.0, "received_ms": 2.0, "reply": {}, **answered}) + "\n")
+
+    found = violated(audit(stack, exam, "--history", history))
+
+    assert (promise in found) if promise else (found == set()), found
+
+
 def test_an_exam_that_is_not_there_and_a_history_that_cannot_be_read_are_said_so(stack: Stack, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.jsonl"
     damaged.write_text('{"kind": "call"}\n')
