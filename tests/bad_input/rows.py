@@ -587,6 +587,9 @@ REQUESTS = [
     http_save("headers of 61 KB", SAVING, status=431, reason="HEADERS_TOO_LARGE", x_big="x" * 62_000),
     http_save("gzip", b"\x1f\x8b\x08\x00" + b"\0" * 20, content_encoding="gzip"),
     Request("header with an underscore", "GET", "/api/v1/exams", 400, "INVALID_FIELD", headers={"x_student_id": "other"}),
+    Request(
+        "headers that gRPC has no names for", "GET", "/api/v1/exams/w-open", 200, "", headers={"a+b": "1", "%": "2", "x-^": ""}
+    ),
     Request("no such path", "GET", "/api/v1/nope", 404, "ROUTE_NOT_FOUND"),
     Request("no such path, without a token", "GET", "/api/v1/nope", 401, "TOKEN_INVALID", who=None),
     Request("another case", "GET", "/api/v1/Exams", 404, "ROUTE_NOT_FOUND"),

@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,18 +13,12 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from tests.bad_input.rows import LATE, REQUESTS, ROWS, Request, Row
-from tests.bad_input.world import World, quiet_world
+from tests.bad_input.world import World, changed
 from tests.flows.test_every_rpc import UNITS
 from tests.flows.test_reasons import HTTP, leaks
 from tests.flows.transports import METHODS, TRANSPORTS, Native, Reply, Rest, transport
 
 KEYED = {name for name, method in METHODS.items() if method.GetOptions().Extensions[policy_pb2.policy].key}
-
-
-@pytest.fixture(scope="module")
-async def world(small_exam: dict[str, Any]) -> AsyncIterator[World]:
-    async with quiet_world(small_exam) as world:
-        yield world
 
 
 def named(world: World, value: Any) -> Any:
@@ -59,10 +53,6 @@ async def answers(world: World, row: Row) -> dict[str, Reply]:
             native = Native(channel, token)
             replies["service"] = await native.call(row.method, request, key=key or None, headers=row.headers)
     return replies
-
-
-def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
-    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
 
 
 def check(row: Row, replies: Mapping[str, Reply]) -> None:

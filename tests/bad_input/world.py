@@ -1,7 +1,7 @@
 """A stack where nothing happens by itself, with an exam and a session in every state: so that a row of bad input can be
 sent there, and everything that the stores hold compared before and after."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,11 @@ class World:
     async def digest(self) -> dict[str, str]:
         """Return a digest of every table and of every key, but for those that live by themselves."""
         return {**await _tables(self.stack), **await _keys(self.stack)}
+
+
+def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    """Return the tables and keys in which two digests differ."""
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
 
 
 @asynccontextmanager

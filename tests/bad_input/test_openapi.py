@@ -1,0 +1,59 @@
+"""What schemathesis makes of `gen/openapi.json`, right and wrong: no 5xx, answers as documented, and a refusal changes nothing."""
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+
+from tests.bad_input.world import World, changed
+from tests.stack import ROOT
+
+EACH = 20
+OPERATIONS = [found.ok() for found in schemathesis.openapi.from_path(ROOT / "gen" / "openapi.json").get_all_operations()]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+KNOWN = {"sessionId": ["live", "theirs", "paused", "waiting", "strict"], "examId": ["w-open", "w-strict", "w-held", "w-later"]}
+"""Ids that are there: with made-up ones alone nothing would get past the first look."""
+
+
+@st.composite
+def cases(draw: st.DrawFn, operation: Any, world: World) -> Any:
+    """Draw a call, most often about something that is there."""
+    case = draw(operation.as_strategy(generation_mode=draw(st.sampled_from(list(GenerationMode)))))
+    for name, known in KNOWN.items():
+        if name in (case.path_parameters or {}) and draw(st.integers(0, 3)):
+            chosen = draw(st.sampled_from(known))
+            case.path_parameters[name] = world.names.get(chosen, chosen)
+    return case
+
+
+@pytest.mark.parametrize("who", ["wally", "admin"])
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: f"{operation.method.upper()} {operation.path}")
+def test_a_call_that_a_machine_made_up_is_answered_as_documented(world: World, operation: Any, who: str) -> None:
+    headers = {"authorization": f"Bearer {world.tokens[who]}"}
+    before = asyncio.run(world.digest())
+
+    @settings(
+        max_examples=EACH,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases(operation, world))
+    def answered(case: Any) -> None:
+        nonlocal before
+        response = case.call(base_url=world.stack.gateway, headers={"idempotency-key": uuid.uuid4().hex} | headers, timeout=15)
+        earlier, before = before, asyncio.run(world.digest())
+        if response.status_code >= 400:
+            assert changed(earlier, before) == set()
+        case.validate_response(response, checks=CHECKS)
+
+    answered()
