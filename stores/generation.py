@@ -32,14 +32,22 @@ class Generations:
         self._known = ""
 
     async def on_connect(self, connection: Connection) -> None:
-        """Greet a server, and make sure that the shards' generation is this server's, before anybody uses the connection."""
-        await connection.on_connect()
+        """Greet a server, and make sure that the shards' generation is this server's, before anybody uses the connection.
+
+        When that fails for another reason than Redis (PostgreSQL is away, the caller has gone), the client would keep the
+        connection open, and the next call would use it as if it had been looked at: so it is closed here.
+        """
 
         async def execute(commands: Sequence[Sequence[str | int]]) -> Sequence[Any]:
             await connection.send_packed_command(connection.pack_commands(commands))
             return [await _reply(connection) for _ in commands]
 
-        await self._ensure(execute, trust=True)
+        try:
+            await connection.on_connect()
+            await self._ensure(execute, trust=True)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
 
     async def begin(self, redis: Redis) -> None:
         """Give a generation to every shard that has none: the server has been wiped."""

@@ -39,7 +39,7 @@ LONGEST_SECONDS = 10.0
 HEADROOM_SECONDS = 0.05
 LONGEST_STREAM_SECONDS = 120.0
 ROLES = {Policy.STAFF: frozenset({"admin", "proctor"}), Policy.ADMIN: frozenset({"admin"})}
-TRANSIENT_REDIS = (
+TRANSIENT_REDIS = {
     "LOADING",
     "READONLY",
     "OOM",
@@ -49,7 +49,8 @@ TRANSIENT_REDIS = (
     "TRYAGAIN",
     "NOREPLICAS",
     "BUSY",
-)
+}
+"""The codes of refusals that pass. The client takes the code off the text of those that it has a class for."""
 
 CALLS = Counter(
     "finalbell_rpc_total", "Finished calls; the reason is empty for those that went well", ["service", "method", "code", "reason"]
@@ -279,7 +280,7 @@ def refused(failure: Exception) -> Refusal:
             | OSError()
         ):
             return errors.StoreUnavailable("A store does not answer; repeat the call with the same key.")
-        case redis.exceptions.ResponseError() if str(failure).startswith(TRANSIENT_REDIS):
+        case redis.exceptions.ResponseError() if (failure.status_code or str(failure).partition(" ")[0]) in TRANSIENT_REDIS:
             return errors.StoreUnavailable("A store does not answer; repeat the call with the same key.")
         case _:
             return errors.Internal("Something went wrong on our side. Quote the id when you report it.", id=uuid4().hex)

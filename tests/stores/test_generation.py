@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
+import asyncpg
 import pytest
 from redis.asyncio import Redis
 
@@ -174,3 +175,20 @@ async def test_a_wiped_redis_gets_one_generation_though_many_find_it(stores: Sto
     assert states[0] is not None
     assert states[0].epoch > 1
     assert len(generations) == 1
+
+
+async def test_a_connection_that_could_not_be_looked_at_is_not_used_by_the_next_call(
+    stores: Stores, session: tuple[UUID, str]
+) -> None:
+    which, student = session
+    with a_redis() as server:
+        async with a_worker(stores, server.url) as worker:
+            await worker.save(which, student, "A", "key-number-1")
+            for number in range(keys.SHARDS):  # as on a replica that was behind, and is promoted
+                await worker.redis.set(keys.run_key(number), "another server")
+        postgres = await asyncpg.create_pool("postgresql://nobody@127.0.0.1:1/none", min_size=0)
+        async with _redis(server.url, Generations(postgres).on_connect) as unchecked:
+            for _ in range(3):
+                with pytest.raises(OSError, match="Connect call failed"):
+                    await unchecked.get(keys.generation_key(0))
+        await postgres.close()
