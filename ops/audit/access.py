@@ -97,7 +97,7 @@ def refusals_help(evidence: Evidence) -> Checked:
 
 
 def _unhelpful(call: Call) -> Iterator[str]:
-    if call.code in ("INTERNAL", "DATA_LOSS", "UNIMPLEMENTED") and call.reason != "TRANSPORT":
+    if call.code in ("INTERNAL", "DATA_LOSS", "UNIMPLEMENTED"):
         yield f"failed with {call.code}: {call.message[:80]}"
     elif not call.reason and call.code not in ENVOYS_OWN and call.code != "UNAUTHENTICATED":
         yield f"was refused with {call.code} and no reason"

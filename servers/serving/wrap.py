@@ -270,10 +270,10 @@ def refused(failure: Exception) -> Refusal:
             | redis.exceptions.TimeoutError()
             | nats.errors.Error()
             | asyncpg.PostgresConnectionError()
-            | asyncpg.CannotConnectNowError()
-            | asyncpg.TooManyConnectionsError()
-            | asyncpg.AdminShutdownError()
-            | asyncpg.CrashShutdownError()
+            | asyncpg.InsufficientResourcesError()  # no connection left, no memory, no disk
+            | asyncpg.OperatorInterventionError()  # it starts, ends, or somebody cancelled the statement
+            | asyncpg.PostgresSystemError()
+            | asyncpg.ReadOnlySQLTransactionError()  # a replica that is not promoted yet
             | asyncpg.InterfaceError()
             | asyncpg.InternalClientError()  # what a call gets whose connection has just broken
             | TimeoutError()

@@ -172,7 +172,8 @@ class Harm:
     async def _delete_stream(self) -> None:
         while True:
             try:
-                client = await nats.connect(self._stack.read()["nats"], connect_timeout=1, allow_reconnect=False)
+                where = self._stack.read()["nats"]
+                client = await nats.connect(where, connect_timeout=1, allow_reconnect=False, error_cb=_expected)
                 try:
                     await client.jetstream().delete_stream("SUBMITS")
                 finally:
@@ -180,6 +181,10 @@ class Harm:
                 return
             except Exception:
                 await asyncio.sleep(0.2)
+
+
+async def _expected(error: Exception) -> None:
+    """Say nothing: NATS may be frozen or gone, and is tried again."""
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -15,7 +15,7 @@ import httpx
 from finalbell.v1 import session_pb2
 from google.protobuf.message import Message
 
-from tests.flows.transports import Native, Reply, Rest, Transport, Web
+from tests.flows.transports import BrokenOff, Native, Reply, Rest, Transport, Web
 
 CANARY = re.compile(rb"canary-[a-z0-9-]+")
 SECONDS = 6.0
@@ -74,7 +74,7 @@ class Ways:
         try:
             async with asyncio.timeout(SECONDS):
                 reply = await way.call(method, request, key=key, headers=headers)
-        except (httpx.TransportError, TimeoutError, AssertionError, KeyError, ValueError):
+        except (httpx.TransportError, BrokenOff, TimeoutError, AssertionError, KeyError, ValueError):
             # the connection broke, or broke off inside an answer: nobody knows whether it happened
             reply = None
         received = time.time() * 1000 if reply is not None else None

@@ -84,6 +84,10 @@ class Reply:
         return wanted
 
 
+class BrokenOff(ConnectionError):
+    """The connection broke inside an answer: gRPC's client calls it INTERNAL, and nobody knows whether the call happened."""
+
+
 class Transport(Protocol):
     """A way in, with one caller's token."""
 
@@ -152,6 +156,8 @@ class Native:
         try:
             message = await call
         except grpc.aio.AioRpcError as error:
+            if "RST_STREAM" in (error.details() or ""):
+                raise BrokenOff from error
             return native_refusal(error)
         answered = {str(name): str(value) for name, value in await call.initial_metadata() or ()}
         return Reply("OK", message, None, 0, message.SerializeToString(), answered)

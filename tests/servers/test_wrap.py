@@ -111,10 +111,29 @@ def test_a_traceback_in_the_log_shows_no_variables() -> None:
     assert "canary-answer" not in log.getvalue()
 
 
-def test_a_connection_that_breaks_under_a_query_is_a_store_that_is_away() -> None:
-    failure = asyncpg.InternalClientError('cannot switch to state 12; protocol is in the "failed" state')
-
+@pytest.mark.parametrize(
+    "failure",
+    [
+        asyncpg.InternalClientError('cannot switch to state 12; protocol is in the "failed" state'),
+        asyncpg.InterfaceError("pool is closing"),
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        asyncpg.DiskFullError("could not extend file: No space left on device"),
+        asyncpg.TooManyConnectionsError("sorry, too many clients already"),
+        asyncpg.QueryCanceledError("canceling statement due to user request"),
+        asyncpg.CrashShutdownError("terminating connection because of crash of another server process"),
+        asyncpg.CannotConnectNowError("the database system is in recovery mode"),
+        asyncpg.PostgresIOError("could not read block 7"),
+        asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT in a read-only transaction"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_a_postgresql_that_cannot_is_a_store_that_is_away(failure: Exception) -> None:
     assert isinstance(refused(failure), errors.StoreUnavailable)
+
+
+@pytest.mark.parametrize("failure", [asyncpg.UndefinedTableError("no such table"), asyncpg.InsufficientPrivilegeError("not yours")])
+def test_a_statement_that_is_wrong_is_a_fault_of_ours(failure: Exception) -> None:
+    assert isinstance(refused(failure), errors.Internal)
 
 
 async def test_a_call_without_a_token_is_not_even_validated(wrapped: Any) -> None:
