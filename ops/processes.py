@@ -31,6 +31,9 @@ UNITS = {
 SERVED = ("session", "scoring", "leaderboard", "content", "admin")
 """The units that the gateway routes to."""
 
+MAX_PAYLOAD = "2MB"
+"""The most that 256 KB of answers can grow to when JSON escapes every character of theirs, and some."""
+
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -134,7 +137,7 @@ def redis(home: Home, at: Addresses) -> Process:
 def nats(home: Home, at: Addresses) -> Process:
     """NATS with JetStream, which syncs before it acknowledges."""
     config = (
-        f"listen: 127.0.0.1:{at.ports['nats']}\nmax_payload: 1MB\n"
+        f"listen: 127.0.0.1:{at.ports['nats']}\nmax_payload: {MAX_PAYLOAD}\n"
         f'jetstream {{ store_dir: "{home.data("nats")}", sync_interval: always, max_file_store: 64GB }}\n'
     )
     write_private(home.config("nats.conf"), config + accounts.nats_users(dict(at.passwords)))

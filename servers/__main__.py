@@ -1,5 +1,6 @@
 """`python -m servers session leaderboard`: hosts the named units in this process, built by hand."""
 
+import asyncio
 import logging
 import sys
 from typing import TextIO
@@ -17,7 +18,7 @@ from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
 from servers.scoring.service import ScoringService
 from servers.scoring.worker import ScoringWorker
-from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, serve
+from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, Worker, serve
 from servers.session.bell import Bell
 from servers.session.service import SessionService
 from servers.session.snapshots import Snapshots
@@ -68,7 +69,6 @@ class Parts:
 
 
 async def session(parts: Parts) -> Hosted:
-    await parts.submit_log.prepare()
     await parts.live.prepare()
     await parts.submits.listen()
     servicer = SessionService(
@@ -81,7 +81,7 @@ async def session(parts: Parts) -> Hosted:
     )
     return Hosted(
         services=[(session_pb2.DESCRIPTOR.services_by_name["SessionService"], servicer)],
-        workers=[servicer.beat],
+        workers=[servicer.beat, parts.submits.listen_at_last],
         drains=[parts.submits.drain],
     )
 
@@ -94,7 +94,6 @@ async def snapshots(parts: Parts) -> Hosted:
 
 
 async def bell(parts: Parts) -> Hosted:
-    await parts.submit_log.prepare()
     await parts.live.prepare()
     ringer = Bell(parts.live, parts.sessions, parts.deadlines, parts.dead_letters, parts.submits, parts.submit_log)
     return Hosted(workers=[ringer.run, ringer.run_nets], drains=[parts.submits.drain])
@@ -106,7 +105,6 @@ async def scoring(parts: Parts) -> Hosted:
 
 
 async def scoring_worker(parts: Parts) -> Hosted:
-    await parts.submit_log.prepare_to_pull()
     worker = ScoringWorker(
         parts.submit_log,
         parts.answer_keys,
@@ -117,6 +115,7 @@ async def scoring_worker(parts: Parts) -> Hosted:
         parts.live,
         crash_at=parts.settings.crash_at,
     )
+    await worker.mend()
     return Hosted(workers=[worker.run])
 
 
@@ -165,6 +164,22 @@ ANSWERING = {"session", "scoring", "content"}
 """The units behind which a student waits: when PostgreSQL is slow they say so soon, the others take their time."""
 
 
+def while_open(lost: asyncio.Event) -> Worker:
+    """A worker that ends the process when NATS has hung up for good, so that the supervisor starts one that dials again."""
+
+    async def watch(stop: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (lost, stop)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if lost.is_set() and not stop.is_set():
+            raise ConnectionAbortedError("NATS has closed the connection for good")
+
+    return watch
+
+
 async def host(names: list[str], settings: Settings) -> None:
     """Open the stores, build the named units, and serve them."""
     urls = StoreSettings(
@@ -183,7 +198,7 @@ async def host(names: list[str], settings: Settings) -> None:
             settings,
             Hosted(
                 services=[service for unit in units for service in unit.services],
-                workers=[worker for unit in units for worker in unit.workers],
+                workers=[while_open(stores.nats_lost), *(worker for unit in units for worker in unit.workers)],
                 drains=[drain for unit in units for drain in unit.drains],
                 reflected=[name for unit in units for name in unit.reflected],
                 name="+".join(names),

@@ -25,6 +25,10 @@ STUDENT = re.compile(r"[A-Za-z0-9._|@:-]{1,64}")
 COHORT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
+STAFF = frozenset({"admin", "proctor", "grader"})
+"""Every role that there is; others in a token mean nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who is calling, by a verified token alone."""

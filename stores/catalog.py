@@ -15,6 +15,9 @@ EXAM = """id, title, version, key_version, question_count, max_score, has_essay,
           shuffle_questions, shuffle_options, max_attempts, product_id, mark_correct, mark_wrong, mark_blank, mark_multiple,
           tie_break, release_score, release_review, inline_score, enrolment, created_at, closed_at, released_at"""
 
+EXAM_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('exam/' || $1, 0))"
+"""Held by whoever changes what a start depends on; starts share it."""
+
 FRESH_SECONDS = 1.0
 CACHED = 10_000
 
@@ -144,7 +147,9 @@ class Catalog:
         return await self._stamp("released_at", exam, actor)
 
     async def _stamp(self, column: str, exam: str, actor: str) -> bool:
+        """Set a moment once. Starts wait on the exam's lock, so that none slips in after the close."""
         async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(EXAM_LOCK, exam)
             known = await connection.fetchval("SELECT true FROM exam WHERE id = $1 FOR UPDATE", exam)
             changed = await connection.fetchval(
                 f"UPDATE exam SET {column} = now() WHERE id = $1 AND {column} IS NULL RETURNING true",  # noqa: S608

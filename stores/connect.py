@@ -1,5 +1,6 @@
 """Opens every store that a process needs, and closes them again."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from stores import gauges
 from stores.generation import Generations
 
 ACQUIRE_SECONDS = 1.0
+NATS_WAIT_SECONDS = 2.0
 REDIS_TIMEOUT_SECONDS = 0.25
 """A save waits no longer for Redis; the client is told to come back (RELIABILITY F20)."""
 
@@ -45,6 +47,9 @@ class Stores:
     live: Redis
     boards: Redis
     nats: Nats
+    nats_lost: asyncio.Event
+    """Set when NATS has closed the connection for good (other credentials, say): only another process dials again."""
+
     generations: Generations
 
 
@@ -53,7 +58,8 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
     """Open all stores, and close all of them whatever happens.
 
     PostgreSQL must answer at once, Redis connects on first use, and NATS is not asked where it is not needed: content
-    stays up while the others are away. The inbox prefix is the user's name, so that no user can read another's replies.
+    stays up while the others are away. Where it is needed it is dialled until it answers, but not waited for: a session
+    service that was restarted meanwhile saves answers, and keeps submits in PostgreSQL.
     """
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(_postgres(settings))
@@ -65,18 +71,13 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
         if settings.boards_redis != settings.redis:
             boards = _redis(settings.boards_redis)
             stack.push_async_callback(boards.aclose)
-        client = Nats()
+        client, lost = Nats(), asyncio.Event()
         if settings.needs_nats:
-            await client.connect(
-                settings.nats,
-                inbox_prefix=f"_INBOX_{urlsplit(settings.nats).username or 'anybody'}",
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=1,
-                connect_timeout=2,
-                pending_size=16 * 1024 * 1024,
-            )
             stack.push_async_callback(_close, client)
-        yield Stores(postgres=postgres, live=live, boards=boards, nats=client, generations=generations)
+            dialling = asyncio.ensure_future(_dial(client, settings.nats, lost))
+            stack.callback(dialling.cancel)
+            await asyncio.wait([dialling], timeout=NATS_WAIT_SECONDS)
+        yield Stores(postgres=postgres, live=live, boards=boards, nats=client, nats_lost=lost, generations=generations)
 
 
 class _Pool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
@@ -128,6 +129,23 @@ def _redis(url: str, on_connect: Callable[[Connection], Awaitable[None]] | None 
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         max_connections=64,
         redis_connect_func=on_connect,
+    )
+
+
+async def _dial(client: Nats, url: str, lost: asyncio.Event) -> None:
+    """Connect, and go on trying. The inbox prefix is the user's name, so that no user can read another's replies."""
+
+    async def closed() -> None:
+        lost.set()
+
+    await client.connect(
+        url,
+        inbox_prefix=f"_INBOX_{urlsplit(url).username or 'anybody'}",
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        connect_timeout=2,
+        pending_size=16 * 1024 * 1024,
+        closed_cb=closed,
     )
 
 

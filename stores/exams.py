@@ -8,11 +8,9 @@ from uuid import UUID
 
 import asyncpg
 
-from stores.catalog import EXAM, exam_of, record
+from stores.catalog import EXAM, EXAM_LOCK, exam_of, record
 from stores.exam_records import ExamFile, answer_json, options_json, rubric_json
 from stores.records import Exam
-
-EXAM_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('exam/' || $1, 0))"
 
 
 class ImportOutcome(StrEnum):

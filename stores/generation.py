@@ -18,6 +18,9 @@ from redis.exceptions import ResponseError
 from stores import keys
 from stores.pipeline import function_name, library
 
+SINCE = "@"
+"""Between a generation's number and when it began, in ms by the server's clock."""
+
 CHANGES = Counter("finalbell_generation_changes_total", "Times that Redis was found to be another server, or empty")
 log = structlog.get_logger()
 
@@ -67,7 +70,9 @@ class Generations:
         shards = range(keys.SHARDS)
         behind = _checked(await execute([("GET", key(n)) for n in shards for key in (keys.run_key, keys.generation_key)]))
         if not all(run == server.encode() and generation for run, generation in zip(behind[::2], behind[1::2], strict=True)):
-            generation: int = await self._pool.fetchval("SELECT nextval('generation')")
+            number: int = await self._pool.fetchval("SELECT nextval('generation')")
+            seconds, microseconds = _checked(await execute([("TIME",)]))[0]
+            generation = f"{number}{SINCE}{int(seconds) * 1000 + int(microseconds) // 1000}"
             _checked(await execute([("FUNCTION", "LOAD", "REPLACE", library())]))
             begun = _checked(
                 await execute(
@@ -81,6 +86,11 @@ class Generations:
                 CHANGES.inc()
                 log.warning("another server, or an empty one: sessions will be restored", generation=generation)
         self._known = server
+
+
+def began_ms(generation: bytes) -> int:
+    """Return when a generation began, in ms by the server's clock."""
+    return int(generation.decode().partition(SINCE)[2] or 0)
 
 
 def _identity(replies: Sequence[Any]) -> str:

@@ -13,6 +13,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from stores import gauges, keys
+from stores.generation import began_ms
 from stores.hashes import (
     STATUS,
     STATUS_LETTER,
@@ -57,6 +58,10 @@ MAX_LOG_ENTRIES = 50_000
 """Of a shard's save log."""
 
 TOKEN_MS = 5_000
+FLIGHT_MS = 500
+"""A generation's age from which on sessions may be restored. A submit whose flip went with the memory before it may still be on
+its way to where a restore looks (publish wait, then a row): a session restored earlier would be revived under it."""
+
 RESTORE_TRIES = 40
 BELL_GRACE_MS = 2_000
 FACTS_CACHED = 200_000
@@ -353,19 +358,12 @@ class LiveSessions:
     async def park(self, session: UUID) -> None:
         """Take a session that cannot be scored out of the nets, until an operator has looked at it."""
         number = keys.shard(session)
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.zrem(keys.unscored_key(number), str(session))
-            pipeline.zadd(keys.parked_key(number), {str(session): 0})
-            await pipeline.execute()
+        await self._functions.call("park", [keys.unscored_key(number), keys.parked_key(number)], str(session))
 
     async def unpark(self, session: UUID) -> None:
         """Give a parked session back to the nets, at once and with all their patience; one that is scored they let go."""
         number = keys.shard(session)
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.zrem(keys.parked_key(number), str(session))
-            pipeline.hdel(keys.session_key(session), "y")
-            pipeline.zadd(keys.unscored_key(number), {str(session): 0})
-            await pipeline.execute()
+        await self._functions.call("unpark", [keys.session_key(session), keys.unscored_key(number), keys.parked_key(number)])
 
     async def install(self, states: Mapping[UUID, Restored], token: str) -> frozenset[UUID]:
         """Install restored sessions whose restore token is still `token`; returns those that were not installed."""
@@ -398,8 +396,9 @@ class LiveSessions:
             hashes = await pipeline.execute() if sessions else []
         return {session: read_state(session, 0, fields) for session, fields in zip(sessions, hashes, strict=True) if fields}
 
-    async def take_tokens(self, sessions: Sequence[UUID], token: str) -> frozenset[UUID]:
-        """Take the right to restore sessions, for 5 s; returns those that nobody else has taken.
+    async def take_tokens(self, sessions: Sequence[UUID], token: str) -> tuple[frozenset[UUID], int]:
+        """Take the right to restore sessions, for 5 s; returns those that nobody else has taken, and the milliseconds after
+        which their generations are old enough.
 
         A shard that has no generation, since it was wiped, gets one before anybody restores into it.
         """
@@ -408,11 +407,16 @@ class LiveSessions:
             for session in sessions:
                 pipeline.set(keys.token_key(session), token, nx=True, px=TOKEN_MS)
             for number in shards:
-                pipeline.exists(keys.generation_key(number))
-            replies = await pipeline.execute()
-        if not all(replies[len(sessions) :]):
+                pipeline.get(keys.generation_key(number))
+            pipeline.time()
+            *replies, (seconds, microseconds) = await pipeline.execute()
+        generations = replies[len(sessions) :]
+        if not all(generations):
             await self._begin_generation(self._redis)
-        return frozenset(session for session, taken in zip(sessions, replies, strict=False) if taken)
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        wait_ms = max((began_ms(one) + FLIGHT_MS - now_ms if one else FLIGHT_MS for one in generations), default=0)
+        taken = frozenset(session for session, mine in zip(sessions, replies, strict=False) if mine)
+        return taken, min(max(0, wait_ms), FLIGHT_MS)
 
     async def give_tokens_back(self, sessions: Sequence[UUID], token: str) -> None:
         """Let others restore these sessions, where the token is still the caller's."""

@@ -30,7 +30,9 @@ from stores.records import (
     SessionState,
     SessionStatus,
     SubmitReason,
+    answers_sha256,
     decode_answers,
+    encode_answers,
 )
 from stores.sessions import Sessions
 from stores.submit_log import SubmitLog
@@ -83,10 +85,11 @@ class Restorer:
         if self.live is None:
             raise RestoreFailed
         began, token = monotonic(), token_hex(8)
-        mine = await self.live.take_tokens(sessions, token)
+        mine, too_early_ms = await self.live.take_tokens(sessions, token)
         if len(mine) < len(sessions):
             await asyncio.sleep(TOKEN_WAIT_SECONDS)  # somebody else has the others; whoever asked looks again
         try:
+            await asyncio.sleep(too_early_ms / 1000)
             rows = await self._sessions.read(sorted(mine))
             states = await self._rebuilt(rows)
             not_installed = await self.live.install(states, token)
@@ -114,7 +117,7 @@ class Restorer:
         others = sorted(rows.keys() - events.keys())
         scored, letters = await self._sessions.scored_answers(others), await self._dead_letters.events(others)
         states: dict[UUID, Restored] = {}
-        running: dict[UUID, SessionRow] = {}
+        nowhere: dict[UUID, SessionRow] = {}
         for session, row in rows.items():
             try:
                 if session in scored:
@@ -122,23 +125,33 @@ class Restorer:
                 elif session in events or session in letters:
                     event = self._read_event(events[session] if session in events else letters[session][0])
                     state = _handed_in(row, deadlines[session], event.submitted_ms, event.reason, event.answers)
-                elif row.status is SessionStatus.IN_PROGRESS:
-                    running[session] = row
-                    continue
                 else:
+                    nowhere[session] = row
                     continue
             except Exception as damaged:  # one that cannot be read must not hold up the others
                 log.error("a kept submit cannot be read", session=str(session), error=type(damaged).__name__)
                 continue
             waits = session in letters and letters[session][1]
             states[session] = Restored(state, parked=waits and session not in events and session not in scored)
-        return {**states, **await self._merged(running, deadlines)}
+        return {**states, **await self._left(nowhere, deadlines)}
 
-    async def _merged(self, rows: Mapping[UUID, SessionRow], deadlines: Mapping[UUID, Deadline]) -> Mapping[UUID, Restored]:
-        """Merge, per question, what Redis still has and what PostgreSQL has, by the higher version; in a higher epoch."""
+    async def _left(self, rows: Mapping[UUID, SessionRow], deadlines: Mapping[UUID, Deadline]) -> Mapping[UUID, Restored]:
+        """Return sessions whose submit is nowhere: those that run, and those that Redis alone still has as they were frozen."""
         if self.live is None or not rows:
             return {}
         leftovers = await self.live.leftovers(sorted(rows))
+        running = {session: row for session, row in rows.items() if row.status is SessionStatus.IN_PROGRESS}
+        frozen = {
+            session: Restored(state)
+            for session, leftover in leftovers.items()
+            if session not in running and (state := _still_frozen(rows[session], deadlines[session], leftover)) is not None
+        }
+        return {**frozen, **await self._merged(running, deadlines, leftovers)}
+
+    async def _merged(
+        self, rows: Mapping[UUID, SessionRow], deadlines: Mapping[UUID, Deadline], leftovers: Mapping[UUID, SessionState]
+    ) -> Mapping[UUID, Restored]:
+        """Merge, per question, what Redis still has and what PostgreSQL has, by the higher version; in a higher epoch."""
         written: dict[UUID, list[SavedAnswer]] = {session: [] for session in rows}
         for entry in await self._sessions.answers(sorted(rows)):
             written[entry.session].append(entry.saved)
@@ -178,6 +191,16 @@ def merged(
         answers=flipped.answers if flipped else tuple(newest.values()),
         replaced=replaced,
     )
+
+
+def _still_frozen(row: SessionRow, deadline: Deadline, leftover: SessionState) -> SessionState | None:
+    """Return a submitted session from what Redis still has of it, if that is byte for byte what was frozen."""
+    if leftover.submitted_ms is None or leftover.reason is None:
+        return None
+    answers = encode_answers({saved.question: saved.answer.packed() for saved in leftover.answers})
+    if answers_sha256(answers) != row.answers_sha256:
+        return None
+    return _handed_in(row, deadline, leftover.submitted_ms, leftover.reason, answers)
 
 
 def _handed_in(row: SessionRow, deadline: Deadline, at_ms: int, reason: SubmitReason, answers: bytes) -> SessionState:

@@ -34,14 +34,12 @@ class StartOutcome(StrEnum):
     RUNNING = "RUNNING"
     REPLAYED = "REPLAYED"
     EXHAUSTED = "EXHAUSTED"
+    CLOSED = "CLOSED"
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A start that the rules allow.
-
-    With `max_attempts` 0 (a closed exam) only a session that is there already can be returned.
-    """
+    """A start that the rules allow."""
 
     student: str
     exam: str
@@ -63,7 +61,8 @@ class Sessions:
         """Insert a session, or return the one that the start means: its key's, or the one in progress.
 
         Racing starts of one student take turns on a lock of their own, so that they make one session. Whoever moves the
-        exam's close or the student's extra time waits for the other two, so that no start misses it.
+        exam's close or the student's extra time waits for the other two, so that no start misses it. Of a closed exam only a
+        session that is there already can be returned.
         """
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(
@@ -75,7 +74,8 @@ class Sessions:
                 start.exam,
                 start.student,
             )
-            deadline = rule(await _terms(connection, start))
+            terms, closed = await _terms(connection, start)
+            deadline = rule(terms)
             rows = await connection.fetch(
                 f"SELECT {ROW}, start_key FROM exam_session WHERE student_id = $1 AND exam_id = $2 ORDER BY attempt",  # noqa: S608
                 start.student,
@@ -87,6 +87,8 @@ class Sessions:
                         return StartOutcome.REPLAYED, _row(row), deadline
             if rows and rows[-1]["status"] == SessionStatus.IN_PROGRESS:
                 return StartOutcome.RUNNING, _row(rows[-1]), deadline
+            if closed:
+                return StartOutcome.CLOSED, None, deadline
             if len(rows) >= start.max_attempts:
                 return StartOutcome.EXHAUSTED, None, deadline
             made = await connection.fetchrow(
@@ -362,23 +364,28 @@ def _row(row: asyncpg.Record) -> SessionRow:
     )
 
 
-async def _terms(connection: asyncpg.Connection, start: Start) -> Terms:
-    """Return what decides when a session ends that starts now."""
+async def _terms(connection: asyncpg.Connection, start: Start) -> tuple[Terms, bool]:
+    """Return what decides when a session ends that starts now, and whether the exam is closed by now.
+
+    The caller's copy of the exam may be a second old; by then results may show what nobody who still sits it may see.
+    """
     row = await connection.fetchrow(
         """
-        SELECT e.duration_seconds, e.closes_at, a.exam_id AS accommodated, a.extra_seconds, a.factor
+        SELECT e.duration_seconds, e.closes_at, e.closed_at IS NOT NULL OR e.closes_at <= clock_timestamp() AS closed,
+          a.exam_id AS accommodated, a.extra_seconds, a.factor
         FROM exam e LEFT JOIN accommodation a ON a.student_id = $2 AND a.exam_id IN (e.id, '')
         WHERE e.id = $1 ORDER BY a.exam_id DESC NULLS LAST LIMIT 1
         """,
         start.exam,
         start.student,
     )
-    return Terms(
+    terms = Terms(
         started_ms=start.started_ms,
         duration_ms=row["duration_seconds"] * 1000,
         closes_ms=milliseconds(row["closes_at"]) if row["closes_at"] else None,
         accommodation=accommodation_of(row),
     )
+    return terms, bool(row["closed"])
 
 
 def accommodation_of(row: Mapping[str, Any]) -> Accommodation | None:

@@ -6,6 +6,7 @@ second; once it is gone, a republish is accepted again. So no message ids (RELIA
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
@@ -13,7 +14,8 @@ from uuid import UUID
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import NoRespondersError
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError, NoRespondersError, NoServersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
@@ -33,10 +35,11 @@ AWAY = Gauge("finalbell_jetstream_away", "1 while submits go straight to Postgre
 
 
 class PublishOutcome(StrEnum):
-    """Whether JetStream has the event."""
+    """Whether JetStream has the event. REFUSED: it answers, and does not take this one (too large, or the stream is full)."""
 
     KEPT = "KEPT"
     ALREADY = "ALREADY"
+    REFUSED = "REFUSED"
     AWAY = "AWAY"
 
 
@@ -60,7 +63,9 @@ class SubmitLog:
         AWAY.set_function(lambda: self._silences >= SILENCES)
 
     async def prepare(self) -> None:
-        """Make the stream, or bring it up to these settings."""
+        """Make the stream, or bring it up to these settings; raises where NATS has not answered yet."""
+        if not self._client.is_connected:
+            raise NoServersError
         config = StreamConfig(
             name=STREAM,
             subjects=["submits.*.*"],
@@ -80,7 +85,10 @@ class SubmitLog:
     async def prepare_to_pull(self) -> None:
         """Make the consumer that all scoring workers share, or bring it up to these settings."""
         await self.prepare()
-        self._pull = None
+        if self._pull is not None:
+            with suppress(NatsError):
+                await self._pull.unsubscribe()  # else it would be kept, and made anew at every reconnect
+            self._pull = None
         await self._stream.add_consumer(
             STREAM,
             ConsumerConfig(
@@ -94,7 +102,7 @@ class SubmitLog:
     async def publish(
         self, subject: str, event: bytes, timeout_seconds: float, headers: Mapping[str, str] | None = None
     ) -> PublishOutcome:
-        """Publish and wait until JetStream has synced it; AWAY: it may or may not have it.
+        """Publish and wait until JetStream has synced it; AWAY: it may or may not have it, REFUSED: it has it not.
 
         Error 10077 is JetStream's generic store failure; only this text means that the first copy is still there. After
         a few silences in a row nobody is made to wait for a second: then one tries again.
@@ -114,7 +122,9 @@ class SubmitLog:
         except APIError as refused:
             if refused.err_code == 10077 and "maximum messages per subject exceeded" in (refused.description or ""):
                 return PublishOutcome.ALREADY
-            return PublishOutcome.AWAY
+            return PublishOutcome.REFUSED
+        except MaxPayloadError:
+            return PublishOutcome.REFUSED
         except (NatsTimeoutError, NoRespondersError, TimeoutError, OSError):
             return PublishOutcome.AWAY
         except Exception as failure:
@@ -125,6 +135,8 @@ class SubmitLog:
 
     async def last(self, sessions: Mapping[UUID, str]) -> Mapping[UUID, bytes]:
         """Return the events that wait, for sessions with their exams; read from the stream's leader, never a replica."""
+        if sessions and not self._client.is_connected:
+            raise NoServersError
         try:
             if not sessions or await self.backlog() == 0:
                 return {}

@@ -41,7 +41,8 @@ class SessionAdminService:
             case AdjustOutcome.SUBMITTED:
                 raise errors.SessionSubmitted("The session is handed in; its time can no longer change.")
             case AdjustOutcome.ADJUSTED | AdjustOutcome.REPEATED:
-                await settle(self._deadlines, self._live, [session])
+                if session in await settle(self._deadlines, self._live, [session]):
+                    raise errors.SessionSubmitted("The session was handed in meanwhile; its time can no longer change.")
         explained = await self._deadlines.explain(session)
         if explained is None:
             raise errors.SessionNotFound

@@ -88,7 +88,7 @@ class ScoringWorker:
             except Exception as failure:  # unacknowledged messages come again
                 log.warning("batch not scored yet", error=f"{type(failure).__name__}: {failure}"[:200])
                 await asyncio.sleep(0.5)
-                await self._mend()
+                await self.mend()
 
     async def _measure(self) -> None:
         BACKLOG.set(await self._submits.backlog())
@@ -96,7 +96,7 @@ class ScoringWorker:
         UNACKNOWLEDGED.set(delivered.unacknowledged)
         REDELIVERED.set(delivered.again)
 
-    async def _mend(self) -> None:
+    async def mend(self) -> None:
         """Make the stream and its consumer again, where an operator or a disk has taken them; the nets publish anew."""
         try:
             await self._submits.prepare_to_pull()

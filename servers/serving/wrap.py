@@ -280,10 +280,15 @@ def refused(failure: Exception) -> Refusal:
             | OSError()
         ):
             return errors.StoreUnavailable("A store does not answer; repeat the call with the same key.")
-        case redis.exceptions.ResponseError() if (failure.status_code or str(failure).partition(" ")[0]) in TRANSIENT_REDIS:
+        case redis.exceptions.ResponseError() if _redis_code(failure) in TRANSIENT_REDIS:
             return errors.StoreUnavailable("A store does not answer; repeat the call with the same key.")
         case _:
             return errors.Internal("Something went wrong on our side. Quote the id when you report it.", id=uuid4().hex)
+
+
+def _redis_code(refused: redis.exceptions.ResponseError) -> str:
+    """Return the code that Redis's refusal began with: the client may have taken it off, or put the command before it."""
+    return refused.status_code or str(refused).rpartition("caused error: ")[2].partition(" ")[0]
 
 
 def _log(rpc: str, refusal: Refusal, failure: Exception) -> None:

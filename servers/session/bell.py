@@ -131,9 +131,13 @@ class Bell:
         waiting = await self._sessions.waiting_submissions(SUBMISSION_MS, 500)
         moved = []
         for session, where, event in waiting:
-            if await self._log.publish(where, event, 2) is PublishOutcome.AWAY:
+            outcome = await self._log.publish(where, event, 2)
+            if outcome is PublishOutcome.AWAY:
                 await self._log.prepare()
                 break
+            if outcome is PublishOutcome.REFUSED:  # this one alone: the younger ones must not wait behind it
+                log.error("a kept submit is refused by JetStream", session=str(session), bytes=len(event))
+                continue
             moved.append(session)
         if moved:
             await self._sessions.drop_submissions(moved)

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID, uuid5
 
 import structlog
@@ -23,6 +25,7 @@ from stores import gauges
 from stores.catalog import Catalog
 from stores.deadlines import Deadlines, Explained, settle
 from stores.live import LiveSessions
+from stores.pipeline import Overloaded
 from stores.records import (
     Deadline,
     Exam,
@@ -87,16 +90,17 @@ class SessionService:
             cohorts=call.caller.cohorts,
             alias=alias,
             started_ms=now_ms,
-            max_attempts=0 if exam.closed(now_ms) else exam.max_attempts,
+            max_attempts=exam.max_attempts,
             start_key=uuid5(KEYS, call.key) if call.key else None,
         )
         outcome, row, deadline = await self._sessions.start(start, self._deadlines.rule)
         if row is None:
-            raise _not_startable(exam, now_ms)
-        if outcome is StartOutcome.CREATED:
-            await self._live.start(row.facts, deadline)
-            call.answer_with(201)
-        return pb.StartSessionResponse(session=await self._session(row.facts.session))
+            raise await self._not_startable(exam, outcome)
+        with _committed():
+            if outcome is StartOutcome.CREATED:
+                await self._live.start(row.facts, deadline)
+                call.answer_with(201)
+            return pb.StartSessionResponse(session=await self._session(row.facts.session))
 
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> pb.GetSessionResponse:
         return pb.GetSessionResponse(session=await self._message(await self._owned(request.session_id, call)))
@@ -143,29 +147,31 @@ class SessionService:
             return _submitted(frozen, await self._total(frozen, waiting, call), call)
 
     async def PauseSession(self, request: pb.PauseSessionRequest, call: Call) -> pb.PauseSessionResponse:
-        for _ in range(TRIES):
-            state = await self._running(request.session_id, call)
-            if state.deadline.paused(state.now_ms):
-                return pb.PauseSessionResponse(session=await self._message(state))
-            facts = await self._explained(state)
-            if not _paused(facts.terms, state.now_ms):
-                budget_ms = pause_budget_ms(facts.terms, facts.max_pauses, facts.max_pause_seconds)
-                if budget_ms == 0:
-                    raise _no_pause(facts)
-                ends_by_ms = state.now_ms + budget_ms
-                await self._deadlines.pause(state.facts.session, facts.terms.version, state.now_ms, ends_by_ms)
-            await settle(self._deadlines, self._live, [state.facts.session])
+        with _committed():
+            for _ in range(TRIES):
+                state = await self._running(request.session_id, call)
+                if state.deadline.paused(state.now_ms):
+                    return pb.PauseSessionResponse(session=await self._message(state))
+                facts = await self._explained(state)
+                if not _paused(facts.terms, state.now_ms):
+                    budget_ms = pause_budget_ms(facts.terms, facts.max_pauses, facts.max_pause_seconds)
+                    if budget_ms == 0:
+                        raise _no_pause(facts)
+                    ends_by_ms = state.now_ms + budget_ms
+                    await self._deadlines.pause(state.facts.session, facts.terms.version, state.now_ms, ends_by_ms)
+                await settle(self._deadlines, self._live, [state.facts.session])
         raise errors.Conflict("The session's time changed meanwhile; look again.")
 
     async def ResumeSession(self, request: pb.ResumeSessionRequest, call: Call) -> pb.ResumeSessionResponse:
-        for _ in range(TRIES):
-            state = await self._running(request.session_id, call)
-            facts = await self._explained(state)
-            if _paused(facts.terms, state.now_ms):
-                await self._deadlines.resume(state.facts.session, facts.terms.version, state.now_ms)
-            elif not state.deadline.paused(state.now_ms):
-                return pb.ResumeSessionResponse(session=await self._message(state))
-            await settle(self._deadlines, self._live, [state.facts.session])
+        with _committed():
+            for _ in range(TRIES):
+                state = await self._running(request.session_id, call)
+                facts = await self._explained(state)
+                if _paused(facts.terms, state.now_ms):
+                    await self._deadlines.resume(state.facts.session, facts.terms.version, state.now_ms)
+                elif not state.deadline.paused(state.now_ms):
+                    return pb.ResumeSessionResponse(session=await self._message(state))
+                await settle(self._deadlines, self._live, [state.facts.session])
         raise errors.Conflict("The session's time changed meanwhile; look again.")
 
     async def ExplainDeadline(self, request: pb.ExplainDeadlineRequest, call: Call) -> pb.ExplainDeadlineResponse:
@@ -202,6 +208,13 @@ class SessionService:
         if exam.product and not await self._sessions.entitled(call.caller.student, exam.product):
             raise errors.EntitlementRequired("This exam has to be bought first.", productId=exam.product)
         return exam
+
+    async def _not_startable(self, exam: Exam, outcome: StartOutcome) -> Refusal:
+        if outcome is not StartOutcome.CLOSED:
+            return errors.AttemptsExhausted("You have used all attempts at this exam.", maxAttempts=str(exam.max_attempts))
+        now = await self._catalog.exam(exam.id, fresh=True) or exam
+        at = now.closed_ms or now.closes_ms or 0
+        return errors.ExamClosed("The exam is closed; it can no longer be started.", closedAt=timestamp(at).ToJsonString())
 
     async def _alias(self, exam: Exam, asked: str, call: Call) -> str:
         """Return the alias: the roster's, else the one asked for, else a default; refuse who is not on a needed roster."""
@@ -298,11 +311,15 @@ class SessionService:
         return self._papers[exam, version]
 
 
-def _not_startable(exam: Exam, now_ms: int) -> Refusal:
-    if exam.closed(now_ms):
-        at = exam.closed_ms or exam.closes_ms or 0
-        return errors.ExamClosed("The exam is closed; it can no longer be started.", closedAt=timestamp(at).ToJsonString())
-    return errors.AttemptsExhausted("You have used all attempts at this exam.", maxAttempts=str(exam.max_attempts))
+@contextmanager
+def _committed() -> Iterator[None]:
+    """From here on nobody may be told that nothing was applied: PostgreSQL has it, only the reply does not come."""
+    try:
+        yield
+    except Overloaded as full:
+        raise errors.StoreUnavailable(
+            "It is done, but the session cannot be read now; repeat the call with the same key."
+        ) from full
 
 
 def _paused(terms: Terms, now_ms: int) -> bool:

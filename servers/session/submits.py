@@ -14,6 +14,7 @@ from finalbell.v1 import events_pb2 as events
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers.serving import traces
+from servers.session.snapshots import sleep_until
 from stores.deadlines import Deadlines, settle
 from stores.live import BELL_GRACE_MS, LiveSessions
 from stores.pipeline import Coalescer
@@ -21,6 +22,8 @@ from stores.records import Frozen, NotFlipped, SessionFacts, SubmitOutcome, Subm
 from stores.sessions import Sessions
 from stores.submit_log import PublishOutcome, SubmitLog, subject
 
+LISTEN_AGAIN_SECONDS = 1.0
+IN_THE_STREAM = frozenset({PublishOutcome.KEPT, PublishOutcome.ALREADY})
 log = structlog.get_logger()
 T = TypeVar("T")
 
@@ -62,10 +65,21 @@ class Submits:
         self._waiting: dict[UUID, asyncio.Future[events.SessionScored]] = {}
         self._inbox = ""
 
-    async def listen(self) -> None:
-        """Open the inbox for inline scores; without it (the bell's process) nobody waits."""
-        self._inbox = f"scored.{uuid4().hex}"
-        await self._submits.listen(self._inbox, self._receive)
+    async def listen(self) -> bool:
+        """Make the stream and open the inbox for inline scores; False: NATS does not answer yet, and nobody waits for scores."""
+        try:
+            await self._submits.prepare()
+            inbox = f"scored.{uuid4().hex}"
+            await self._submits.listen(inbox, self._receive)
+            self._inbox = inbox
+        except Exception as failure:  # students are served without it: their submits go to PostgreSQL
+            log.warning("no JetStream yet", error=type(failure).__name__)
+        return bool(self._inbox)
+
+    async def listen_at_last(self, stop: asyncio.Event) -> None:
+        """Try again until the inbox is open."""
+        while not (self._inbox or stop.is_set() or await self.listen()):
+            await sleep_until(stop, LISTEN_AGAIN_SECONDS)
 
     async def click(self, session: UUID, student: str, key: UUID) -> Frozen | Late | None:
         """Hand a session in for its student; returns once the frozen answers are durable. None: no such session."""
@@ -82,7 +96,7 @@ class Submits:
         "Already queued" is as good as kept: the broker holds the first copy, with the same frozen answers.
         """
         where, event = subject(frozen.facts.exam, frozen.facts.session), encode(frozen, self._inbox)
-        if await self._submits.publish(where, event, self._publish_wait, traces.carried()) is PublishOutcome.AWAY:
+        if await self._submits.publish(where, event, self._publish_wait, traces.carried()) not in IN_THE_STREAM:
             try:
                 await self._rows.submit((frozen.facts.session, where, event))
             except Exception as failure:

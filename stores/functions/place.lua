@@ -1,5 +1,6 @@
 -- Put a student where their standing says, or take them off, if the standing is newer than what the boards have.
 --
+-- FLAGS allow-oom
 -- KEYS  1 lbver:{exam}  hash    2 lbname:{exam}  hash    3… lb:{exam}…  zsets: the exam's board, then the cohorts'
 -- ARGV  1 student  2 standing version  3 order key, or "" for no place  4 alias
 -- Gives 1 when every one of these boards is complete, 0 when they have to be rebuilt: one of a new cohort looks like one

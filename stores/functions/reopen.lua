@@ -1,5 +1,6 @@
 -- Begin a rebuild, unless another one is going on: nobody reads the boards until `seal`, and every standing may be placed again.
 --
+-- FLAGS allow-oom
 -- KEYS  1 lb:{exam}:rebuild    2 lbver:{exam}  hash    3 lbname:{exam}  hash    4… lb:{exam}…  zsets
 -- ARGV  1 the rebuild's token    2 for how long it keeps others away, in ms
 -- Gives 1, or 0 when another rebuild is going on.

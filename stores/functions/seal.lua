@@ -1,5 +1,6 @@
 -- End a rebuild: the boards are complete, unless one of them was deleted meanwhile and lost the rebuild's token.
 --
+-- FLAGS allow-oom
 -- KEYS  1 lb:{exam}:rebuild    2… lb:{exam}…  zsets
 -- ARGV  1 the rebuild's token
 -- Gives 1, or 0 when the rebuild has to be done again.

@@ -12,7 +12,8 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from tests.bad_input.rows import LATE, REQUESTS, ROWS, Request, Row
+from tests.bad_input.requests import REQUESTS, Request
+from tests.bad_input.rows import LATE, ROWS, Row
 from tests.bad_input.world import World, changed
 from tests.flows.test_every_rpc import UNITS
 from tests.flows.test_reasons import HTTP, leaks

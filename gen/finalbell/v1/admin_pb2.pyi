@@ -597,11 +597,13 @@ class UpdateScheduleRequest(_message.Message):
     """clear_closes_at leaves it open until CloseExam."""
     @_builtins.property
     def opens_at(self) -> _timestamp_pb2.Timestamp:
-        """opens_at is when it can be started from."""
+        """opens_at is when it can be started from; in the years 2000 to 2199."""
 
     @_builtins.property
     def closes_at(self) -> _timestamp_pb2.Timestamp:
-        """closes_at is when it can no longer be started, and when sessions end that have no extra time. It must be ahead."""
+        """closes_at is when it can no longer be started, and when sessions end that have no extra time. It must be ahead,
+        before the year 2200.
+        """
 
     def __init__(
         self,
