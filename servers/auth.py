@@ -19,6 +19,7 @@ from stores import gauges
 ALGORITHMS = ["RS256", "ES256", "Ed25519", "EdDSA"]
 VERIFIED = Counter("finalbell_tokens_verified_total", "Tokens whose signature was checked: all others were in the cache")
 LEEWAY_SECONDS = 60
+FAR_SECONDS = 1e12
 CACHED = 200_000
 LONGEST_TOKEN = 8_192
 STUDENT = re.compile(r"[A-Za-z0-9._|@:-]{1,64}")
@@ -82,12 +83,12 @@ class Tokens:
         except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise TokenInvalid("The token is not valid: its form or its signature is wrong. Sign in again.") from None
         claims = decoded.claims
-        expires, not_before, now = claims.get("exp"), claims.get("nbf", 0), time.time()
-        if isinstance(expires, bool) or not isinstance(expires, int | float) or isinstance(not_before, bool):
-            raise TokenInvalid("The token has no valid 'exp'.")
+        expires, not_before, now = _seconds(claims.get("exp")), _seconds(claims.get("nbf", 0)), time.time()
+        if expires is None or not_before is None:
+            raise TokenInvalid("The token has no valid 'exp', or its 'nbf' is no time.")
         if expires + LEEWAY_SECONDS <= now:
             raise TokenExpired("The token has expired. Sign in again.")
-        if not isinstance(not_before, int | float) or not_before - LEEWAY_SECONDS > now:
+        if not_before - LEEWAY_SECONDS > now:
             raise TokenInvalid("The token is not valid yet.")
         audience = claims.get("aud")
         if claims.get("iss") != self._issuer or self._audience not in (audience if isinstance(audience, list) else [audience]):
@@ -101,6 +102,13 @@ class Tokens:
             self._keys = KeySet.import_key_set(json.loads(self._path.read_text()))
             self._modified = modified
         return self._keys
+
+
+def _seconds(claim: object) -> float | None:
+    """Return a claim's time in seconds since 1970; None where it is none (NaN and infinity are numbers in Python's JSON)."""
+    if isinstance(claim, bool) or not isinstance(claim, int | float) or not abs(claim) < FAR_SECONDS:
+        return None
+    return float(claim)
 
 
 def _caller(claims: dict[str, object]) -> Caller:

@@ -26,26 +26,35 @@ class Refusal(Exception):
 
 
 class InvalidField(Refusal):
-    """A field is missing or malformed; `violations` are (field path as in JSON, description)."""
+    """A field is missing or malformed; `violations` are (field path as in JSON, description).
+
+    As many go on the wire as its metadata takes, and the message says how many there are.
+    """
 
     code = StatusCode.INVALID_ARGUMENT
     reason = "INVALID_FIELD"
+    room: ClassVar[int] = 3_000
+    """Bytes for violations: gRPC's clients take 8 KB of metadata in all."""
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
         first = "; ".join(f"{field}: {why}" if field else why for field, why in violations[:3])
-        super().__init__(f"The request is not valid: {first}.")
-        self.violations = violations
+        more = f"; and {len(violations) - 3} more" if len(violations) > 3 else ""
+        super().__init__(f"The request is not valid: {first}{more}.")
+        self.violations = violations[: _fitting(violations, self.room)]
 
 
 class InvalidExam(InvalidField):
-    """An exam file has errors; all of them are listed."""
+    """An exam file has errors; all of them are listed, as far as they fit."""
 
     reason = "INVALID_EXAM"
+    room = 40_000
+    """Envoy sends no more than 64 KB of metadata, and this grows by a third on its way."""
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
         super().__init__(violations)
         errors = "1 error" if len(violations) == 1 else f"{len(violations)} errors"
-        self.message = f"The exam file has {errors}; nothing was imported."
+        listed = "" if len(self.violations) == len(violations) else f", the first {len(self.violations)} of which are listed"
+        self.message = f"The exam file has {errors}{listed}; nothing was imported."
 
 
 class TokenInvalid(Refusal):
@@ -223,6 +232,15 @@ def status(refusal: Refusal) -> status_pb2.Status:
         delay = duration_pb2.Duration(nanos=int(refusal.retry_seconds * 1e9) % 10**9, seconds=int(refusal.retry_seconds))
         packed.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(code=code_pb2.Code.Value(refusal.code.name), message=refusal.message, details=packed)
+
+
+def _fitting(violations: Sequence[tuple[str, str]], room: int) -> int:
+    """Return how many violations fit; the first always goes."""
+    for number, (field, description) in enumerate(violations):
+        room -= len(field.encode()) + len(description.encode()) + 8
+        if room < 0:
+            return max(1, number)
+    return len(violations)
 
 
 def _packed(

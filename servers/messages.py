@@ -1,9 +1,10 @@
 """What more than one service writes: times, exams, deadlines, page tokens."""
 
 import base64
-import binascii
+import re
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import TypeVar
 from uuid import UUID
 
 from finalbell.v1 import content_pb2 as pb
@@ -22,6 +23,8 @@ RELEASE = {
     "NONE": pb.Exam.NEVER,
 }
 SEAL_BYTES = 8
+EXAM_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+Position = TypeVar("Position")
 
 
 def timestamp(at_ms: int) -> Timestamp:
@@ -96,21 +99,37 @@ def write_page_token(position: str, scope: str) -> str:
     return base64.urlsafe_b64encode(_seal(position, scope) + position.encode()).decode()
 
 
-def read_page_token(token: str, scope: str) -> str | None:
+def read_page_token(token: str, scope: str, read: Callable[[str], Position]) -> Position | None:
     """Return where the page begins, None for the first; refuse a token that was given for anything else.
 
-    The seal guards against mistakes, not attacks: a token opens nothing that the caller may not see anyway.
+    The seal guards against mistakes, not attacks: a token opens nothing that the caller may not see anyway. So `read`, which
+    reads the position, raises ValueError for one that nobody has written.
     """
     if not token:
         return None
     try:
         raw = base64.b64decode(token, altchars=b"-_", validate=True)
         position = raw[SEAL_BYTES:].decode()
-    except (ValueError, binascii.Error):
-        raw, position = b"", ""
-    if raw[:SEAL_BYTES] != _seal(position, scope):
-        raise errors.InvalidField([("pageToken", "was not given by this call for the same filter")])
+        if raw[:SEAL_BYTES] == _seal(position, scope):
+            return read(position)
+    except ValueError:
+        pass
+    raise errors.InvalidField([("pageToken", "was not given by this call for the same filter")])
+
+
+def exam_position(position: str) -> str:
+    """Read a position that is an exam's id."""
+    if not EXAM_ID.fullmatch(position):
+        raise ValueError
     return position
+
+
+def whole_position(position: str, bits: int = 63) -> int:
+    """Read a position that is a whole number, of so many bits besides its sign."""
+    number = int(position)
+    if abs(number) >= 1 << bits:
+        raise ValueError
+    return number
 
 
 def _seal(position: str, scope: str) -> bytes:

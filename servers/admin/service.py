@@ -11,7 +11,7 @@ from finalbell.v1 import scoring_pb2
 
 from servers import errors
 from servers.admin.rules import LARGEST_FILE, InvalidExamFile, keys_digest, paper_digest, read_exam
-from servers.messages import exam_message, read_page_token, timestamp, write_page_token
+from servers.messages import exam_message, exam_position, read_page_token, timestamp, whole_position, write_page_token
 from servers.serving.wrap import Call
 from stores.boards import Boards
 from stores.catalog import Catalog
@@ -93,7 +93,7 @@ class ExamAdminService:
 
     async def ListExamReports(self, request: pb.ListExamReportsRequest, call: Call) -> pb.ListExamReportsResponse:
         count = request.page_size or 50
-        exams = await self._catalog.exams(read_page_token(request.page_token, "reports") or "", count + 1)
+        exams = await self._catalog.exams(read_page_token(request.page_token, "reports", exam_position) or "", count + 1)
         return pb.ListExamReportsResponse(
             reports=await self._reports(exams[:count]),
             next_page_token=write_page_token(exams[count - 1].id, "reports") if len(exams) > count else "",
@@ -115,7 +115,7 @@ class ExamAdminService:
     async def ListResults(self, request: pb.ListResultsRequest, call: Call) -> pb.ListResultsResponse:
         await self._exam(request.exam_id)
         scope, count = f"results/{request.exam_id}", request.page_size or 200
-        rows = await self._results.page(request.exam_id, _after(request.page_token, scope), count + 1)
+        rows = await self._results.page(request.exam_id, read_page_token(request.page_token, scope, _result_position), count + 1)
         last = rows[count - 1] if len(rows) > count else None
         return pb.ListResultsResponse(
             results=[_row(row) for row in rows[:count]],
@@ -211,12 +211,9 @@ def _moment(at_ms: int | None) -> datetime | None:
     return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
-def _after(token: str, scope: str) -> tuple[int, UUID] | None:
-    position = read_page_token(token, scope)
-    if position is None:
-        return None
+def _result_position(position: str) -> tuple[int, UUID]:
     score, session = position.split("/")
-    return int(score), UUID(session)
+    return whole_position(score, 31), UUID(session)
 
 
 def _row(row: StaffRow) -> pb.ExamResult:

@@ -7,7 +7,7 @@ from finalbell.v1 import events_pb2 as events
 from google.protobuf.message import DecodeError
 
 from servers import errors
-from servers.messages import deadline_message, read_page_token, timestamp, write_page_token
+from servers.messages import deadline_message, read_page_token, timestamp, whole_position, write_page_token
 from servers.serving.wrap import Call
 from stores.dead_letters import DeadLetter, DeadLetters
 from stores.deadlines import AdjustOutcome, Deadlines, settle
@@ -50,7 +50,7 @@ class SessionAdminService:
 
     async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, call: Call) -> pb.ListDeadLettersResponse:
         count = request.page_size or 50
-        letters = await self._dead_letters.page(int(read_page_token(request.page_token, "letters") or 0), count + 1)
+        letters = await self._dead_letters.page(read_page_token(request.page_token, "letters", whole_position) or 0, count + 1)
         return pb.ListDeadLettersResponse(
             letters=[_message(letter) for letter in letters[:count]],
             next_page_token=write_page_token(str(letters[count - 1].id), "letters") if len(letters) > count else "",

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from servers import errors
 from servers.content.messages import paper_message
-from servers.messages import exam_message, read_page_token, timestamp, write_page_token
+from servers.messages import exam_message, exam_position, read_page_token, timestamp, write_page_token
 from servers.serving.wrap import Call
 from stores.catalog import Catalog
 from stores.records import Exam
@@ -26,7 +26,7 @@ class ContentService:
 
     async def ListExams(self, request: pb.ListExamsRequest, call: Call) -> pb.ListExamsResponse:
         count = request.page_size or 50
-        exams = await self._catalog.exams(read_page_token(request.page_token, "exams") or "", count + 1)
+        exams = await self._catalog.exams(read_page_token(request.page_token, "exams", exam_position) or "", count + 1)
         reply = pb.ListExamsResponse(
             exams=[exam_message(exam, _now_ms()) for exam in exams[:count]],
             next_page_token=write_page_token(exams[count - 1].id, "exams") if len(exams) > count else "",

@@ -3,10 +3,16 @@
 from base64 import b32encode
 from collections.abc import Sequence
 from hashlib import blake2b, sha256
+from unicodedata import category
 from uuid import UUID
 
 from stores.records import Answer, AnswerKind, Paper, PaperQuestion
 
+HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+HIDDEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0") | {
+    chr(c) for c in range(0xFE00, 0xFE0F)
+}
+EMOJI_STYLE = "\ufe0f"
 FITTING = {
     "single_choice": AnswerKind.CHOICE,
     "multiple_choice": AnswerKind.CHOICES,
@@ -42,6 +48,17 @@ def option_order(paper: Paper, session: UUID) -> dict[str, Sequence[str]]:
 def _shuffled(ids: Sequence[str], seed: str) -> Sequence[str]:
     """Sort by a keyed hash: every order is equally likely, and any language can compute it again."""
     return sorted(ids, key=lambda one: blake2b(one.encode(), key=blake2b(seed.encode(), digest_size=32).digest()).digest())
+
+
+def visible(alias: str) -> bool:
+    """Whether every character of an alias can be seen on a board, and at least one is no space.
+
+    Controls, direction marks, joiners, unassigned characters and Unicode's other default-ignorable ones would make two
+    aliases look alike, or one look empty. A variation selector is fine behind what it varies (an emoji).
+    """
+    seen = [character for character in alias if not (character == EMOJI_STYLE or character.isspace())]
+    hidden = any(category(one) in HIDDEN_CATEGORIES or one in HIDDEN for one in seen)
+    return bool(seen) and not hidden
 
 
 def misfit(question: PaperQuestion, answer: Answer) -> tuple[str, str] | None:

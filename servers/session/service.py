@@ -110,8 +110,8 @@ class SessionService:
         if request.student_id and student != request.student_id:
             raise errors.RoleRequired("Only staff may list another student's sessions.", roles="admin or proctor")
         filters = f"sessions/{student}/{request.exam_id}"
-        count, last = request.page_size or 50, read_page_token(request.page_token, filters)
-        rows = await self._sessions.page(student, request.exam_id or None, UUID(last) if last else None, count + 1)
+        count, last = request.page_size or 50, read_page_token(request.page_token, filters, UUID)
+        rows = await self._sessions.page(student, request.exam_id or None, last, count + 1)
         paused = await self._deadlines.of([row.facts.session for row in rows if row.pause_ends_ms is not None])
         now_ms = time.time_ns() // 1_000_000
         return pb.ListSessionsResponse(
@@ -223,6 +223,8 @@ class SessionService:
         )
         if not enrolled:
             raise errors.NotEnrolled("You are not on this exam's roster.")
+        if asked and not rules.visible(asked):
+            raise errors.InvalidField([("alias", "has a character that nobody sees, or only such")])
         return alias or " ".join(asked.split()) or rules.default_alias(exam.id, call.caller.student)
 
     async def _outcome(self, session: UUID, item: pb.SaveItem, call: Call) -> pb.SaveOutcome:

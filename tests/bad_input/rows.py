@@ -5,8 +5,10 @@ hold goes over REST alone. `$live` is a session of the world. A row whose code i
 have no effect.
 """
 
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from tests.bad_input.world import SAVED_KEY, SUBMIT_KEY
@@ -124,6 +126,16 @@ START = [
     Row("start: one is paused", "StartSession", {"examId": "w-paused"}, "OK", ""),
     Row("start: alias of 33 characters", "StartSession", {"examId": "w-open", "alias": "x" * 33}, names="alias"),
     Row("start: alias that nobody sees", "StartSession", {"examId": "w-open", "alias": "\u200b"}, names="alias"),
+    *(
+        Row(
+            f"start: alias with {ord(hidden):04X}, which nobody sees",
+            "StartSession",
+            {"examId": "w-open", "alias": hidden},
+            names="alias",
+        )
+        for hidden in "\u061c\u3164\u00ad\u2800\u115f\u034f\u180e\ufff9\ufe0f\U000e0041\U000f0000"
+    ),
+    Row("start: alias of an emoji in its style", "StartSession", {"examId": "w-open", "alias": "\u2764\ufe0f"}, "OK", ""),
     Row("start: alias that turns text round", "StartSession", {"examId": "w-open", "alias": "a\u202eb"}, names="alias"),
     Row("start: alias with NUL", "StartSession", {"examId": "w-open", "alias": "a\0b"}, names="alias"),
     Row("start: short key", "StartSession", {"examId": "w-open"}, key="short"),
@@ -282,6 +294,8 @@ ITEM = {"questionId": "q1", "choice": "B", "idempotencyKey": "an-item-of-a-batch
 
 BATCH = [
     batch("no items", [], "items"),
+    batch("15,000 items", [{}] * 15_000, "items"),
+    batch("100 items of nothing", [{}] * 100),
     batch("101 items", [{**ITEM, "idempotencyKey": f"item-number-{n}"} for n in range(101)], "items"),
     batch("an item without a key", [{"questionId": "q1", "choice": "B"}], "items[0].idempotencyKey"),
     batch("an item without an answer", [{"questionId": "q1", "idempotencyKey": "12345678"}], "items[0].answer"),
@@ -390,6 +404,13 @@ BOARD = [
 
 # Staff
 
+
+def sealed(position: str, scope: str) -> str:
+    """A page token as anybody can make one who has read how (servers/messages.py)."""
+    seal = blake2b(position.encode(), key=blake2b(scope.encode(), digest_size=32).digest(), digest_size=8).digest()
+    return urlsafe_b64encode(seal + position.encode()).decode()
+
+
 STAFF = [
     Row("results: unknown exam", "ListResults", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin"),
     Row("results: page of 1001", "ListResults", {"examId": "w-strict", "pageSize": 1001}, names="pageSize", who="admin"),
@@ -402,6 +423,23 @@ STAFF = [
     Row("dead letters: unknown", "ReplayDeadLetter", {"letterId": "1"}, "NOT_FOUND", "DEAD_LETTER_NOT_FOUND", who="admin"),
     Row("dead letters: discarded without a reason", "DiscardDeadLetter", {"letterId": "1"}, names="reason", who="admin"),
     *(
+        Row(
+            f"{method}: a page token of one's own making, {position!r}",
+            method,
+            {**more, "pageToken": sealed(position, scope)},
+            names="pageToken",
+            who=who,
+        )
+        for method, scope, who, more, positions in (
+            ("ListSessions", "sessions/wally/", "wally", {}, ("x", "0" * 31)),
+            ("ListExams", "exams", "wally", {}, ("a\0b", "X")),
+            ("ListExamReports", "reports", "admin", {}, ("a\0b",)),
+            ("ListDeadLetters", "letters", "admin", {}, ("x", "9" * 30)),
+            ("ListResults", "results/w-strict", "admin", {"examId": "w-strict"}, ("x", "1", "1/2", f"{2**31}/{NOBODYS}")),
+        )
+        for position in positions
+    ),
+    *(
         Row(f"{method}: unknown exam", method, {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin")
         for method in ("CloseExam", "ReleaseExam", "GetExamReport", "RebuildLeaderboard", "VerifyLeaderboard")
     ),
@@ -411,6 +449,11 @@ STAFF = [
         {"examId": "w-open", "closesAt": "2001-01-01T00:00:00Z"},
         names="closesAt",
         who="admin",
+    ),
+    *(
+        Row(f"schedule: {field} {moment}", "UpdateSchedule", {"examId": "w-open", field: moment}, names=field, who="admin")
+        for field in ("opensAt", "closesAt")
+        for moment in ("0001-01-01T00:00:00Z", "1999-12-31T23:59:59Z", "2200-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z")
     ),
     Row(
         "schedule: set and cleared",
@@ -433,6 +476,13 @@ STAFF = [
         "NOT_FOUND",
         "EXAM_NOT_FOUND",
         who="admin",
+    ),
+    Row(
+        "accommodation: NUL in the reason",
+        "SetAccommodation",
+        {"studentId": "wally", "extraSeconds": 5, "reason": "a\0b"},
+        names="reason",
+        who="proctor",
     ),
     Row("accommodation: nothing", "SetAccommodation", {"studentId": "wally"}, names="extra", who="proctor"),
     Row("accommodation: factor 0.5", "SetAccommodation", {"studentId": "wally", "factor": 0.5}, names="factor", who="proctor"),
@@ -486,6 +536,13 @@ STAFF = [
         "AdjustDeadline",
         {"sessionId": "$live", "seconds": -86400, "reason": "r"},
         names="seconds",
+        who="proctor",
+    ),
+    Row(
+        "adjustment: NUL in the reason",
+        "AdjustDeadline",
+        {"sessionId": "$live", "seconds": 60, "reason": "a\0b"},
+        names="reason",
         who="proctor",
     ),
     Row("adjustment: without a reason", "AdjustDeadline", {"sessionId": "$live", "seconds": 60}, names="reason", who="proctor"),

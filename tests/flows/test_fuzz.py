@@ -1,5 +1,6 @@
 """Bytes that nobody meant are refused like any other bad input, by every RPC, and change nothing."""
 
+import asyncio
 import random
 import uuid
 from collections.abc import Iterator
@@ -61,7 +62,8 @@ def _filled(message: Message, chance: random.Random, session: str) -> Message:
         elif field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
             setattr(message, field.name, chance.choice([0.0, -1.0, 1e308, float("nan"), float("inf"), 1.5]))
         else:
-            setattr(message, field.name, chance.choice([0, 1, 2**31 - 1]))
+            large = 10**14 if field.cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64) else 2**31 - 1
+            setattr(message, field.name, chance.choice([0, 1, large]))
     return message
 
 
@@ -84,6 +86,18 @@ async def test_an_rpc_refuses_what_nobody_meant_and_changes_nobodys_session(
     assert set(codes) <= REFUSED
     assert set(codes) - {"OK"}
     assert (after["status"], [saved["choice"] for saved in after["answers"]]) == ("IN_PROGRESS", ["B"])
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\0\0\0", b"\0\0\0\0\x09\x0a"], ids=repr)
+async def test_a_message_that_never_becomes_whole_is_refused_at_once(stack: Stack, small_exam: dict[str, Any], body: bytes) -> None:
+    headers = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "idempotency-key": uuid.uuid4().hex}
+    async with stack.rest(stack.token()) as http:
+        async with asyncio.timeout(5):
+            reply = await http.post("/finalbell.v1.SessionService/SaveAnswer", content=body, headers=headers)
+
+    said = dict(reply.headers) | dict(line.split(":", 1) for line in reply.content.decode("latin-1").split("\r\n") if ":" in line)
+    assert reply.status_code == 200
+    assert next(value for name, value in said.items() if name.endswith("grpc-status")) == "3"  # INVALID_ARGUMENT
 
 
 async def answered(call: Any) -> str:

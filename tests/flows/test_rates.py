@@ -43,6 +43,14 @@ async def test_a_flood_is_refused_with_when_to_come_back_and_others_are_served(s
     assert refusal(by_other) == refusal(later) == (404, "SESSION_NOT_FOUND")
 
 
+async def test_a_role_that_nobody_here_knows_lifts_no_limit(stack: Stack) -> None:
+    async with stack.channel("session") as channel:
+        caller = Native(channel, stack.token(fresh("s"), roles=["student"]))
+        replies = await asyncio.gather(*(caller.call("ExplainDeadline", QUESTION) for _ in range(2 * BURST)))
+
+    assert "RATE_LIMITED" in {reply.reason for reply in replies}
+
+
 @pytest.mark.parametrize("role", ["admin", "proctor"])
 async def test_staff_may_ask_as_often_as_they_need(stack: Stack, role: str) -> None:
     async with stack.channel("session") as channel:

@@ -542,3 +542,18 @@ async def release(stack: Stack, exam: str) -> admin_pb2.ExamReport:
         admin = Native(channel, stack.token(roles=["admin"]))
         report: admin_pb2.ExamReport = (await admin.call("ReleaseExam", admin_pb2.ReleaseExamRequest(exam_id=exam))).ok.report
         return report
+
+
+async def test_nobody_starts_once_the_close_has_shown_others_what_was_right(
+    stack: Stack, small_exam: dict[str, Any], exam_id: str
+) -> None:
+    await stack.import_exam(small_exam, exam_id, release={"score": "AFTER_CLOSE", "review": "AFTER_CLOSE"})
+    async with Student(stack) as done, Student(stack) as late, Student(stack, roles=["admin"]) as admin:
+        session = (await done.sit(exam_id))["sessionId"]
+        good(await done.submit(session), 200, 202)
+        await done.outcome(session)
+        good(await done.start(exam_id), 201)  # from now on the service knows by heart, for a second, that the exam is open
+        good(await admin.http.post(f"/api/v1/admin/exams/{exam_id}:close", json={}))
+        refused = await late.start(exam_id)
+
+    assert refusal(refused) == (400, "EXAM_CLOSED")

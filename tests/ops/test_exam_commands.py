@@ -84,6 +84,20 @@ def test_one_file_may_be_imported_under_another_id_and_other_settings(run: Run, 
     assert run("exam", "import", paper, "--set", "title").exit_code == 2
 
 
+def test_a_file_with_thousands_of_errors_is_refused_with_as_many_as_fit(run: Run, paper: Path) -> None:
+    bad = json.loads(paper.read_text())
+    bad["questions"] = [{"id": "!", "type": "x", "stem": "", "answer": 1}] * 700
+    paper.write_text(json.dumps(bad))
+
+    refused = run("exam", "import", paper)
+
+    lines = [line for line in refused.stderr.splitlines() if line.startswith("  questions[")]
+    assert refused.exit_code == 1
+    assert "has 2100 errors, the first " in refused.stderr
+    assert f"the first {len(lines)} of which are listed" in refused.stderr
+    assert len(lines) > 400
+
+
 def test_a_bad_file_is_refused_with_every_error(run: Run, paper: Path, exam_id: str) -> None:
     bad = json.loads(paper.read_text())
     bad["exam"]["durationSeconds"] = 0

@@ -15,6 +15,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorPr
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from ops.gateway import LOCAL_REPLIES
+
 ROOT = Path(__file__).parents[2]
 BUF = Path(sys.executable).parent / "buf"
 CONTRACT: dict[str, Any] = json.loads((ROOT / "gen/openapi.json").read_text())
@@ -150,9 +152,10 @@ def test_the_client_guide_names_every_rpc_and_its_service_config_names_only_real
     assert named == every
 
 
-def test_the_client_guide_explains_every_reason_that_the_protos_promise() -> None:
+def test_the_client_guide_explains_every_reason_of_services_and_gateway() -> None:
     guide = (ROOT / "docs/clients.md").read_text()
     protos = "".join(path.read_text() for path in sorted((ROOT / "protos/finalbell/v1").glob("*.proto")))
     promised = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", protos))
+    promised |= {reply.reason for reply in LOCAL_REPLIES}
 
     assert sorted(reason for reason in promised if f"`{reason}`" not in guide) == []

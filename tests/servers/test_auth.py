@@ -94,6 +94,10 @@ STRANGER = RSAKey.generate_key(2048)
         sign(exp=...),
         sign(exp="soon"),
         sign(exp=True),
+        sign(exp=float("inf")),
+        sign(exp=float("nan")),
+        sign(nbf=float("nan")),
+        sign(exp=10**400),
         sign(nbf=int(time.time()) + 600),
         sign(sub=...),
         sign(sub=""),
@@ -103,7 +107,7 @@ STRANGER = RSAKey.generate_key(2048)
         sign(roles="admin"),
         sign(cohorts=["No Cohort"]),
     ],
-    ids=range(31),
+    ids=range(35),
 )
 def test_every_other_token_is_refused_without_an_echo(tokens: Tokens, authorization: str) -> None:
     with pytest.raises(TokenInvalid) as refused:

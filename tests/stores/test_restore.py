@@ -1,5 +1,6 @@
 """A submit that moves on while a restore is looking for it is found all the same: it never comes back to life."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ import pytest
 
 from servers.deadline import deadline
 from servers.session.submits import decode, encode
+from stores import keys
 from stores.connect import Stores
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
@@ -19,6 +21,7 @@ from stores.records import (
     Deadline,
     Frozen,
     SavedAnswer,
+    SaveOutcome,
     SessionFacts,
     SessionRow,
     SessionStatus,
@@ -242,3 +245,50 @@ async def test_a_second_process_that_found_a_session_missing_too_does_not_undo_t
 
     assert state is not None
     assert [saved.answer.value for saved in state.answers] == ["B"]
+
+
+async def test_frozen_answers_that_only_redis_still_has_are_taken_from_there(
+    stack: Stack, stores: Stores, small_exam: dict[str, object], exam_id: str
+) -> None:
+    await stack.import_exam(small_exam, exam_id)
+    place = Place(stack, stores, exam_id)
+    session = await place.start()
+    with a_redis() as server:
+        async with a_worker(stores, server.url) as worker:
+            await worker.save(session, place.student, "B", "key-number-1")
+            frozen = await worker.live.submit(session, place.student, SubmitReason.CLICK)
+            assert isinstance(frozen, Frozen)
+            await place.sessions.mark_submitted([(frozen, None)])  # its event was in a stream that is gone
+            for number in range(keys.SHARDS):  # the server was started anew, and has forgotten nothing
+                await worker.redis.set(keys.run_key(number), "another process")
+        async with a_worker(stores, server.url) as worker:
+            state = await worker.live.state(session)
+            again = await worker.live.submit(session, place.student, SubmitReason.CLICK)
+
+    assert state is not None
+    assert state.status is SessionStatus.SUBMITTED
+    assert isinstance(again, Frozen)
+    assert (again.answers, again.submitted_ms) == (frozen.answers, frozen.submitted_ms)
+
+
+@pytest.mark.usefixtures("nobody_scores")
+async def test_a_submit_that_is_under_way_while_redis_is_wiped_is_waited_for(
+    stack: Stack, stores: Stores, small_exam: dict[str, object], exam_id: str
+) -> None:
+    await stack.import_exam(small_exam, exam_id)
+    place = Place(stack, stores, exam_id)
+    session = await place.start()
+    with a_redis() as server:
+        async with a_worker(stores, server.url) as worker:
+            await worker.save(session, place.student, "B", "key-number-1")
+            frozen = await worker.live.submit(session, place.student, SubmitReason.CLICK)
+            assert isinstance(frozen, Frozen)
+            place.freeze(frozen)
+            await worker.redis.flushall()
+            another_tab = asyncio.ensure_future(worker.save(session, place.student, "C", "key-number-2"))
+            await asyncio.sleep(0.15)  # as long as a submit waits for JetStream
+            await place.publish()
+            late = await another_tab
+    await stores.nats.jetstream().purge_stream("SUBMITS", subject=place.where)
+
+    assert late.outcome is SaveOutcome.SUBMITTED

@@ -56,3 +56,28 @@ async def test_nothing_to_pull_is_an_empty_batch(stores: Stores) -> None:
             return list(await log.pull(500, 0.2)) == []
 
     await eventually(nothing)  # other tests' sessions may still be published again by the nets
+
+
+@pytest.mark.usefixtures("nobody_scores")
+async def test_an_event_that_is_too_large_is_refused_and_no_sign_that_the_broker_is_away(stores: Stores) -> None:
+    log, where = SubmitLog(stores.nats), subject(fresh("x"), uuid7())
+
+    refused = [await log.publish(where, b"x" * 3 * 2**20, 5) for _ in range(5)]
+    taken = await log.publish(where, b"small", 5)
+    await stores.nats.jetstream().purge_stream("SUBMITS", subject=where)
+
+    assert refused == [PublishOutcome.REFUSED] * 5
+    assert taken is PublishOutcome.KEPT
+
+
+async def test_a_consumer_that_is_made_again_leaves_no_subscription_behind(stores: Stores) -> None:
+    log = SubmitLog(stores.nats)
+
+    async def subscriptions() -> int:
+        await log.prepare_to_pull()
+        await log.pull(1, 0.1)
+        return len(stores.nats._subs)
+
+    counted = [await subscriptions() for _ in range(4)]
+
+    assert len(set(counted)) == 1

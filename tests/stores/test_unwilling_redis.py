@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -12,9 +13,10 @@ from redis.exceptions import ResponseError
 
 from servers import errors
 from servers.serving.wrap import refused
+from stores.boards import Boards
 from stores.connect import Stores
-from stores.records import Frozen, SaveOutcome, SubmitReason
-from tests.stack import eventually
+from stores.records import Frozen, SaveOutcome, Standing, SubmitReason
+from tests.stack import eventually, fresh
 from tests.stores.test_generation import Worker, a_redis, a_worker, session
 
 __all__ = ["session"]  # a fixture
@@ -118,3 +120,33 @@ async def test_a_session_can_be_handed_in_though_redis_has_no_room_for_another_a
 
 def test_a_refusal_that_nobody_expects_is_a_fault_of_ours() -> None:
     assert refused(ResponseError("WRONGTYPE Operation against a key of another kind")).reason == "INTERNAL"
+
+
+@pytest.mark.parametrize("refusing", [full, read_only, without_replicas, unable_to_write_to_disk])
+async def test_a_save_whose_session_has_to_be_restored_first_is_to_be_repeated_too(
+    stores: Stores, session: tuple[UUID, str], refusing: Refusing
+) -> None:
+    with a_redis() as server:
+        async with a_worker(stores, server.url) as worker, Redis.from_url(server.url) as redis:
+            await refusing(redis)
+
+            meanwhile = await save(worker, session, "A", "key-number-1")
+
+    assert meanwhile == "STORE_UNAVAILABLE"
+
+
+async def test_places_and_parked_sessions_are_written_though_redis_has_no_room(stores: Stores, session: tuple[UUID, str]) -> None:
+    which, _ = session
+    standing = Standing(fresh("x"), "ada", "Ada", (), 7, 1)
+    with a_redis() as server:
+        async with a_worker(stores, server.url) as worker, Redis.from_url(server.url) as redis:
+            boards = Boards(redis)
+            await boards.place([standing])
+            await full(redis)
+
+            await boards.place([replace(standing, order_key=9, version=2)])
+            await worker.live.park(which)
+            await worker.live.unpark(which)
+            waiting = await worker.live.waiting()
+
+    assert waiting == (1, 0)
