@@ -138,15 +138,19 @@ async def _dial(client: Nats, url: str, lost: asyncio.Event) -> None:
     async def closed() -> None:
         lost.set()
 
-    await client.connect(
-        url,
-        inbox_prefix=f"_INBOX_{urlsplit(url).username or 'anybody'}",
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=1,
-        connect_timeout=2,
-        pending_size=16 * 1024 * 1024,
-        closed_cb=closed,
-    )
+    try:
+        await client.connect(
+            url,
+            inbox_prefix=f"_INBOX_{urlsplit(url).username or 'anybody'}",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            connect_timeout=2,
+            pending_size=16 * 1024 * 1024,
+            closed_cb=closed,
+        )
+    except Exception:  # not for want of an answer: it would not go better the next time
+        lost.set()
+        raise
 
 
 async def _close(client: Nats) -> None:

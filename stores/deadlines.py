@@ -15,7 +15,6 @@ import asyncpg
 
 from stores.catalog import record
 from stores.live import LiveSessions
-from stores.pipeline import Overloaded
 from stores.records import Accommodation, Adjustment, Deadline, MoveOutcome, Pause, SessionStatus, Terms
 from stores.sessions import accommodation_of, milliseconds, moment
 
@@ -204,10 +203,6 @@ class Deadlines:
         return {row["id"]: _explained(row) for row in rows}
 
 
-class Unsettled(ConnectionError):
-    """The facts are in PostgreSQL, and Redis has not heard of them yet; the bell's sweep will tell it."""
-
-
 async def settle(deadlines: Deadlines, live: LiveSessions, sessions: Sequence[UUID]) -> frozenset[UUID]:
     """Bring sessions up to the facts, in Redis and then in PostgreSQL; returns those that were handed in already.
 
@@ -218,10 +213,7 @@ async def settle(deadlines: Deadlines, live: LiveSessions, sessions: Sequence[UU
     for first in range(0, len(sessions), SETTLED_TOGETHER):
         found = await deadlines.explain_all(sessions[first : first + SETTLED_TOGETHER])
         ends = {session: deadlines.rule(one.terms) for session, one in found.items()}
-        try:
-            outcomes = await live.move(ends)
-        except Overloaded as full:  # the facts are committed: nobody may be told that nothing was applied
-            raise Unsettled from full
+        outcomes = await live.move(ends)
         submitted |= {session for session, outcome in outcomes.items() if outcome is MoveOutcome.SUBMITTED}
         starting = {
             session

@@ -315,13 +315,11 @@ class SessionService:
 
 @contextmanager
 def _committed() -> Iterator[None]:
-    """From here on nobody may be told that nothing was applied: PostgreSQL has it, only the reply does not come."""
+    """Here nobody may be told that nothing was applied: PostgreSQL may have it, and only the reply does not come."""
     try:
         yield
     except Overloaded as full:
-        raise errors.StoreUnavailable(
-            "It is done, but the session cannot be read now; repeat the call with the same key."
-        ) from full
+        raise errors.StoreUnavailable("A queue is full; perhaps it is done. Repeat the call with the same key.") from full
 
 
 def _paused(terms: Terms, now_ms: int) -> bool:

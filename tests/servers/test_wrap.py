@@ -25,6 +25,8 @@ from servers.engine import make_server
 from servers.serving.rates import Rates
 from servers.serving.run import MAX_MESSAGE_BYTES
 from servers.serving.wrap import Call, InFlight, handlers, refused
+from servers.session.service import _committed
+from stores.pipeline import Overloaded
 from tests.stack import bearer
 
 ISSUER, AUDIENCE = "https://finalbell.local", "finalbell"
@@ -134,6 +136,11 @@ def test_a_postgresql_that_cannot_is_a_store_that_is_away(failure: Exception) ->
 @pytest.mark.parametrize("failure", [asyncpg.UndefinedTableError("no such table"), asyncpg.InsufficientPrivilegeError("not yours")])
 def test_a_statement_that_is_wrong_is_a_fault_of_ours(failure: Exception) -> None:
     assert isinstance(refused(failure), errors.Internal)
+
+
+def test_a_queue_that_is_full_after_a_commit_is_no_reason_to_say_that_nothing_was_applied() -> None:
+    with pytest.raises(errors.StoreUnavailable), _committed():
+        raise Overloaded
 
 
 async def test_a_call_without_a_token_is_not_even_validated(wrapped: Any) -> None:
