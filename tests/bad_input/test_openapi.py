@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from tests.bad_input.world import World, changed
 from tests.stack import ROOT
 
-EACH = 20
+EACH = 15
 OPERATIONS = [found.ok() for found in schemathesis.openapi.from_path(ROOT / "gen" / "openapi.json").get_all_operations()]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 KNOWN = {"sessionId": ["live", "theirs", "paused", "waiting", "strict"], "examId": ["w-open", "w-strict", "w-held", "w-later"]}
