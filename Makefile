@@ -21,7 +21,7 @@ setup: .venv/.ready ## install only
 test: setup ## every test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-bite: setup ## every seeded bug, which a test has to catch (about five minutes)
+bite: setup ## every seeded bug, which a test has to catch (about eight minutes)
 	@$(BIN)/python -m tests.bite
 
 chaos: setup ## random faults under load, then an audit: SEED=1 MINUTES=10 (both may be left out)
