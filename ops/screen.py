@@ -22,6 +22,7 @@ def screen(home: Home, stop: str = "") -> str:
     token, host = mint(home.path, student=student, cohorts=("demo",)), gateway.removeprefix("http://")
     me = '-H "Authorization: Bearer $TOKEN"'
     save, sent = '-H "Idempotency-Key: first-save"', '-H "Idempotency-Key: submit-1"'
+    cut = "head -c 600; echo"
     return f"""
 finalbell is ready at {gateway}
 
@@ -32,7 +33,7 @@ export TOKEN={token}
 
 SESSION=$(curl -s $API/exams/sample/sessions {me} -d '{{}}' | cut -d'"' -f4); echo $SESSION
 curl -sw '\\n' -X PUT $API/sessions/$SESSION/answers {me} {save} -d '{{"questionId":"q1","choice":"B"}}'
-curl -s $API/sessions/$SESSION/submit {me} {sent} -d '{{}}'; sleep 1; curl -sw '\\n' $API/sessions/$SESSION/result {me}
+curl -sw '\\n' $API/sessions/$SESSION/submit {me} {sent} -d '{{}}'; sleep 1; curl -s $API/sessions/$SESSION/result {me} | {cut}
 
 The board, over gRPC on the same port:
 

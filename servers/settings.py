@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     otlp: str = ""
     """Where traces go: an OTLP collector over gRPC, http(s)://host:port; needs the extra `otel`. Empty: there are none."""
 
+    leave_seconds: float = 1.2
+    """How long a service that ends still takes calls: balancers ask every half second, and leave it out after two refusals."""
+
     drain_seconds: float = 10.0
     inline_wait_ms: int = 250
     """How long after its arrival a submit waits for its score."""

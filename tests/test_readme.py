@@ -60,7 +60,7 @@ def test_the_python_example_runs_as_it_stands(stack: Stack, tmp_path: Path) -> N
     )
 
     assert ran.returncode == 0, ran.stderr
-    assert "q1 C saved as version 2" in ran.stdout
+    assert "q1 B saved as version 2" in ran.stdout
     assert "points; rank" in ran.stdout
 
 

@@ -46,8 +46,9 @@ class Hosted:
 async def serve(settings: Settings, hosted: Hosted) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs.
 
-    The order of the end: health says NOT_SERVING, no new call, running calls finish, workers stop, what services still
-    owe (a publish after a flip) is done. Health and metrics are there for workers too.
+    The order of the end: health says NOT_SERVING, and for a moment calls are still taken, until balancers have heard of it;
+    then no new call, running calls finish, workers stop, what services still owe (a publish after a flip) is done. Health and
+    metrics are there for workers too.
     """
     in_flight, stop = InFlight(), asyncio.Event()
     traces.start(settings.otlp, hosted.name)
@@ -78,6 +79,8 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
         await stop.wait()
         log.info("draining")
         await checks.enter_graceful_shutdown()
+        if hosted.services:
+            await asyncio.sleep(settings.leave_seconds)
         await server.stop(settings.drain_seconds)
         await in_flight.finished()
     for drain in hosted.drains:

@@ -18,6 +18,8 @@ from tests.stack import Stack, eventually
 OURS = ("session", "snapshots", "bell", "scoring", "scoring-worker", "leaderboard", "content", "admin")
 STUDENTS = 4
 SERVED_AGAIN = 20.0
+BROKEN_OFF = (499, 503)
+"""What docs/clients.md says to repeat; 499 is a call that still waited for a worker when that ended, twice in a row."""
 
 
 class Sitting:
@@ -38,7 +40,7 @@ class Sitting:
                 reply = await self.student.save(self.session, "q3", key, number=str(number), clientSeq=number)
             except httpx.TransportError:  # the gateway was restarted with our call in its hands
                 return None
-            return None if reply.status_code == 503 else int(good(reply)["version"])
+            return None if reply.status_code in BROKEN_OFF else int(good(reply)["version"])
 
         version: int = await eventually(answered, SERVED_AGAIN)
         return version

@@ -124,8 +124,9 @@ def test_killed_processes_come_back_side_by_side(back: Local) -> None:
 
     eventually(lambda: all(back.pid(name) != before[name] for name in names))
     eventually(back.healthy, 30)
-    for name in names:
-        assert back.rows()[name].restarts == 1
+    restarts = {name: back.rows()[name].restarts for name in names}
+    assert (restarts["envoy"], restarts["postgres"]) == (1, 1)
+    assert restarts["content"] >= 1  # it ends once more where it is back before PostgreSQL
 
 
 def test_one_worker_comes_back_alone(back: Local) -> None:
