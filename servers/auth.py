@@ -24,9 +24,7 @@ CACHED = 200_000
 LONGEST_TOKEN = 8_192
 STUDENT = re.compile(r"[A-Za-z0-9._|@:-]{1,64}")
 COHORT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-
-
-STAFF = frozenset({"admin", "proctor", "grader"})
+KNOWN_ROLES = frozenset({"admin", "proctor", "grader"})
 """Every role that there is; others in a token mean nothing."""
 
 

@@ -32,7 +32,7 @@ from stores.results import Results
 from stores.sessions import Sessions, Start
 from stores.submit_log import PublishOutcome, SubmitLog, subject
 from tests.stack import Stack, eventually, fresh
-from tests.stores.test_generation import a_redis, a_worker
+from tests.stores.test_generation import Worker, a_redis, a_worker
 
 Move = Callable[["Place"], Awaitable[None]]
 
@@ -107,6 +107,13 @@ class Place:
         assert row is not None
         self.session = row.facts.session
         return self.session
+
+    async def hand_in(self, worker: Worker) -> Frozen:
+        """Save one answer and submit it, as far as the flip."""
+        await worker.save(self.session, self.student, "B", "key-number-1")
+        frozen = await worker.live.submit(self.session, self.student, SubmitReason.CLICK)
+        assert isinstance(frozen, Frozen)
+        return frozen
 
     def freeze(self, frozen: Frozen) -> None:
         self.where, self.event = subject(self.exam, self.session), encode(frozen, "")
@@ -188,9 +195,7 @@ async def test_a_submit_is_found_whenever_it_moves_on(
     session = await place.start()
     with a_redis() as server:
         async with a_worker(stores, server.url) as worker:
-            await worker.save(session, place.student, "B", "key-number-1")
-            frozen = await worker.live.submit(session, place.student, SubmitReason.CLICK)
-            assert isinstance(frozen, Frozen)
+            frozen = await place.hand_in(worker)
             place.freeze(frozen)
             match begins:
                 case "row":
@@ -255,9 +260,7 @@ async def test_frozen_answers_that_only_redis_still_has_are_taken_from_there(
     session = await place.start()
     with a_redis() as server:
         async with a_worker(stores, server.url) as worker:
-            await worker.save(session, place.student, "B", "key-number-1")
-            frozen = await worker.live.submit(session, place.student, SubmitReason.CLICK)
-            assert isinstance(frozen, Frozen)
+            frozen = await place.hand_in(worker)
             await place.sessions.mark_submitted([(frozen, None)])  # its event was in a stream that is gone
             for number in range(keys.SHARDS):  # the server was started anew, and has forgotten nothing
                 await worker.redis.set(keys.run_key(number), "another process")
@@ -280,9 +283,7 @@ async def test_a_submit_that_is_under_way_while_redis_is_wiped_is_waited_for(
     session = await place.start()
     with a_redis() as server:
         async with a_worker(stores, server.url) as worker:
-            await worker.save(session, place.student, "B", "key-number-1")
-            frozen = await worker.live.submit(session, place.student, SubmitReason.CLICK)
-            assert isinstance(frozen, Frozen)
+            frozen = await place.hand_in(worker)
             place.freeze(frozen)
             await worker.redis.flushall()
             another_tab = asyncio.ensure_future(worker.save(session, place.student, "C", "key-number-2"))
