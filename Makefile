@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up setup test bite chaos lint gen tools lock
+.PHONY: up setup test test-engines bite chaos bench bench-saves lint gen tools lock
 
 up: setup ## the whole stack in the foreground
 	@$(BIN)/finalbell up
@@ -21,11 +21,23 @@ setup: .venv/.ready ## install only
 test: setup ## every test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-engines: test ## every test on each engine of the session service: the default, then grpcio
+	@FINALBELL_TEST_ENGINE=grpcio $(BIN)/python -m pytest -n 2 --dist loadfile
+
 bite: setup ## every seeded bug, which a test has to catch (about eight minutes)
 	@$(BIN)/python -m tests.bite
 
 chaos: setup ## random faults under load, then an audit: SEED=1 MINUTES=10 (both may be left out)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+
+bench: bench-saves ## every figure of docs/performance.md (about an hour; needs Go)
+	@$(BIN)/python -m bench.starts --sessions 100000 --together 400
+	@$(BIN)/python -m bench.memory
+	@$(BIN)/python -m bench.losses wipe
+	@$(BIN)/python -m bench.soak
+
+bench-saves: setup ## saves/s and latencies, both engines, peers (about half an hour; needs Go)
+	@$(BIN)/python -m bench.saves
 
 lint: setup ## format, lint, types, import rules, protos
 	@$(BIN)/ruff format --check .

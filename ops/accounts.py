@@ -33,7 +33,7 @@ ACCOUNTS = (
     Account("scoring", ("s:*", "unscored:*", "parked:*", "due:*", *BOARD_KEYS), ("scored.>", *STREAM_API, *CONSUMER_API)),
     Account("leaderboard", BOARD_KEYS),
     Account("content"),
-    Account("admin", ("s:*", "gen:*", "due:*", "r:*", "unscored:*", "parked:*", *BOARD_KEYS)),
+    Account("admin", ("s:*", "gen:*", "due:*", "r:*", "unscored:*", "parked:*", "paper:*", *BOARD_KEYS)),
 )
 NAMES = (OWNER, *(account.name for account in ACCOUNTS))
 

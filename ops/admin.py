@@ -41,11 +41,13 @@ class Admin:
         """Import an exam file under its own id or `exam_id`, with fields of `exam` replaced by `settings`."""
         return self._stub.ImportExam(_chunks(file, exam_id, settings))
 
-    def reports(self) -> admin_pb2.ListExamReportsResponse:
-        """Return all exams with their counts."""
+    def reports(self, *, rehearsals: bool = False) -> admin_pb2.ListExamReportsResponse:
+        """Return all exams with their counts, and where wanted the shadows of rehearsals too."""
         whole = admin_pb2.ListExamReportsResponse()
         while True:
-            page = self._stub.ListExamReports(admin_pb2.ListExamReportsRequest(page_size=200, page_token=whole.next_page_token))
+            after = whole.next_page_token
+            request = admin_pb2.ListExamReportsRequest(page_size=200, page_token=after, show_rehearsals=rehearsals)
+            page = self._stub.ListExamReports(request)
             whole.reports.extend(page.reports)
             whole.next_page_token = page.next_page_token
             if not page.next_page_token:
@@ -62,6 +64,10 @@ class Admin:
     def release(self, exam: str) -> admin_pb2.ExamReport:
         """Release the scores of an exam."""
         return self._stub.ReleaseExam(admin_pb2.ReleaseExamRequest(exam_id=exam)).report
+
+    def warm(self, exam: str) -> admin_pb2.WarmExamResponse:
+        """Read what the first starts of an exam would wait for."""
+        return self._stub.WarmExam(admin_pb2.WarmExamRequest(exam_id=exam))
 
     def results(self, exam: str) -> admin_pb2.ListResultsResponse:
         """Return all results of an exam, best first."""
@@ -80,6 +86,14 @@ class Admin:
     def verify(self, exam: str) -> admin_pb2.VerifyLeaderboardResponse:
         """Compare an exam's boards with PostgreSQL."""
         return self._stub.VerifyLeaderboard(admin_pb2.VerifyLeaderboardRequest(exam_id=exam))
+
+    def create_rehearsal(self, exam: str, session_seconds: int) -> admin_pb2.ExamReport:
+        """Make a shadow of an exam, whose sessions last at least so long."""
+        return self._stub.CreateRehearsal(admin_pb2.CreateRehearsalRequest(exam_id=exam, session_seconds=session_seconds)).report
+
+    def remove_rehearsal(self, shadow: str) -> admin_pb2.RemoveRehearsalResponse:
+        """Remove as much of a shadow as goes within some seconds; to be repeated while sessions are left."""
+        return self._stub.RemoveRehearsal(admin_pb2.RemoveRehearsalRequest(rehearsal_id=shadow))
 
     def reschedule(self, request: admin_pb2.UpdateScheduleRequest) -> admin_pb2.UpdateScheduleResponse:
         """Move when an exam opens and closes."""

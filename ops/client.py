@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,6 +21,31 @@ ServerOption = typer.Option(None, "--server", help="Another finalbell's gateway,
 TokenOption = typer.Option(None, "--token", envvar="FINALBELL_TOKEN", help="An admin token for --server.")
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A finalbell's front door: `remote` is one that --server named."""
+
+    host: str
+    port: int
+    secure: bool
+    remote: bool
+
+    @property
+    def target(self) -> str:
+        """Where gRPC goes."""
+        return f"{self.host}:{self.port}"
+
+
+def gateway(home: Path, server: str | None) -> Gateway:
+    """Return where a local stack's gateway is, or the one of `server`."""
+    url = urlsplit(server or _gateway(home))
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise typer.BadParameter("--server takes http(s)://host:port")
+    secure = url.scheme == "https"
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return Gateway(host, url.port or (443 if secure else 80), secure, remote=server is not None)
+
+
 @contextmanager
 def client(home: Path, server: str | None, token: str | None) -> Iterator["Admin"]:
     """Open the gateway of a local stack with a fresh admin token, or of `server` with the given one.
@@ -32,12 +58,9 @@ def client(home: Path, server: str | None, token: str | None) -> Iterator["Admin
 
     if server is not None and not token:
         raise typer.BadParameter("give --token (or FINALBELL_TOKEN) with --server")
-    url = urlsplit(server or _gateway(home))
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise typer.BadParameter("--server takes http(s)://host:port")
-    secure = url.scheme == "https"
-    target = url.netloc if url.port else f"{url.netloc}:{443 if secure else 80}"
-    admin = Admin(target, token if server and token else _own_token(home), secure=secure, through_proxy=server is not None)
+    door = gateway(home, server)
+    own = token if server and token else _own_token(home)
+    admin = Admin(door.target, own, secure=door.secure, through_proxy=door.remote)
     try:
         yield admin
     except RpcError as failure:

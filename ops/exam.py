@@ -51,11 +51,15 @@ def import_(
 
 @app.command("list")
 def list_(
-    as_json: JsonOption = False, home: Path = HomeOption, server: str | None = ServerOption, token: str | None = TokenOption
+    everything: Annotated[bool, typer.Option("--all", help="List the shadows of rehearsals too.")] = False,
+    as_json: JsonOption = False,
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
 ) -> None:
     """List all exams with their state and counts."""
     with client(home, server, token) as admin:
-        whole = admin.reports()
+        whole = admin.reports(rehearsals=everything)
     if as_json:
         print_json(whole)
         return
@@ -87,6 +91,18 @@ def release(
     with client(home, server, token) as admin:
         report = admin.release(exam)
     typer.echo(f"The scores of {exam} are released; {report.scored} sessions are scored.")
+
+
+@app.command("warm")
+def warm(exam: ExamArgument, home: Path = HomeOption, server: str | None = ServerOption, token: str | None = TokenOption) -> None:
+    """Read what the first starts of an exam would wait for, before they come; changes nothing, and may be repeated."""
+    with client(home, server, token) as admin:
+        warmed = admin.warm(exam)
+    months = "partitions are there" if warmed.months else "partitions are not there yet: snapshots makes them three months ahead"
+    typer.echo(
+        f"{exam}: version {warmed.exam_version}, {warmed.questions} questions in Redis, {warmed.accommodations} with extra time, "
+        f"{warmed.sessions} sessions so far; {months}."
+    )
 
 
 @app.command("schedule")

@@ -19,6 +19,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of site-packages
+SAVE = "/finalbell.v1.SessionService/SaveAnswer"
 ROOM = 256
 """How many calls may be with one worker at a time; more are refused at once. A worker that answers 1,000 a second, some of
 them submits that wait a quarter of a second for their score, holds so many; a slower one should not hold more, since its
@@ -32,7 +33,8 @@ class Gateway:
     """Where the gateway listens, what stands behind it, and whose tokens it takes.
 
     `upstreams` has the keys session, scoring, leaderboard, content and admin, each with the addresses of its workers;
-    every address is an IP address. Envoy reads `jwks` once, when it starts, and does not start while there is no key in
+    every address is an IP address. `saves` is where the session service's workers take saves as REST: sockets on the same
+    machine, or addresses too. Envoy reads `jwks` once, when it starts, and does not start while there is no key in
     it. Where keys change while it runs, `auth` is a file in a folder of its own that holds `auth_config`, written
     before Envoy starts and replaced by a rename whenever `jwks` changes. `origins` is an RE2 pattern of the web origins
     that may call from a browser, matched whole. `sources` holds `envoy.yaml` and `response.lua`, `descriptors` is
@@ -42,6 +44,7 @@ class Gateway:
     listen: tuple[str, int]
     admin: tuple[str, int]
     upstreams: Mapping[str, Sequence[tuple[str, int]]]
+    saves: Sequence[Path | tuple[str, int]]
     jwks: Path
     issuer: str
     audience: str
@@ -68,18 +71,21 @@ def envoy_config(gateway: Gateway) -> str:
         "origins": gateway.origins,
         "lua": (gateway.sources / "response.lua").read_text(),
         "local_replies": [mapper for reply in LOCAL_REPLIES for mapper in _mappers(reply)],
+        "save_path": _rest_path(api, SAVE, "[0-9A-Fa-f-]{36}"),
         "unwrapped": "|".join(_unwrapped(api)),
         "path_fields_in_query": "|".join(_path_fields_in_query(api)),
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
     }
-    for name, workers in gateway.upstreams.items():
-        values |= {name: [_endpoint(*worker) for worker in workers], f"{name}_room": ROOM * len(workers)}
+    for name, workers in {**gateway.upstreams, "saves": gateway.saves}.items():
+        values |= {name: [_endpoint(worker) for worker in workers], f"{name}_room": ROOM * len(workers)}
     template = Template((gateway.sources / "envoy.yaml").read_text())
     return template.substitute({name: json.dumps(value) for name, value in values.items()})
 
 
-def _endpoint(host: str, port: int) -> dict[str, object]:
-    return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}}
+def _endpoint(at: Path | tuple[str, int]) -> dict[str, object]:
+    if isinstance(at, Path):
+        return {"endpoint": {"address": {"pipe": {"path": str(at)}}}}
+    return {"endpoint": {"address": {"socket_address": {"address": at[0], "port_value": at[1]}}}}
 
 
 def auth_config(gateway: Gateway) -> str:
@@ -293,6 +299,12 @@ def _bindings(api: FileDescriptorSet) -> Iterator[tuple[str, DescriptorProto, Ht
                 if method.options.HasExtension(http):
                     path = f"/{file.package}.{service.name}/{method.name}"
                     yield path, messages[method.input_type], method.options.Extensions[http]
+
+
+def _rest_path(api: FileDescriptorSet, method: str, field: str) -> str:
+    """Give the pattern of a method's REST path, whose fields look like `field`; others are the transcoder's to judge."""
+    (rule,) = (rule for path, _, rule in _bindings(api) if path == method)
+    return re.sub(r"{\w+}", field.replace("\\", r"\\"), _template(rule))
 
 
 def _path_fields(rule: HttpRule) -> list[str]:

@@ -5,12 +5,15 @@ import json
 import os
 import secrets
 import struct
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+LONGEST_SOCKET = 107
 FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 
@@ -67,6 +70,14 @@ class Home:
         """A process's log."""
         return self.path / "logs" / f"{name}.log"
 
+    def socket(self, name: str) -> Path:
+        """Where a process takes calls from the same machine. A socket's path may have 107 bytes at most: where the home lies
+        too deep, the socket lies beside other temporary files, named by the home."""
+        usual = self.path / "run" / f"{name}.sock"
+        if len(os.fsencode(usual)) <= LONGEST_SOCKET:
+            return usual
+        return Path(tempfile.gettempdir()) / f"finalbell-{sha256(os.fsencode(self.path)).hexdigest()[:16]}-{name}.sock"
+
     def foreign(self) -> bool:
         """Whether the folder holds something else than a stack, which 'up' must not mix with and '--wipe' must not delete."""
         return self.path.exists() and any(self.path.iterdir()) and not (self.lock_file.exists() and (self.path / "data").is_dir())
@@ -76,7 +87,7 @@ class Home:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
         self.lock_file.touch(mode=0o600)
-        for name in ("data", "config", "logs", "keys"):
+        for name in ("data", "config", "logs", "keys", "run"):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
 
     def hold(self) -> IO[str] | None:

@@ -7,9 +7,10 @@ import typer
 
 from ops import exam, leaderboard, scoring, session, stack, tokens
 from ops.audit.command import audit
+from ops.rehearse.command import rehearse
 
 app = typer.Typer(help="Run and operate finalbell.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, tokens.token, audit):
+for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, tokens.token, rehearse, audit):
     app.command()(command)
 app.add_typer(exam.app, name="exam")
 app.add_typer(leaderboard.app, name="leaderboard")

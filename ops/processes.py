@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,14 @@ UNITS = {
 
 SERVED = ("session", "scoring", "leaderboard", "content", "admin")
 """The units that the gateway routes to."""
+
+ENGINES = ("native", "grpcio")
+ENGINED = {"session"}
+"""The units whose engine can be chosen; the others serve streams, or too few calls for it to matter."""
+
+ENGINED_BYTES = 3 << 30
+"""The most memory of their processes: the native engine checks a message's size only when it has all of it, so whoever reaches
+it past the gateway could fill the machine's. It ends that one process instead, and the supervisor starts it again."""
 
 MAX_PAYLOAD = "2MB"
 """The most that 256 KB of answers can grow to when JSON escapes every character of theirs, and some."""
@@ -62,6 +71,8 @@ class Process:
     stop_signal: signal.Signals = signal.SIGTERM
     orphan_signal: signal.Signals = signal.SIGKILL
     as_other_user: bool = False
+    memory_bytes: int = 0
+    """The most data that it may hold; 0: as much as there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +163,7 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
     environment = {
         "LISTEN": f"127.0.0.1:{at.ports[unit]}",
         "LISTEN_ALONE": own,
+        "REST": f"unix:{home.socket(name)}",
         "METRICS": metrics,
         "POSTGRES": at.postgres(account),
         "REDIS": at.redis(account),
@@ -159,7 +171,7 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         "JWKS": str(home.jwks),
         "ISSUER": ISSUER,
         "AUDIENCE": AUDIENCE,
-        "ENGINE": engine,
+        "ENGINE": engine if unit in ENGINED else "grpcio",
         "ENVIRONMENT": "development",
     }
     named = {f"FINALBELL_{key}": value for key, value in environment.items()}
@@ -170,6 +182,7 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         at.ports[unit],
         metrics=metrics,
         environment=named,
+        memory_bytes=ENGINED_BYTES if unit in ENGINED else 0,
     )
 
 
@@ -181,11 +194,13 @@ def worker_name(unit: str, worker: int) -> str:
 def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
     """Envoy with the gateway's configuration; it calls each worker by its own port, so that it knows which one hangs."""
     upstreams = {unit: [("127.0.0.1", at.own(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in SERVED}
+    saves = [home.socket(worker_name("session", worker)) for worker in range(workers.get("session", 1))]
     config = envoy_config(
         Gateway(
             listen=("127.0.0.1", at.gateway),
             admin=("127.0.0.1", at.ports["envoy admin"]),
             upstreams=upstreams,
+            saves=saves,
             jwks=home.jwks,
             issuer=ISSUER,
             audience=AUDIENCE,
@@ -204,15 +219,20 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
 
 
 def become_child(process: Process) -> Callable[[], None]:
-    """Return what a child does between fork and exec: another user where needed, and an end when its supervisor dies."""
+    """Return what a child does between fork and exec: another user where needed, a limit of its memory, and an
+    end when its supervisor dies."""
     supervisor, binary = os.getpid(), Path(process.command[0])
     if process.as_other_user:
         other_user.namespace_works(binary)  # asked here, where it may start a process
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = process.memory_bytes if most == resource.RLIM_INFINITY else min(process.memory_bytes, most)
 
     def prepare() -> None:
         os.setpgid(0, 0)  # Ctrl-C is the supervisor's to hear; it stops the others in order
         if process.as_other_user:
             other_user.become(binary)
+        if limit:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         LIBC.prctl(PR_SET_PDEATHSIG, int(process.orphan_signal))  # after that, which would clear it
         if os.getppid() != supervisor:  # it died before the line above
             os._exit(1)

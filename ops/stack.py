@@ -23,18 +23,18 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; it runs on in the background.")] = False,
     home: HomeOption = DEFAULT_HOME,
     port: Annotated[int, typer.Option(help="The gateway's port.", min=1, max=65535)] = 8080,
-    engine: Annotated[str, typer.Option(help="The HTTP/2 engine under the session service: grpcio.")] = "grpcio",
+    engine: Annotated[str, typer.Option(help="The HTTP/2 engine under the session service: native or grpcio.")] = "native",
     workers: Annotated[list[str] | None, typer.Option(metavar="SERVICE=N", help="How many processes a service has.")] = None,
     no_sample: Annotated[bool, typer.Option("--no-sample", help="Don't import the sample exam.")] = False,
     in_background: Annotated[bool, typer.Option("--in-background", hidden=True)] = False,
 ) -> None:
     """Start PostgreSQL, Redis, NATS, Envoy and all services, with a sample exam; stop with Ctrl-C or 'finalbell down'."""
-    from ops import start
+    from ops import processes, start
     from ops.supervisor import CannotStart, Plan
 
     place, plan = Home(home.absolute()), Plan(port, _worker_counts(workers or []), engine)
-    if engine != "grpcio":
-        raise typer.BadParameter("the engines are: grpcio")
+    if engine not in processes.ENGINES:
+        raise typer.BadParameter(f"the engines are: {', '.join(processes.ENGINES)}")
     if place.holder() is not None:
         _already(place, home, wait_for_it=detach)
         return

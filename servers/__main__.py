@@ -1,6 +1,7 @@
 """`python -m servers session leaderboard`: hosts the named units in this process, built by hand."""
 
 import asyncio
+import gc
 import logging
 import sys
 from typing import TextIO
@@ -20,6 +21,8 @@ from servers.scoring.service import ScoringService
 from servers.scoring.worker import ScoringWorker
 from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, Worker, serve
 from servers.session.bell import Bell
+from servers.session.papers import Papers
+from servers.session.saves import SAVE_ANSWER
 from servers.session.service import SessionService
 from servers.session.snapshots import Snapshots
 from servers.session.submits import Submits, decode
@@ -32,10 +35,16 @@ from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
 from stores.exams import Exams
 from stores.live import LiveSessions, Patience
+from stores.rehearsals import Rehearsals
 from stores.restore import Restorer
 from stores.results import Results, Standings
 from stores.sessions import Sessions
+from stores.starts import Starts
 from stores.submit_log import SubmitLog
+from stores.warming import Warming
+
+GC_THRESHOLDS = (100_000, 20, 100)
+"""Calls leave no cycles behind, and the caches hold a million objects that a collection would walk through: as seldom as can be."""
 
 FILES = [module.DESCRIPTOR for module in (admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2)]
 
@@ -45,6 +54,7 @@ class Parts:
 
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self.settings = settings
+        self.starts = Starts(stores.postgres, deadline)
         self.sessions = Sessions(stores.postgres)
         self.catalog = Catalog(stores.postgres)
         self.exams = Exams(stores.postgres)
@@ -58,6 +68,8 @@ class Parts:
         restorer = Restorer(self.sessions, self.deadlines, self.submit_log, self.dead_letters, decode)
         patience = Patience(int(settings.outage_seconds * 1000), int(settings.hold_seconds * 1000))
         self.live = restorer.live = LiveSessions(stores.live, restorer.restore, stores.generations.begin, patience)
+        self.warming = Warming(stores.postgres, self.catalog, self.live)
+        self.rehearsals = Rehearsals(stores.postgres, self.live, self.boards)
         self.submits = Submits(
             self.live,
             self.submit_log,
@@ -71,17 +83,21 @@ class Parts:
 async def session(parts: Parts) -> Hosted:
     await parts.live.prepare()
     await parts.submits.listen()
+    papers = Papers(parts.live, parts.catalog)
     servicer = SessionService(
         parts.live,
         parts.sessions,
         parts.deadlines,
         parts.catalog,
+        parts.starts,
+        papers,
         parts.submits,
         inline_wait_ms=parts.settings.inline_wait_ms,
     )
     return Hosted(
         services=[(session_pb2.DESCRIPTOR.services_by_name["SessionService"], servicer)],
-        workers=[servicer.beat, parts.submits.listen_at_last],
+        rest=[SAVE_ANSWER],
+        workers=[servicer.beat, papers.read_ahead, parts.submits.listen_at_last],
         drains=[parts.submits.drain],
     )
 
@@ -133,7 +149,17 @@ async def content(parts: Parts) -> Hosted:
 
 
 async def admin(parts: Parts) -> Hosted:
-    exams = ExamAdminService(parts.exams, parts.catalog, parts.deadlines, parts.live, parts.results, parts.standings, parts.boards)
+    exams = ExamAdminService(
+        parts.exams,
+        parts.catalog,
+        parts.deadlines,
+        parts.live,
+        parts.results,
+        parts.standings,
+        parts.boards,
+        parts.rehearsals,
+        parts.warming,
+    )
     sessions = SessionAdminService(parts.deadlines, parts.dead_letters, parts.live)
     named = admin_pb2.DESCRIPTOR.services_by_name
     services: list[tuple[ServiceDescriptor, object]] = [
@@ -200,6 +226,7 @@ async def host(names: list[str], settings: Settings) -> None:
                 services=[service for unit in units for service in unit.services],
                 workers=[while_open(stores.nats_lost), *(worker for unit in units for worker in unit.workers)],
                 drains=[drain for unit in units for drain in unit.drains],
+                rest=[method for unit in units for method in unit.rest],
                 reflected=[name for unit in units for name in unit.reflected],
                 name="+".join(names),
                 max_message_bytes=max((unit.max_message_bytes for unit in units), default=MAX_MESSAGE_BYTES),
@@ -226,6 +253,7 @@ def main() -> None:
     if not names or any(name not in UNITS for name in names):
         sys.exit(f"usage: python -m servers UNIT…, with units out of: {', '.join(UNITS)}")
     log_json(sys.stdout)
+    gc.set_threshold(*GC_THRESHOLDS)
     settings = Settings.model_validate({})
     uvloop.run(host(names, settings))
 

@@ -17,6 +17,9 @@ class Settings(BaseSettings):
     listen_alone: str = ""
     """Where this worker listens besides, alone: for a balancer, which has to know which worker hangs."""
 
+    rest: str = ""
+    """Where this worker takes the gateway's REST requests that go past the transcoder (HTTP/1.1), alone; empty: nowhere."""
+
     metrics: str = "127.0.0.1:9464"
     """Where Prometheus reads, host:port."""
 

@@ -104,6 +104,11 @@ class Boards:
                 return students, len(boards)
         raise TimeoutError(f"the boards of {exam} were deleted {REBUILD_TRIES} times while they were rebuilt")
 
+    async def drop(self, exam: str, cohorts: Sequence[str]) -> None:
+        """Forget the boards of an exam that is no more."""
+        boards = [board_key(exam, cohort) for cohort in (None, *cohorts)]
+        await self._redis.delete(*boards, versions_key(exam), names_key(exam), rebuild_key(exam))
+
     async def entries(self, exam: str, cohort: str | None) -> tuple[bool, dict[str, int]]:
         """Return whether a board is complete, and all its order keys by student; for verification."""
         rows = cast(list[tuple[bytes, float]], await self._redis.zrange(board_key(exam, cohort), 0, -1, withscores=True))

@@ -8,6 +8,7 @@ from time import monotonic
 import asyncpg
 
 from stores import gauges
+from stores.flights import Flights
 from stores.records import Exam, ExamCounts, Paper, PaperQuestion
 from stores.sessions import milliseconds
 
@@ -42,13 +43,19 @@ class Catalog:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._exams: dict[str, tuple[float, Exam | None]] = {}
+        self._exam_flights: Flights[str, Exam | None] = Flights()
+        self._paper_flights: Flights[tuple[str, int], Paper | None] = Flights()
         gauges.cached("exams", self._exams)
 
     async def exam(self, exam: str, *, fresh: bool = False) -> Exam | None:
-        """Return an exam's policies, or None; at most `FRESH_SECONDS` old, since everyone asks for the same few."""
+        """Return an exam's policies, or None; at most `FRESH_SECONDS` old, since everyone asks for the same few. However many
+        miss it at the same time, PostgreSQL is asked once; by those who want it fresh, each time."""
         known = self._exams.get(exam)
         if known is not None and known[0] > monotonic() and not fresh:
             return known[1]
+        return await self._read_exam(exam) if fresh else await self._exam_flights.join(exam, lambda: self._read_exam(exam))
+
+    async def _read_exam(self, exam: str) -> Exam | None:
         row = await self._pool.fetchrow(f"SELECT {EXAM} FROM exam WHERE id = $1", exam)  # noqa: S608
         found = exam_of(row) if row else None
         if len(self._exams) >= CACHED:
@@ -56,13 +63,31 @@ class Catalog:
         self._exams[exam] = (monotonic() + FRESH_SECONDS, found)
         return found
 
-    async def exams(self, after: str, count: int) -> Sequence[Exam]:
-        """Return up to `count` exams whose id comes after `after`, by id."""
-        rows = await self._pool.fetch(f"SELECT {EXAM} FROM exam WHERE id > $1 ORDER BY id LIMIT $2", after, count)  # noqa: S608
+    async def exams(self, after: str, count: int, *, rehearsals: bool = False) -> Sequence[Exam]:
+        """Return up to `count` exams whose id comes after `after`, by id; the shadows of rehearsals only where asked for."""
+        rows = await self._pool.fetch(
+            f"SELECT {EXAM} FROM exam WHERE id > $1 AND ($3 OR shadow_of IS NULL) ORDER BY id LIMIT $2",  # noqa: S608
+            *(after, count, rehearsals),
+        )
         return [exam_of(row) for row in rows]
 
     async def paper(self, exam: str, version: int) -> Paper | None:
-        """Return the skeleton of one version of an exam, or None."""
+        """Return the skeleton of one version of an exam, or None; of many who ask at the same time, PostgreSQL hears one."""
+        return await self._paper_flights.join((exam, version), lambda: self._read_paper(exam, version))
+
+    async def opening(self, within_seconds: float, count: int) -> Sequence[tuple[str, int]]:
+        """Return up to `count` exams that open so soon, the next ones first, each with its version."""
+        rows = await self._pool.fetch(
+            """
+            SELECT id, version FROM exam WHERE opens_at BETWEEN now() AND now() + make_interval(secs => $1)
+            ORDER BY opens_at, id LIMIT $2
+            """,
+            within_seconds,
+            count,
+        )
+        return [(row["id"], row["version"]) for row in rows]
+
+    async def _read_paper(self, exam: str, version: int) -> Paper | None:
         rows = await self._pool.fetch(
             """
             SELECT q.id, q.type, q.options::text, p.shuffle_questions, p.shuffle_options
@@ -106,7 +131,8 @@ class Catalog:
     async def newest_session_version(self, exam: str, student: str) -> int | None:
         """Return the paper version of the student's newest session of an exam, or None while they have none."""
         version: int | None = await self._pool.fetchval(
-            "SELECT exam_version FROM exam_session WHERE exam_id = $1 AND student_id = $2 ORDER BY attempt DESC LIMIT 1",
+            # By student, never by exam: see `starts.READ`.
+            "SELECT exam_version FROM exam_session WHERE exam_id || '' = $1 AND student_id = $2 ORDER BY attempt DESC LIMIT 1",
             exam,
             student,
         )

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import hiredis
 import nats.errors
 from asyncpg.pool import PoolAcquireContext
 from nats.aio.client import Client as Nats
@@ -115,6 +117,15 @@ def _postgres(settings: StoreSettings) -> asyncpg.Pool:
     )
 
 
+class _RedisConnection(Connection):
+    """A connection that packs commands in C; redis-py's asyncio connections do it in Python, which costs a save 10 µs."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        if isinstance(args[0], str) and " " in args[0]:  # "CLIENT SETINFO" is two words on the wire
+            args = (*args[0].split(), *args[1:])
+        return [hiredis.pack_command(args)]
+
+
 def _redis(url: str, on_connect: Callable[[Connection], Awaitable[None]] | None = None) -> Redis:
     """One pool; never retries by itself, since only the caller knows whether a repeat is safe.
 
@@ -123,6 +134,7 @@ def _redis(url: str, on_connect: Callable[[Connection], Awaitable[None]] | None 
     """
     return Redis.from_url(
         url,
+        connection_class=_RedisConnection,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),

@@ -36,6 +36,21 @@ def session_fields(facts: SessionFacts, *, epoch: int, restored_through: int) ->
     ]
 
 
+def new_state(facts: SessionFacts, deadline: Deadline, now_ms: int) -> SessionState:
+    """Return a session as `session_fields` begin it, in its first epoch: what reading it back would give."""
+    return SessionState(
+        facts=facts,
+        status=SessionStatus.IN_PROGRESS,
+        deadline=deadline,
+        now_ms=now_ms,
+        epoch=0,
+        restored_through=0,
+        submitted_ms=None,
+        reason=None,
+        answers=(),
+    )
+
+
 def saved_answer(question: str, packed: bytes, key_digest: bytes, body_digest: bytes) -> SavedAnswer:
     """Read one `a:` field."""
     version, at, sequence, _ = ANSWER_HEAD.unpack_from(packed)

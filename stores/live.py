@@ -5,7 +5,7 @@ generation, is restored first (`restore.py`), and the call is made again.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
@@ -17,6 +17,7 @@ from stores.generation import began_ms
 from stores.hashes import (
     STATUS,
     STATUS_LETTER,
+    new_state,
     pause_field,
     read_fields,
     read_frozen,
@@ -40,6 +41,7 @@ from stores.records import (
     SavedAnswer,
     SaveOutcome,
     SessionFacts,
+    SessionRow,
     SessionState,
     SessionStatus,
     SubmitReason,
@@ -62,8 +64,10 @@ FLIGHT_MS = 500
 """A generation's age from which on sessions may be restored. A submit whose flip went with the memory before it may still be on
 its way to where a restore looks (publish wait, then a row): a session restored earlier would be revived under it."""
 
+SAVE_OUTCOMES = {outcome.encode(): outcome for outcome in SaveOutcome}
 RESTORE_TRIES = 40
 BELL_GRACE_MS = 2_000
+NO_GENERATION = -2
 FACTS_CACHED = 200_000
 
 
@@ -129,15 +133,20 @@ class LiveSessions:
         await self._functions.load()
         await self._begin_generation(self._redis)
 
-    async def start(self, facts: SessionFacts, deadline: Deadline) -> None:
-        """Install a new session; one that is there already stays as it is."""
+    async def start(self, facts: SessionFacts, deadline: Deadline) -> SessionState | None:
+        """Install a new session, and return it as it is now: one that is there already stays as it is, since somebody else has
+        come to it first. None: no such session."""
         fields = session_fields(facts, epoch=0, restored_through=0)
-        arguments = [deadline.ends_ms, *fields, "s", "I", "f", deadline.version]
-        for _ in range(2):
-            if await self._functions.call("start", _session_keys(facts.session, keys.due_key), *arguments) != b"NO_GENERATION":
-                return
-            await self._begin_generation(self._redis)
-        raise RestoreFailed
+        reply = await self._call(
+            "start",
+            facts.session,
+            _session_keys(facts.session, keys.due_key),
+            *(deadline.ends_ms, *fields, "s", "I", "f", deadline.version),
+        )
+        if reply is None or reply[0] == b"EXISTS":
+            return await self.state(facts.session)
+        self._remember(facts)
+        return new_state(facts, deadline, int(cast(int, reply[1])))
 
     async def move(self, ends: Mapping[UUID, Deadline]) -> Mapping[UUID, MoveOutcome]:
         """Tell sessions when they end by newer facts, and return what became of each."""
@@ -189,10 +198,9 @@ class LiveSessions:
         )
         if reply is None or reply[0] == b"UNKNOWN":
             return Saved(SaveOutcome.UNKNOWN, 0, 0, 0, 0)
-        outcome = SaveOutcome(cast(bytes, reply[0]).decode())
-        version, at_ms, ends_ms, now_ms = (int(cast(int, value)) for value in reply[1:5])
+        outcome, version, at_ms, ends_ms, now_ms = cast(tuple[bytes, int, int, int, int], reply[:5])
         current = saved_answer(save.question, cast(bytes, reply[5]), b"", b"") if len(reply) > 5 else None
-        return Saved(outcome, version, at_ms, ends_ms, now_ms, current)
+        return Saved(SAVE_OUTCOMES[outcome], version, at_ms, ends_ms, now_ms, current)
 
     async def submit(
         self, session: UUID, student: str | None, reason: SubmitReason, grace_ms: int = BELL_GRACE_MS
@@ -365,6 +373,31 @@ class LiveSessions:
         number = keys.shard(session)
         await self._functions.call("unpark", [keys.session_key(session), keys.unscored_key(number), keys.parked_key(number)])
 
+    async def retire(self, rows: Sequence[SessionRow], parked: Container[UUID], keep_ms: int) -> Mapping[UUID, int | None]:
+        """End sessions for good, whose rows PostgreSQL is about to forget; returns the version of each. None: its submit is
+        on its way to a score, and nothing was done. `parked` wait for an operator, and for no score."""
+        calls = [
+            (
+                "retire",
+                [
+                    *_session_keys(row.facts.session),
+                    keys.token_key(row.facts.session),
+                    *(key(keys.shard(row.facts.session)) for key in (keys.due_key, keys.unscored_key, keys.parked_key)),
+                ],
+                (
+                    keep_ms,
+                    "P" if row.facts.session in parked else STATUS_LETTER[row.status],
+                    row.ends_ms,
+                    *session_fields(row.facts, epoch=row.epoch, restored_through=0),
+                ),
+            )
+            for row in rows
+        ]
+        replies = [int(cast(int, reply)) for reply in await self._all(calls)]
+        if NO_GENERATION in replies:
+            raise RestoreFailed
+        return {row.facts.session: version if version >= 0 else None for row, version in zip(rows, replies, strict=True)}
+
     async def install(self, states: Mapping[UUID, Restored], token: str) -> frozenset[UUID]:
         """Install restored sessions whose restore token is still `token`; returns those that were not installed."""
         calls = [
@@ -427,6 +460,10 @@ class LiveSessions:
         rows = [f"{q.id}\t{q.type}\t{','.join(q.options)}" for q in paper.questions]
         head = f"{paper.shuffle_questions:d}{paper.shuffle_options:d}"
         await self._redis.set(keys.paper_key(paper.exam, paper.version), "\n".join([head, *rows]))
+
+    async def drop_paper(self, exam: str, version: int) -> None:
+        """Forget the paper of an exam that is no more."""
+        await self._redis.delete(keys.paper_key(exam, version))
 
     async def paper(self, exam: str, version: int) -> Paper | None:
         """Return a paper's skeleton, or None where it was not kept yet."""

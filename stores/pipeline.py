@@ -8,10 +8,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from hashlib import sha256
+from math import inf
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
+from hiredis import pack_command
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from stores import gauges
@@ -126,12 +129,33 @@ class Functions:
         await self._redis.function_load(library(), replace=True)
 
     async def _round_trip(self, calls: Sequence[Call]) -> list[object]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for act, keys, arguments in calls:
-                pipeline.execute_command("FCALL", function_name(act), len(keys), *keys, *arguments)
-            return list(await pipeline.execute(raise_on_error=False))
+        """Send all calls and read all replies, within one timeout: redis-py's own pipeline would set a timer for each reply."""
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(connection.socket_timeout):
+                packed = [_packed("FCALL", function_name(act), len(keys), *keys, *given) for act, keys, given in calls]
+                await connection.send_packed_command([b"".join(packed)])
+                return [await _reply(connection) for _ in calls]
+        except BaseException:
+            await connection.disconnect(nowait=True)  # replies may be under way that nobody waits for
+            raise
+        finally:
+            await pool.release(connection)
 
 
+def _packed(*parts: str | bytes | int) -> bytes:
+    return cast(bytes, pack_command(cast(Any, parts)))
+
+
+async def _reply(connection: AbstractConnection) -> object:
+    try:
+        return await connection.read_response(timeout=inf)
+    except ResponseError as refused:
+        return refused
+
+
+@cache
 def function_name(act: str) -> str:
     """Return the name of this version's function for an act."""
     return f"{act}_{_library()[0]}"

@@ -1,9 +1,10 @@
-"""Sessions: `exam_session`, `session_answer` and `submission` in PostgreSQL, the truth about who sat what and when."""
+"""Sessions: `exam_session`, `session_answer` and `submission` in PostgreSQL, the truth about who sat what and when.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+How they begin is in `starts.py`.
+"""
+
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,6 @@ import asyncpg
 from stores.records import (
     Accommodation,
     Answer,
-    Deadline,
     Frozen,
     LogEntry,
     SavedAnswer,
@@ -20,35 +20,10 @@ from stores.records import (
     SessionRow,
     SessionStatus,
     SubmitReason,
-    Terms,
 )
 
 ROW = """id, exam_id, exam_version, student_id, attempt, alias, started_at, ends_at, status, epoch, submitted_at,
          answers_sha256, cohorts, pause_ends_at"""
-
-
-class StartOutcome(StrEnum):
-    """What became of a start."""
-
-    CREATED = "CREATED"
-    RUNNING = "RUNNING"
-    REPLAYED = "REPLAYED"
-    EXHAUSTED = "EXHAUSTED"
-    CLOSED = "CLOSED"
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A start that the rules allow."""
-
-    student: str
-    exam: str
-    exam_version: int
-    cohorts: tuple[str, ...]
-    alias: str
-    started_ms: int
-    max_attempts: int
-    start_key: UUID | None
 
 
 class Sessions:
@@ -56,59 +31,6 @@ class Sessions:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-
-    async def start(self, start: Start, rule: Callable[[Terms], Deadline]) -> tuple[StartOutcome, SessionRow | None, Deadline]:
-        """Insert a session, or return the one that the start means: its key's, or the one in progress.
-
-        Racing starts of one student take turns on a lock of their own, so that they make one session. Whoever moves the
-        exam's close or the student's extra time waits for the other two, so that no start misses it. Of a closed exam only a
-        session that is there already can be returned.
-        """
-        async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                """
-                SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0)),
-                  pg_advisory_xact_lock_shared(hashtextextended('exam/' || $1, 0)),
-                  pg_advisory_xact_lock_shared(hashtextextended('time of ' || $2, 0))
-                """,
-                start.exam,
-                start.student,
-            )
-            terms, closed = await _terms(connection, start)
-            deadline = rule(terms)
-            rows = await connection.fetch(
-                f"SELECT {ROW}, start_key FROM exam_session WHERE student_id = $1 AND exam_id = $2 ORDER BY attempt",  # noqa: S608
-                start.student,
-                start.exam,
-            )
-            if start.start_key is not None:
-                for row in rows:
-                    if row["start_key"] == start.start_key:
-                        return StartOutcome.REPLAYED, _row(row), deadline
-            if rows and rows[-1]["status"] == SessionStatus.IN_PROGRESS:
-                return StartOutcome.RUNNING, _row(rows[-1]), deadline
-            if closed:
-                return StartOutcome.CLOSED, None, deadline
-            if len(rows) >= start.max_attempts:
-                return StartOutcome.EXHAUSTED, None, deadline
-            made = await connection.fetchrow(
-                f"""
-                INSERT INTO exam_session
-                  (student_id, exam_id, exam_version, cohorts, attempt, start_key, alias, started_at, ends_at)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-                RETURNING {ROW}
-                """,  # noqa: S608
-                start.student,
-                start.exam,
-                start.exam_version,
-                list(start.cohorts),
-                len(rows) + 1,
-                start.start_key,
-                start.alias,
-                moment(start.started_ms),
-                moment(deadline.ends_ms),
-            )
-            return StartOutcome.CREATED, _row(made), deadline
 
     async def now_ms(self) -> int:
         """Return PostgreSQL's clock."""
@@ -133,26 +55,6 @@ class Sessions:
             count,
         )
         return [_row(row) for row in rows]
-
-    async def entitled(self, student: str, product: str) -> bool:
-        """Return whether the student owns the product now."""
-        return bool(
-            await self._pool.fetchval(
-                """
-                SELECT EXISTS (
-                  SELECT FROM entitlement
-                  WHERE student_id = $1 AND product_id = $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-                )
-                """,
-                student,
-                product,
-            )
-        )
-
-    async def enrolled(self, student: str, exam: str) -> tuple[bool, str | None]:
-        """Return whether the student is on the exam's roster, and the alias that the roster gives them."""
-        row = await self._pool.fetchrow("SELECT alias FROM enrolment WHERE exam_id = $1 AND student_id = $2", exam, student)
-        return row is not None, row["alias"] if row else None
 
     async def answers(self, sessions: Sequence[UUID]) -> Sequence[LogEntry]:
         """Return the answers of sessions that snapshots have written."""
@@ -362,30 +264,6 @@ def _row(row: asyncpg.Record) -> SessionRow:
         cohorts=tuple(row["cohorts"]),
         pause_ends_ms=milliseconds(row["pause_ends_at"]) if row["pause_ends_at"] else None,
     )
-
-
-async def _terms(connection: asyncpg.Connection, start: Start) -> tuple[Terms, bool]:
-    """Return what decides when a session ends that starts now, and whether the exam is closed by now.
-
-    The caller's copy of the exam may be a second old; by then results may show what nobody who still sits it may see.
-    """
-    row = await connection.fetchrow(
-        """
-        SELECT e.duration_seconds, e.closes_at, e.closed_at IS NOT NULL OR e.closes_at <= clock_timestamp() AS closed,
-          a.exam_id AS accommodated, a.extra_seconds, a.factor
-        FROM exam e LEFT JOIN accommodation a ON a.student_id = $2 AND a.exam_id IN (e.id, '')
-        WHERE e.id = $1 ORDER BY a.exam_id DESC NULLS LAST LIMIT 1
-        """,
-        start.exam,
-        start.student,
-    )
-    terms = Terms(
-        started_ms=start.started_ms,
-        duration_ms=row["duration_seconds"] * 1000,
-        closes_ms=milliseconds(row["closes_at"]) if row["closes_at"] else None,
-        accommodation=accommodation_of(row),
-    )
-    return terms, bool(row["closed"])
 
 
 def accommodation_of(row: Mapping[str, Any]) -> Accommodation | None:

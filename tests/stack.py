@@ -24,6 +24,8 @@ from ops.keys import mint
 
 ROOT = Path(__file__).parent.parent
 FINALBELL = [sys.executable, "-m", "ops.main"]
+ENGINE = [part for engine in [os.environ.get("FINALBELL_TEST_ENGINE")] if engine for part in ("--engine", engine)]
+"""Options of `finalbell up` that choose the session service's engine; none: the product's default."""
 
 
 class Stack:
@@ -72,7 +74,7 @@ class Stack:
 def running(*options: str, **environment: str) -> Iterator[Stack]:
     """Start a stack of one's own without exams, with more options of `finalbell up` and variables; stop it at the end."""
     home = Path(tempfile.mkdtemp(prefix="finalbell-test-")) / "home"
-    up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(free_port()), *options]
+    up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(free_port()), *ENGINE, *options]
     try:
         made = subprocess.run(
             up, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180, check=False

@@ -20,10 +20,15 @@ from stores.exam_records import ExamFile
 from stores.exams import Exams, ImportOutcome
 from stores.live import LiveSessions
 from stores.records import Accommodation, Exam
+from stores.rehearsals import Rehearsals
 from stores.results import Results, StaffRow, Standings
+from stores.warming import Warming
 
 MAX_IMPORT_MESSAGE_BYTES = 1_200_000
 EXAMPLES = 20
+REMOVING_SECONDS = 6.0
+"""Of one call: well within the 15 s that the gateway gives it."""
+
 JSON_NAME = {"opens_at": "opensAt", "closes_at": "closesAt"}
 
 
@@ -39,6 +44,8 @@ class ExamAdminService:
         results: Results,
         standings: Standings,
         boards: Boards,
+        rehearsals: Rehearsals,
+        warming: Warming,
     ) -> None:
         self._exams = exams
         self._catalog = catalog
@@ -47,6 +54,8 @@ class ExamAdminService:
         self._results = results
         self._standings = standings
         self._boards = boards
+        self._rehearsals = rehearsals
+        self._warming = warming
 
     async def ImportExam(self, requests: AsyncIterator[pb.ImportExamRequest], call: Call) -> pb.ImportExamResponse:
         file = await _read_file(requests)
@@ -93,10 +102,12 @@ class ExamAdminService:
 
     async def ListExamReports(self, request: pb.ListExamReportsRequest, call: Call) -> pb.ListExamReportsResponse:
         count = request.page_size or 50
-        exams = await self._catalog.exams(read_page_token(request.page_token, "reports", exam_position) or "", count + 1)
+        scope = "rehearsals" if request.show_rehearsals else "reports"
+        last = read_page_token(request.page_token, scope, exam_position) or ""
+        exams = await self._catalog.exams(last, count + 1, rehearsals=request.show_rehearsals)
         return pb.ListExamReportsResponse(
             reports=await self._reports(exams[:count]),
-            next_page_token=write_page_token(exams[count - 1].id, "reports") if len(exams) > count else "",
+            next_page_token=write_page_token(exams[count - 1].id, scope) if len(exams) > count else "",
         )
 
     async def GetExamReport(self, request: pb.GetExamReportRequest, call: Call) -> pb.GetExamReportResponse:
@@ -111,6 +122,18 @@ class ExamAdminService:
         if not await self._catalog.release(request.exam_id, call.caller.student):
             raise _no_exam()
         return pb.ReleaseExamResponse(report=await self._report(request.exam_id))
+
+    async def WarmExam(self, request: pb.WarmExamRequest, call: Call) -> pb.WarmExamResponse:
+        warmed = await self._warming.warm(request.exam_id)
+        if warmed is None:
+            raise _no_exam()
+        return pb.WarmExamResponse(
+            exam_version=warmed.version,
+            questions=warmed.questions,
+            accommodations=warmed.accommodations,
+            sessions=warmed.sessions,
+            months=warmed.months,
+        )
 
     async def ListResults(self, request: pb.ListResultsRequest, call: Call) -> pb.ListResultsResponse:
         await self._exam(request.exam_id)
@@ -146,6 +169,20 @@ class ExamAdminService:
             )
         return reply
 
+    async def CreateRehearsal(self, request: pb.CreateRehearsalRequest, call: Call) -> pb.CreateRehearsalResponse:
+        shadow = await self._rehearsals.create(request.exam_id, request.session_seconds, call.caller.student)
+        if shadow is None:
+            raise _no_exam()
+        return pb.CreateRehearsalResponse(report=await self._report(shadow))
+
+    async def RemoveRehearsal(self, request: pb.RemoveRehearsalRequest, call: Call) -> pb.RemoveRehearsalResponse:
+        removed = await self._rehearsals.remove(request.rehearsal_id, call.caller.student, within_seconds=REMOVING_SECONDS)
+        if removed is None:
+            raise errors.ExamNotFound("There is no such rehearsal; only a rehearsal can be removed.")
+        return pb.RemoveRehearsalResponse(
+            sessions_removed=removed.gone, sessions_left=removed.left, sessions_busy=min(removed.busy, removed.left)
+        )
+
     async def _exam(self, exam_id: str) -> Exam:
         exam = await self._catalog.exam(exam_id, fresh=True)
         if exam is None:
@@ -157,6 +194,7 @@ class ExamAdminService:
 
     async def _reports(self, exams: Sequence[Exam]) -> Sequence[pb.ExamReport]:
         counts = await self._catalog.counts([exam.id for exam in exams])
+        origins = await self._rehearsals.origins([exam.id for exam in exams])
         return [
             pb.ExamReport(
                 exam=exam_message(exam, _now_ms()),
@@ -166,6 +204,7 @@ class ExamAdminService:
                 submitted=counts[exam.id].submitted,
                 scored=counts[exam.id].scored,
                 released_at=timestamp(exam.released_ms) if exam.released_ms is not None else None,
+                rehearsal_of=origins.get(exam.id, ""),
             )
             for exam in exams
         ]

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import structlog
 from finalbell.v1 import policy_pb2  # noqa: F401  # the options' extension, before any descriptor is read
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from prometheus_client import start_http_server
 
 from servers.auth import Tokens
-from servers.engine import make_server
+from servers.engine import make_engine
 from servers.serving import traces
 from servers.serving.rates import Rates
-from servers.serving.wrap import InFlight, handlers
+from servers.serving.rest import RestFront, RestMethod
+from servers.serving.wrap import InFlight, methods
 from servers.settings import Settings
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -39,6 +39,9 @@ class Hosted:
     drains: Sequence[Callable[[], Awaitable[None]]] = ()
     max_message_bytes: int = MAX_MESSAGE_BYTES
     reflected: Sequence[str] = ()
+    rest: Sequence[RestMethod] = ()
+    """Methods of these services that are served as REST too, past the gateway's transcoder."""
+
     name: str = ""
     """The units' names, for traces."""
 
@@ -55,21 +58,24 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     tokens = Tokens(settings.jwks, settings.issuer, settings.audience)
-    server = make_server(hosted.max_message_bytes)
+    engine = make_engine(settings.engine, hosted.max_message_bytes)
     rates = Rates(settings.student_calls_per_second, settings.student_calls_at_once)
-    server.add_generic_rpc_handlers(
-        [handlers(service, servicer, tokens, rates, in_flight) for service, servicer in hosted.services]
-    )
+    wrapped = [method for served in hosted.services for method in methods(*served, tokens, rates, in_flight)]
+    engine.add(wrapped)
+    answering = {method.path: method.answer for method in wrapped}
+    rest = RestFront([(method, answering[method.path]) for method in hosted.rest], lambda: not stop.is_set())
     checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    engine.add_health(checks)
     names = [service.full_name for service, _ in hosted.services]
     if settings.environment == "development" and hosted.reflected:
-        reflection.enable_server_reflection([*hosted.reflected, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        engine.add_reflection(hosted.reflected)
     host, port = settings.metrics.rsplit(":", 1)
     metrics, _ = start_http_server(int(port), host)
     for address in filter(None, (settings.listen, settings.listen_alone)):
-        server.add_insecure_port(address)
-    await server.start()
+        engine.listen(address)
+    if hosted.rest and settings.rest:
+        await rest.listen(settings.rest)
+    await engine.start()
     async with asyncio.TaskGroup() as group:
         for worker in hosted.workers:
             group.create_task(worker(stop))
@@ -81,7 +87,7 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
         await checks.enter_graceful_shutdown()
         if hosted.services:
             await asyncio.sleep(settings.leave_seconds)
-        await server.stop(settings.drain_seconds)
+        await asyncio.gather(engine.stop(settings.drain_seconds), rest.stop(settings.drain_seconds))
         await in_flight.finished()
     for drain in hosted.drains:
         await drain()

@@ -48,12 +48,12 @@ def stop() -> None:
         _provider.shutdown()
 
 
-def called(service: str, method: str, sent: Sequence[tuple[str, str]]) -> AbstractContextManager[Any]:
+def called(service: str, method: str, sent: Headers) -> AbstractContextManager[Any]:
     """Span a call that is being answered, below its caller's span."""
     if _tracer is None:
         return NOTHING
     attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
-    return _span(_tracer, f"{service}/{method}", "SERVER", dict(sent), attributes)
+    return _span(_tracer, f"{service}/{method}", "SERVER", sent, attributes)
 
 
 def answered(code: StatusCode, reason: str) -> None:

@@ -6,15 +6,15 @@ A servicer method is plain `async def Name(self, request, call) -> response`; no
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import uuid4
 
 import asyncpg
 import grpc
-import grpc.aio
 import nats.errors
 import protovalidate
 import redis.exceptions
@@ -23,14 +23,15 @@ from finalbell.v1 import policy_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_status import rpc_status
 from prometheus_client import Counter, Gauge, Histogram
 
 from servers import errors
 from servers.auth import Caller, Tokens
+from servers.engine import Answer, Body, Metadata, Method
 from servers.errors import Refusal
 from servers.serving import traces
 from servers.serving.rates import Rates
+from servers.serving.watchdog import Watchdog
 from stores.live import RestoreFailed
 from stores.pipeline import Overloaded
 
@@ -39,6 +40,7 @@ LONGEST_SECONDS = 10.0
 HEADROOM_SECONDS = 0.05
 LONGEST_STREAM_SECONDS = 120.0
 MANY_PARTS = 500
+KEY = re.compile("[!-~]{8,64}")
 ROLES = {Policy.STAFF: frozenset({"admin", "proctor"}), Policy.ADMIN: frozenset({"admin"})}
 TRANSIENT_REDIS = {
     "LOADING",
@@ -112,111 +114,99 @@ class InFlight:
         await self._idle.wait()
 
 
-def handlers(
-    service: ServiceDescriptor, servicer: object, tokens: Tokens, rates: Rates, in_flight: InFlight
-) -> grpc.GenericRpcHandler:
-    """Return the wrapped handlers of a service; raises at once when an RPC has no policy or the servicer lacks it."""
-    wrapped = {
-        method.name: _wrap(method, cast(Any, getattr(servicer, method.name)), tokens, rates, in_flight)
-        for method in service.methods
-    }
-    return grpc.method_handlers_generic_handler(service.full_name, wrapped)
+def methods(service: ServiceDescriptor, servicer: object, tokens: Tokens, rates: Rates, in_flight: InFlight) -> Sequence[Method]:
+    """Return the wrapped methods of a service; raises at once when an RPC has no policy or the servicer lacks it."""
+    watchdog = Watchdog()
+    return [
+        _wrap(method, cast(Any, getattr(servicer, method.name)), tokens, rates, in_flight, watchdog) for method in service.methods
+    ]
 
 
-def _wrap(
-    method: MethodDescriptor, handler: Any, tokens: Tokens, rates: Rates, in_flight: InFlight
-) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, rates: Rates, in_flight: InFlight, watchdog: Watchdog) -> Method:
     policy = method.GetOptions().Extensions[policy_pb2.policy]
     if policy.access == Policy.ACCESS_UNSPECIFIED:
         raise TypeError(f"{method.full_name} has no finalbell.v1.policy")
     if method.server_streaming:
         raise TypeError(f"{method.full_name}: server streams are not wrapped yet")
     service, name = method.containing_service.name, method.name
-    seconds = SECONDS.labels(service, name)
+    observe, count = SECONDS.labels(service, name).observe, CALLS.labels
+    went_well = count(service, name, "OK", "")
     longest = LONGEST_STREAM_SECONDS if method.client_streaming else LONGEST_SECONDS
+    request_class = GetMessageClass(method.input_type)
 
-    async def run(data: bytes | AsyncIterator[Message] | None, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
-        arrived = time.monotonic()
-        code, reason = grpc.StatusCode.OK, ""
-        sent = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+    async def answer(body: Body, metadata: Metadata, seconds: float | None) -> Answer:
+        arrived, task = time.monotonic(), cast("asyncio.Task[object]", asyncio.current_task())
+        sent = {key: value for key, value in metadata if isinstance(value, str)}
         with in_flight, traces.called(service, name, sent):
             try:
                 caller = _admitted(policy, sent, tokens)
                 rates.take(caller)
-                request = _decoded(data, request_class) if data is None or isinstance(data, bytes) else data
-                call = Call(caller, _key(policy, request, sent), arrived, dict(sent))
-                reply = await _within(handler(request, call), _seconds_for(context.time_remaining(), longest))
-                if call.headers:
-                    await context.send_initial_metadata(call.headers)
-                return cast(Message, reply)
+                request = _validated(body, request_class) if method.client_streaming else _decoded(body, request_class)
+                call = Call(caller, _key(policy, request, metadata), arrived, sent)
+                watchdog.watch(task, _seconds_for(seconds, longest))
+                reply = await handler(request, call)
+                went_well.inc()
+                traces.answered(grpc.StatusCode.OK, "")
+                return Answer(reply.SerializeToString(), call.headers)
             except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED
+                if watchdog.was_late(task):
+                    return refuse(errors.DeadlineExceeded("The call's deadline has passed; repeat it with the same key."), None)
+                count(service, name, grpc.StatusCode.CANCELLED.name, "").inc()
+                traces.answered(grpc.StatusCode.CANCELLED, "")
                 raise
             except Exception as failure:  # the one place where a failure becomes a status
-                refusal = refused(failure)
-                code, reason = refusal.code, refusal.reason
-                _log(f"{service}.{name}", refusal, failure)
-                await _abort(context, refusal)
-                raise AssertionError("abort raises") from None
+                return refuse(refused(failure), failure)
             finally:
-                traces.answered(code, reason)
-                seconds.observe(time.monotonic() - arrived)
-                CALLS.labels(service, name, code.name, reason).inc()
+                watchdog.forget(task)
+                observe(time.monotonic() - arrived)
 
-    request_class, response_class = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    def refuse(refusal: Refusal, failure: Exception | None) -> Answer:
+        count(service, name, refusal.code.name, refusal.reason).inc()
+        traces.answered(refusal.code, refusal.reason)
+        _log(f"{service}.{name}", refusal, failure)
+        seconds = refusal.retry_seconds
+        headers = [] if seconds is None else [("retry-after", str(max(1, round(seconds))))]
+        return Answer(b"", headers, errors.status(refusal))
 
-    async def unary(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
-        data = await context.read()
-        return await run(None if data is grpc.aio.EOF else cast(bytes, data), context)
-
-    async def stream(pieces: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> Message:
-        return await run(_validated(pieces, request_class), context)
-
-    # Unary calls too are read by us: grpc.aio's own unary handler answers no call whose message is missing or cut off,
-    # so that each would hold a place until its deadline.
-    return grpc.stream_unary_rpc_method_handler(
-        cast(Any, stream if method.client_streaming else unary),
-        request_deserializer=None,  # decoded by `run`, whose refusals say what is wrong: grpcio's would quote its internals
-        response_serializer=response_class.SerializeToString,
-    )
+    return Method(f"/{method.containing_service.full_name}/{name}", answer, method.client_streaming)
 
 
-def _admitted(policy: Any, sent: list[tuple[str, str]], tokens: Tokens) -> Caller:
+def _admitted(policy: Any, sent: dict[str, str], tokens: Tokens) -> Caller:
     """Check token and role before anything else is read: nobody learns what is valid before saying who they are."""
     if policy.access == Policy.PUBLIC:
         return Caller("", frozenset(), ())
-    caller = tokens.caller(dict(sent).get("authorization", ""))
+    caller = tokens.caller(sent.get("authorization", ""))
     needed = ROLES.get(policy.access)
     if needed is not None and not caller.roles & needed:
         raise errors.RoleRequired("Your token's roles do not allow this.", roles=" or ".join(sorted(needed)))
     return caller
 
 
-def _decoded(data: bytes | None, request_class: type[Message]) -> Message:
+def _decoded(data: Any, request_class: type[Message]) -> Message:
     """Decode and validate a message; None is one that did not come, or not whole."""
     if data is None:
         raise errors.InvalidField([("", "the call has no whole message")])
     try:
-        request = request_class.FromString(data)
+        request: Message = data() if callable(data) else request_class.FromString(data)
     except DecodeError:
         raise errors.InvalidField([("", "the message cannot be decoded; its text must be UTF-8")]) from None
     validate(request)
     return request
 
 
-def _key(policy: Any, request: Any, sent: list[tuple[str, str]]) -> str | None:
+def _key(policy: Any, request: Any, metadata: Metadata) -> str | None:
     """Return the idempotency key, from the metadata or the field; two that differ are an error."""
     if policy.key == Policy.KEY_UNSPECIFIED:
         return None
-    keys = {value for name, value in sent if name == "idempotency-key"} | {request.idempotency_key} - {""}
-    if len(keys) > 1:
+    keys = [cast(str, value) for name, value in metadata if name == "idempotency-key"]
+    key: str = request.idempotency_key or (keys[0] if keys else "")
+    if any(other not in (key, "") for other in keys):
         raise errors.InvalidField([("idempotencyKey", "is sent twice, and differs; send one, as header or as field")])
-    key = keys.pop() if keys else ""
     if not key and policy.key == Policy.OPTIONAL:
         return None
-    if not 8 <= len(key) <= 64 or not all("!" <= character <= "~" for character in key):
+    if KEY.fullmatch(key) is None:
         raise errors.InvalidField([("idempotencyKey", "is needed: 8 to 64 visible ASCII characters, as header Idempotency-Key")])
-    return cast(str, key)
+    return key
 
 
 def validate(request: Message) -> None:
@@ -240,7 +230,7 @@ def _parts(message: Message) -> int:
     return count
 
 
-async def _validated(pieces: AsyncIterator[bytes], request_class: type[Message]) -> AsyncIterator[Message]:
+async def _validated(pieces: Any, request_class: type[Message]) -> AsyncIterator[Message]:
     async for data in pieces:
         yield _decoded(data, request_class)
 
@@ -261,17 +251,6 @@ def _seconds_for(remaining: float | None, longest: float) -> float:
     """Return how long a handler may take: a little less than the caller waits, so that our refusal, which says what to do,
     comes before gRPC's own, which does not."""
     return longest if remaining is None else min(remaining - min(HEADROOM_SECONDS, remaining / 2), longest)
-
-
-async def _within(work: Awaitable[object], seconds: float) -> object:
-    """Do no work for a caller whose deadline has passed."""
-    try:
-        async with asyncio.timeout(seconds) as clock:
-            return await work
-    except TimeoutError:
-        if clock.expired():
-            raise errors.DeadlineExceeded("The call's deadline has passed; repeat it with the same key.") from None
-        raise
 
 
 def refused(failure: Exception) -> Refusal:
@@ -310,7 +289,7 @@ def _redis_code(refused: redis.exceptions.ResponseError) -> str:
     return refused.status_code or str(refused).rpartition("caused error: ")[2].partition(" ")[0]
 
 
-def _log(rpc: str, refusal: Refusal, failure: Exception) -> None:
+def _log(rpc: str, refusal: Refusal, failure: Exception | None) -> None:
     """Log what went wrong, never the request: it holds answers."""
     if isinstance(refusal, errors.Internal):
         log.error("rpc failed", rpc=rpc, id=refusal.facts["id"], exc_info=failure)
@@ -318,9 +297,3 @@ def _log(rpc: str, refusal: Refusal, failure: Exception) -> None:
         log.warning("store unavailable", rpc=rpc, error=f"{type(failure).__name__}: {failure}"[:200])
     else:
         log.info("rpc refused", rpc=rpc, code=refusal.code.name, reason=refusal.reason)
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> None:
-    if refusal.retry_seconds is not None:
-        await context.send_initial_metadata([("retry-after", str(max(1, round(refusal.retry_seconds))))])
-    await context.abort_with_status(rpc_status.to_status(errors.status(refusal)))

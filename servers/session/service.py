@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from uuid import UUID, uuid5
 
@@ -19,16 +19,16 @@ from servers.messages import deadline_message, read_page_token, timestamp, write
 from servers.serving.wrap import Call, refused
 from servers.session import rules
 from servers.session.messages import answer_of, saved_message, session_message
+from servers.session.papers import Papers
 from servers.session.snapshots import sleep_until
+from servers.session.starts import install, start
 from servers.session.submits import Late, Submits
-from stores import gauges
 from stores.catalog import Catalog
 from stores.deadlines import Deadlines, Explained, settle
 from stores.live import LiveSessions
 from stores.pipeline import Overloaded
 from stores.records import (
     Deadline,
-    Exam,
     Frozen,
     Paper,
     PaperQuestion,
@@ -39,17 +39,17 @@ from stores.records import (
     SessionStatus,
     Terms,
 )
-from stores.sessions import Sessions, Start, StartOutcome
+from stores.sessions import Sessions
+from stores.start_records import StartOutcome
+from stores.starts import Starts
 
 TRIES = 3
 BEAT_SECONDS = 1.0
 log = structlog.get_logger()
-KEYS = UUID("7b0f0a52-5d53-4c0e-9d3f-3c1f6f1d6a11")
-"""The namespace of `start_key`; a submit key's namespace is its session, so no student's key meets another's."""
 
 
 class SessionService:
-    """Runs sessions. A save touches Redis only; a start writes PostgreSQL first, then Redis."""
+    """Runs sessions. A save touches Redis only; a start writes PostgreSQL first, then Redis (`starts.py`)."""
 
     def __init__(
         self,
@@ -57,6 +57,8 @@ class SessionService:
         sessions: Sessions,
         deadlines: Deadlines,
         catalog: Catalog,
+        starts: Starts,
+        papers: Papers,
         submits: Submits,
         *,
         inline_wait_ms: int,
@@ -65,10 +67,10 @@ class SessionService:
         self._sessions = sessions
         self._deadlines = deadlines
         self._catalog = catalog
+        self._starts = starts
+        self._papers = papers
         self._submits = submits
         self._inline_wait = inline_wait_ms / 1000
-        self._papers: dict[tuple[str, int], tuple[Paper, dict[str, PaperQuestion]]] = {}
-        gauges.cached("papers", self._papers)
 
     async def beat(self, stop: asyncio.Event) -> None:
         """Note every second that students are being served: when nobody does, the bell takes it for an outage."""
@@ -80,27 +82,12 @@ class SessionService:
             await sleep_until(stop, BEAT_SECONDS)
 
     async def StartSession(self, request: pb.StartSessionRequest, call: Call) -> pb.StartSessionResponse:
-        now_ms = await self._sessions.now_ms()
-        exam = await self._startable(request.exam_id, call, now_ms)
-        alias = await self._alias(exam, request.alias, call)
-        start = Start(
-            student=call.caller.student,
-            exam=exam.id,
-            exam_version=exam.version,
-            cohorts=call.caller.cohorts,
-            alias=alias,
-            started_ms=now_ms,
-            max_attempts=exam.max_attempts,
-            start_key=uuid5(KEYS, call.key) if call.key else None,
-        )
-        outcome, row, deadline = await self._sessions.start(start, self._deadlines.rule)
-        if row is None:
-            raise await self._not_startable(exam, outcome)
+        started, session = await start(self._starts, request, call)
         with _committed():
-            if outcome is StartOutcome.CREATED:
-                await self._live.start(row.facts, deadline)
+            state = await install(self._live, started, session)
+            if started.outcome is StartOutcome.CREATED:
                 call.answer_with(201)
-            return pb.StartSessionResponse(session=await self._session(row.facts.session))
+            return pb.StartSessionResponse(session=await self._message(state))
 
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> pb.GetSessionResponse:
         return pb.GetSessionResponse(session=await self._message(await self._owned(request.session_id, call)))
@@ -198,35 +185,6 @@ class SessionService:
             return None
         return None if scored.partial else (scored.score, scored.max_score)
 
-    async def _startable(self, exam_id: str, call: Call, now_ms: int) -> Exam:
-        """Return the exam, unless it is unknown, not open yet, or not the caller's to sit."""
-        exam = await self._catalog.exam(exam_id)
-        if exam is None:
-            raise errors.ExamNotFound("There is no such exam.")
-        if not exam.opened(now_ms):
-            raise errors.ExamNotOpen("The exam is not open yet.", opensAt=timestamp(exam.opens_ms or 0).ToJsonString())
-        if exam.product and not await self._sessions.entitled(call.caller.student, exam.product):
-            raise errors.EntitlementRequired("This exam has to be bought first.", productId=exam.product)
-        return exam
-
-    async def _not_startable(self, exam: Exam, outcome: StartOutcome) -> Refusal:
-        if outcome is not StartOutcome.CLOSED:
-            return errors.AttemptsExhausted("You have used all attempts at this exam.", maxAttempts=str(exam.max_attempts))
-        now = await self._catalog.exam(exam.id, fresh=True) or exam
-        at = now.closed_ms or now.closes_ms or 0
-        return errors.ExamClosed("The exam is closed; it can no longer be started.", closedAt=timestamp(at).ToJsonString())
-
-    async def _alias(self, exam: Exam, asked: str, call: Call) -> str:
-        """Return the alias: the roster's, else the one asked for, else a default; refuse who is not on a needed roster."""
-        enrolled, alias = (
-            await self._sessions.enrolled(call.caller.student, exam.id) if exam.enrolment == "ROSTER" else (True, None)
-        )
-        if not enrolled:
-            raise errors.NotEnrolled("You are not on this exam's roster.")
-        if asked and not rules.visible(asked):
-            raise errors.InvalidField([("alias", "has a character that nobody sees, or only such")])
-        return alias or " ".join(asked.split()) or rules.default_alias(exam.id, call.caller.student)
-
     async def _outcome(self, session: UUID, item: pb.SaveItem, call: Call) -> pb.SaveOutcome:
         """Save one item of a batch; its refusal is its own."""
         try:
@@ -282,35 +240,19 @@ class SessionService:
             raise errors.SessionSubmitted("The session is handed in.")
         return explained
 
-    async def _session(self, session: UUID) -> pb.Session:
-        state = await self._live.state(session)
-        if state is None:
-            raise errors.SessionNotFound
-        return await self._message(state)
-
     async def _message(self, state: SessionState) -> pb.Session:
-        paper, _ = await self._paper(state.facts.exam, state.facts.exam_version)
+        orders = (await self._papers.of(state.facts.exam, state.facts.exam_version)).orders
         message = session_message(state.facts, state.status, state.deadline, state.submitted_ms, state.now_ms, state.epoch)
         message.restored_through_version = state.restored_through
-        message.question_order.extend(rules.question_order(paper, state.facts.session))
-        for question, options in rules.option_order(paper, state.facts.session).items():
+        message.question_order.extend(orders.questions(state.facts.session))
+        for question, options in orders.options(state.facts.session).items():
             message.option_order[question].ids.extend(options)
         message.answers.extend(saved_message(saved) for saved in state.answers)
         return message
 
-    async def _paper(self, exam: str, version: int) -> tuple[Paper, dict[str, PaperQuestion]]:
-        """Return a paper's skeleton: this process's copy, Redis's, or PostgreSQL's, which Redis then keeps."""
-        known = self._papers.get((exam, version))
-        if known is not None:
-            return known
-        paper = await self._live.paper(exam, version)
-        if paper is None:
-            paper = await self._catalog.paper(exam, version)
-            if paper is None:
-                raise errors.ExamNotFound("There is no such exam.")
-            await self._live.keep_paper(paper)
-        self._papers[exam, version] = paper, {question.id: question for question in paper.questions}
-        return self._papers[exam, version]
+    async def _paper(self, exam: str, version: int) -> tuple[Paper, Mapping[str, PaperQuestion]]:
+        known = await self._papers.of(exam, version)
+        return known.paper, known.questions
 
 
 @contextmanager

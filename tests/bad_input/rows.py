@@ -69,6 +69,7 @@ EVERYWHERE = [
     role("CloseExam", "wally", examId="w-open"),
     role("CloseExam", "proctor", examId="w-open"),
     role("ReleaseExam", "grader", examId="w-held"),
+    role("WarmExam", "proctor", examId="w-open"),
     role("RebuildLeaderboard", "proctor", examId="w-strict"),
     role("UpdateSchedule", "proctor", examId="w-open", clearClosesAt=True),
     role("ListResults", "wally", examId="w-strict"),
@@ -79,6 +80,8 @@ EVERYWHERE = [
     role("AdjustDeadline", "wally", sessionId="$live", seconds=3600, reason="mine"),
     role("ListDeadLetters", "wally"),
     role("ReplayDeadLetter", "proctor", letterId="1"),
+    role("CreateRehearsal", "proctor", examId="w-open"),
+    role("RemoveRehearsal", "proctor", rehearsalId="w-open"),
     role("DiscardDeadLetter", "proctor", letterId="1", reason="gone"),
     role("ListSessions", "wally", studentId="other"),
     *forged("x-student-id", x_student_id="other"),
@@ -441,8 +444,19 @@ STAFF = [
     ),
     *(
         Row(f"{method}: unknown exam", method, {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin")
-        for method in ("CloseExam", "ReleaseExam", "GetExamReport", "RebuildLeaderboard", "VerifyLeaderboard")
+        for method in (
+            *("CloseExam", "ReleaseExam", "WarmExam", "GetExamReport"),
+            *("RebuildLeaderboard", "VerifyLeaderboard", "CreateRehearsal"),
+        )
     ),
+    Row(
+        "rehearsal: too long",
+        "CreateRehearsal",
+        {"examId": "w-open", "sessionSeconds": 604_801},
+        names="sessionSeconds",
+        who="admin",
+    ),
+    Row("rehearsal: none", "RemoveRehearsal", {"rehearsalId": "w-open"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin"),
     Row(
         "schedule: a close that has passed",
         "UpdateSchedule",

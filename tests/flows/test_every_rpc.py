@@ -43,10 +43,13 @@ ACCESS = {
     "ImportExam": ADMIN,
     "CloseExam": ADMIN,
     "ReleaseExam": ADMIN,
+    "WarmExam": ADMIN,
     "RebuildLeaderboard": ADMIN,
     "UpdateSchedule": ADMIN,
     "ReplayDeadLetter": ADMIN,
     "DiscardDeadLetter": ADMIN,
+    "CreateRehearsal": ADMIN,
+    "RemoveRehearsal": ADMIN,
 }
 SAVE = {"question_id": "q1", "choice": "B"}
 OWNED: dict[str, Callable[[str], Message]] = {

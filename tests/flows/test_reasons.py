@@ -203,7 +203,7 @@ def _unknown_to_staff(method: str, request: Callable[..., Message]) -> None:
     provoke.__name__ = f"{method}_of_an_unknown_exam"
 
 
-for _method in ("GetExamReport", "CloseExam", "ReleaseExam", "ListResults", "RebuildLeaderboard", "VerifyLeaderboard"):
+for _method in ("GetExamReport", "CloseExam", "ReleaseExam", "WarmExam", "ListResults", "RebuildLeaderboard", "VerifyLeaderboard"):
     _unknown_to_staff(_method, getattr(admin_pb2, f"{_method}Request"))
 
 

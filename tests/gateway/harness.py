@@ -4,12 +4,12 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import envoy
 import grpc
@@ -34,6 +34,10 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
 from ops.gateway import Gateway, auth_config, envoy_config
+from servers.engine import Answer, Metadata
+from servers.errors import DeadlineExceeded, InvalidField, status
+from servers.serving.rest import RestFront
+from servers.session.saves import SAVE_ANSWER
 
 ISSUER, AUDIENCE = "https://finalbell.test", "finalbell"
 SERVICES: dict[str, tuple[ModuleType, ModuleType, str]] = {
@@ -62,6 +66,7 @@ class Services:
     """The services behind the gateway. Without an entry in `replies` a method answers its empty message."""
 
     ports: dict[str, int] = field(default_factory=dict)
+    saves: Path = Path("nowhere")
     seen: list[Seen] = field(default_factory=list)
     replies: dict[str, Reply] = field(default_factory=dict)
 
@@ -186,6 +191,54 @@ def servicer(upstream: str, services: Services) -> Any:
     return type(name, (getattr(stubs, f"{name}Servicer"),), methods)()
 
 
+class Refused(Exception):
+    """What a reply ends with that calls its context's `abort`."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        self.status = status
+
+
+class SavesContext:
+    """As much of a servicer's context as replies use, for the save that comes as REST."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.headers: list[tuple[str, str]] = []
+        self._seconds = 15.0 if seconds is None else seconds
+
+    def time_remaining(self) -> float:
+        return self._seconds
+
+    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
+        self.headers += metadata
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing: Sequence[tuple[str, Any]] = ()) -> None:
+        rich = dict(trailing).get("grpc-status-details-bin")
+        raise Refused(status_pb2.Status.FromString(rich) if rich else status_pb2.Status(code=code.value[0], message=details))
+
+
+def saves(services: Services) -> RestFront:
+    """Make the front that takes saves as REST, over the same replies as the session service's."""
+
+    async def answering(read: Callable[[], Message], metadata: Metadata, seconds: float | None) -> Answer:
+        context = SavesContext(seconds)
+        try:
+            request = read()
+        except InvalidField as wrong:
+            return Answer(b"", refused=status(wrong))
+        services.seen.append(Seen("session", "SaveAnswer", request, {key: str(value) for key, value in metadata}))
+        reply = services.replies.get("SaveAnswer")
+        try:
+            async with asyncio.timeout(context.time_remaining()):
+                message = await reply(request, cast(Any, context)) if reply else session_pb2.SaveAnswerResponse()
+        except Refused as refused:
+            return Answer(b"", context.headers, refused.status)
+        except TimeoutError:
+            return Answer(b"", refused=status(DeadlineExceeded("The call's deadline has passed.")))
+        return Answer(message.SerializeToString(), context.headers)
+
+    return RestFront([(SAVE_ANSWER, answering)], lambda: True)
+
+
 def write_auth(gateway: Gateway) -> None:
     """Put the keys in force, as an operator's tool does."""
     assert gateway.auth
@@ -195,7 +248,7 @@ def write_auth(gateway: Gateway) -> None:
     new.rename(gateway.auth)
 
 
-async def run_edge(home: Path, upstreams: dict[str, list[tuple[str, int]]], **changes: str) -> AsyncIterator[Edge]:
+async def run_edge(home: Path, upstreams: dict[str, list[tuple[str, int]]], saves: Path, **changes: str) -> AsyncIterator[Edge]:
     """Run the gateway until the fixture ends, with some names in its configuration set to other values."""
     tokens = Tokens()
     jwks = home / "keys" / "jwks.json"
@@ -205,6 +258,7 @@ async def run_edge(home: Path, upstreams: dict[str, list[tuple[str, int]]], **ch
         listen=("127.0.0.1", 0),
         admin=("127.0.0.1", 0),
         upstreams=upstreams,
+        saves=[saves],
         jwks=jwks,
         issuer=ISSUER,
         audience=AUDIENCE,

@@ -19,6 +19,7 @@ def gateway(tmp_path: Path) -> Gateway:
         listen=("127.0.0.1", 8080),
         admin=("127.0.0.1", 9901),
         upstreams={name: [("127.0.0.1", 50051 + number)] for number, name in enumerate(SERVICES)},
+        saves=[tmp_path / "session.sock", ("127.0.0.1", 8081)],
         jwks=jwks,
         issuer='https://finalbell.test/"#: $x {{',
         audience="finalbell",

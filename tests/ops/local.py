@@ -12,7 +12,7 @@ from typing import Any
 
 from ops import health
 from ops.home import Home
-from tests.stack import Stack, free_port
+from tests.stack import ENGINE, Stack, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 FINALBELL = [sys.executable, "-m", "ops.main"]
@@ -43,7 +43,7 @@ class Local:
 
     def begin(self, *options: str) -> "subprocess.Popen[str]":
         """Begin `finalbell up`, and don't wait."""
-        words = [*FINALBELL, "up", "--no-sample", "--home", str(self.home), "--port", str(self.port), *options]
+        words = [*FINALBELL, "up", "--no-sample", "--home", str(self.home), "--port", str(self.port), *ENGINE, *options]
         self.process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         return self.process
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,39 @@ async def test_scores_are_released_by_hand(run: Run, stack: Stack, paper: Path, 
     assert json.loads(run("exam", "show", exam_id).stdout)["releasedAt"]
 
 
+async def test_an_exam_is_warm_before_its_doors_open(run: Run, stack: Stack, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper, "--set", "maxAttempts=5")
+    with Redis.from_url(stack.read()["redis"]) as redis:
+        cold = list(redis.scan_iter(f"paper:*{exam_id}*"))
+        before = run("exam", "warm", exam_id)
+        warm = list(redis.scan_iter(f"paper:*{exam_id}*"))
+    run("exam", "accommodate", fresh("s"), "--exam", exam_id, "--seconds", "60")
+    async with stack.rest(stack.token()) as rest:
+        await rest.post(f"/api/v1/exams/{exam_id}/sessions", json={})
+
+    after = run("exam", "warm", exam_id)
+
+    said = re.compile(
+        rf"{exam_id}: version 1, 4 questions in Redis, (\d+) with extra time, (\d+) sessions so far; partitions are there.\n"
+    )
+    first, second = said.fullmatch(before.stdout), said.fullmatch(after.stdout)
+    assert first is not None, before.output
+    assert second is not None, after.output
+    assert (len(cold), len(warm)) == (0, 1)
+    assert int(second[1]) - int(first[1]) == 1
+    assert (first[2], second[2]) == ("0", "1")
+
+
+def test_an_exam_that_opens_in_a_year_is_warmed_without_its_months(run: Run, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper)
+    run("exam", "schedule", exam_id, "--opens", f"{datetime.now(UTC) + timedelta(days=365):%Y-%m-%dT%H:%M:%SZ}")
+
+    warmed = run("exam", "warm", exam_id)
+
+    assert warmed.exit_code == 0
+    assert "partitions are not there yet" in warmed.stdout
+
+
 async def test_results_come_best_first_and_safe_for_spreadsheets(run: Run, stack: Stack, paper: Path, exam_id: str) -> None:
     run("exam", "import", paper)
     worse = await sit(stack, exam_id, "=cmd()", choice="A")
@@ -193,7 +228,8 @@ async def test_boards_are_verified_and_rebuilt(run: Run, stack: Stack, paper: Pa
 
 
 @pytest.mark.parametrize(
-    "words", [("exam", "show"), ("exam", "close"), ("exam", "release"), ("exam", "results"), ("leaderboard", "verify")]
+    "words",
+    [("exam", "show"), ("exam", "close"), ("exam", "release"), ("exam", "warm"), ("exam", "results"), ("leaderboard", "verify")],
 )
 def test_an_unknown_exam_is_an_error(run: Run, words: tuple[str, ...]) -> None:
     ran = run(*words, fresh("none"))

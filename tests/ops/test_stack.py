@@ -80,6 +80,15 @@ def test_every_worker_of_a_service_has_a_pid_and_shares_its_port(back: Local) ->
     assert probes.page(second["metrics"], "/metrics")
 
 
+def test_only_the_session_service_has_a_limit_of_its_memory(front: Local) -> None:
+    ours = _data_limit("self")
+
+    limits = {process["name"]: _data_limit(process["pid"]) for process in front.stack()["processes"]}
+
+    assert limits.pop("session") == [str(3 << 30), str(3 << 30), "bytes"]
+    assert {name: limit for name, limit in limits.items() if limit != ours} == {}
+
+
 def test_a_healthy_machine_needs_no_doctor(front: Local) -> None:
     looked = front.run("doctor")
 
@@ -265,6 +274,12 @@ def test_down_leaves_nothing(back: Local) -> None:
     assert not any(alive(pid) for pid in pids)
     assert not (back.home / "stack.json").exists()
     assert back.run("status").returncode == 3
+
+
+def _data_limit(pid: object) -> list[str]:
+    """A process's limit of its data, soft and hard, and their unit."""
+    [line] = [line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith("Max data size")]
+    return line.removeprefix("Max data size").split()
 
 
 def _listening(pid: int) -> set[int]:

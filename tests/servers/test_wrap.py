@@ -21,10 +21,10 @@ from ops.keys import make_keys, mint
 from servers import errors
 from servers.__main__ import log_json
 from servers.auth import Tokens
-from servers.engine import make_server
+from servers.engine import make_engine
 from servers.serving.rates import Rates
 from servers.serving.run import MAX_MESSAGE_BYTES
-from servers.serving.wrap import Call, InFlight, handlers, refused
+from servers.serving.wrap import Call, InFlight, methods, refused
 from servers.session.service import _committed
 from stores.pipeline import Overloaded
 from tests.stack import bearer
@@ -51,9 +51,9 @@ async def wrapped(tmp_path: Path) -> AsyncIterator[tuple[Scoring, grpc.aio.Chann
     home.make()
     make_keys(home)
     servicer, in_flight = Scoring(), InFlight()
-    server = make_server(MAX_MESSAGE_BYTES)
-    server.add_generic_rpc_handlers([handlers(SERVICE, servicer, Tokens(home.jwks, ISSUER, AUDIENCE), Rates(0, 0), in_flight)])
-    port = server.add_insecure_port("127.0.0.1:0")
+    server = make_engine("grpcio", MAX_MESSAGE_BYTES)
+    server.add(methods(SERVICE, servicer, Tokens(home.jwks, ISSUER, AUDIENCE), Rates(0, 0), in_flight))
+    port = server.listen("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield servicer, channel, mint(tmp_path, student="ada"), in_flight
@@ -248,7 +248,7 @@ def test_a_server_does_not_start_with_an_rpc_that_has_no_policy(tmp_path: Path) 
     bare = descriptor_pool.Default().FindServiceByName("bare.Bare")
 
     with pytest.raises(TypeError, match="policy"):
-        handlers(bare, Scoring(), Tokens(tmp_path, ISSUER, AUDIENCE), Rates(0, 0), InFlight())
+        methods(bare, Scoring(), Tokens(tmp_path, ISSUER, AUDIENCE), Rates(0, 0), InFlight())
 
 
 def test_every_rpc_says_who_may_call_it() -> None:

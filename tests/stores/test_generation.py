@@ -26,7 +26,9 @@ from stores.generation import Generations
 from stores.live import LiveSessions, Patience
 from stores.records import Answer, AnswerKind, Save, Saved, SaveOutcome
 from stores.restore import Restorer
-from stores.sessions import Sessions, Start
+from stores.sessions import Sessions
+from stores.start_records import Start
+from stores.starts import Starts
 from stores.submit_log import SubmitLog
 from tests.stack import Stack, eventually, free_port, fresh
 
@@ -106,11 +108,10 @@ async def a_worker(stores: Stores, url: str) -> AsyncIterator[Worker]:
 async def session(stack: Stack, stores: Stores, small_exam: dict[str, object], exam_id: str) -> tuple[UUID, str]:
     """A session that PostgreSQL knows, and its student."""
     await stack.import_exam(small_exam, exam_id)
-    student, sessions = fresh("s"), Sessions(stores.postgres)
-    start = Start(student, exam_id, 1, (), "Ada", await sessions.now_ms(), 1, None)
-    _, row, _ = await sessions.start(start, deadline)
-    assert row is not None
-    return row.facts.session, student
+    student = fresh("s")
+    started = await Starts(stores.postgres, deadline).start(Start(student, exam_id, (), "Ada", None))
+    assert started.session is not None
+    return started.session, student
 
 
 async def test_a_promoted_replica_that_was_behind_uses_no_version_twice_and_loses_no_newer_answer(

@@ -29,7 +29,9 @@ from stores.records import (
 )
 from stores.restore import Restorer, merged
 from stores.results import Results
-from stores.sessions import Sessions, Start
+from stores.sessions import Sessions
+from stores.start_records import Start
+from stores.starts import Starts
 from stores.submit_log import PublishOutcome, SubmitLog, subject
 from tests.stack import Stack, eventually, fresh
 from tests.stores.test_generation import Worker, a_redis, a_worker
@@ -98,14 +100,13 @@ class Place:
     def __init__(self, stack: Stack, stores: Stores, exam: str) -> None:
         self.stack, self.exam, self.student = stack, exam, fresh("s")
         self.sessions, self.log, self.letters = Sessions(stores.postgres), SubmitLog(stores.nats), DeadLetters(stores.postgres)
-        self.results = Results(stores.postgres)
+        self.results, self.starts = Results(stores.postgres), Starts(stores.postgres, deadline)
         self.where, self.event = "", b""
 
     async def start(self) -> UUID:
-        start = Start(self.student, self.exam, 1, (), "Ada", await self.sessions.now_ms(), 1, None)
-        _, row, _ = await self.sessions.start(start, deadline)
-        assert row is not None
-        self.session = row.facts.session
+        started = await self.starts.start(Start(self.student, self.exam, (), "Ada", None))
+        assert started.session is not None
+        self.session = started.session
         return self.session
 
     async def hand_in(self, worker: Worker) -> Frozen:

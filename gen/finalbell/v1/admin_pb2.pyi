@@ -123,6 +123,7 @@ class ExamReport(_message.Message):
     SUBMITTED_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
     RELEASED_AT_FIELD_NUMBER: _builtins.int
+    REHEARSAL_OF_FIELD_NUMBER: _builtins.int
     key_version: _builtins.int
     """key_version is the version of its keys."""
     sessions: _builtins.int
@@ -133,6 +134,8 @@ class ExamReport(_message.Message):
     """submitted counts the sessions that are handed in and not scored."""
     scored: _builtins.int
     """scored counts the sessions with a result."""
+    rehearsal_of: _builtins.str
+    """rehearsal_of is the exam that this one is a shadow of; empty: it is no shadow."""
     @_builtins.property
     def exam(self) -> _content_pb2.Exam:
         """exam is the exam."""
@@ -151,10 +154,11 @@ class ExamReport(_message.Message):
         submitted: _builtins.int = ...,
         scored: _builtins.int = ...,
         released_at: _timestamp_pb2.Timestamp | None = ...,
+        rehearsal_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exam", b"exam", "released_at", b"released_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam", b"exam", "in_progress", b"in_progress", "key_version", b"key_version", "released_at", b"released_at", "scored", b"scored", "sessions", b"sessions", "submitted", b"submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam", b"exam", "in_progress", b"in_progress", "key_version", b"key_version", "rehearsal_of", b"rehearsal_of", "released_at", b"released_at", "scored", b"scored", "sessions", b"sessions", "submitted", b"submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -168,19 +172,23 @@ class ListExamReportsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHOW_REHEARSALS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """page_size is at most 200. Default: 50."""
     page_token: _builtins.str
     """page_token is the `next_page_token` of the page before."""
+    show_rehearsals: _builtins.bool
+    """show_rehearsals lists the shadows of rehearsals too."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        show_rehearsals: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "show_rehearsals", b"show_rehearsals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -351,6 +359,68 @@ class ReleaseExamResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseExamResponse: _TypeAlias = ReleaseExamResponse  # noqa: Y015
+
+@_typing.final
+class WarmExamRequest(_message.Message):
+    """WarmExamRequest names the exam."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmExamRequest: _TypeAlias = WarmExamRequest  # noqa: Y015
+
+@_typing.final
+class WarmExamResponse(_message.Message):
+    """WarmExamResponse says what was read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_VERSION_FIELD_NUMBER: _builtins.int
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    ACCOMMODATIONS_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    MONTHS_FIELD_NUMBER: _builtins.int
+    exam_version: _builtins.int
+    """exam_version is the version of the paper that students who start now get; Redis has it from here on."""
+    questions: _builtins.int
+    """questions counts the paper's questions."""
+    accommodations: _builtins.int
+    """accommodations counts the students' extra times, for this exam or for all exams of a student."""
+    sessions: _builtins.int
+    """sessions counts the sessions that the exam has already."""
+    months: _builtins.bool
+    """months is true when PostgreSQL has the partitions for answers and results of sessions that start when the exam
+    opens, or now where it is open.
+    """
+    def __init__(
+        self,
+        *,
+        exam_version: _builtins.int = ...,
+        questions: _builtins.int = ...,
+        accommodations: _builtins.int = ...,
+        sessions: _builtins.int = ...,
+        months: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accommodations", b"accommodations", "exam_version", b"exam_version", "months", b"months", "questions", b"questions", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmExamResponse: _TypeAlias = WarmExamResponse  # noqa: Y015
 
 @_typing.final
 class ListResultsRequest(_message.Message):
@@ -956,3 +1026,107 @@ class DiscardDeadLetterResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiscardDeadLetterResponse: _TypeAlias = DiscardDeadLetterResponse  # noqa: Y015
+
+@_typing.final
+class CreateRehearsalRequest(_message.Message):
+    """CreateRehearsalRequest names the exam."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    SESSION_SECONDS_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    session_seconds: _builtins.int
+    """session_seconds is how long a session of the shadow lasts at least, up to a week. Default, and the least: the exam's
+    own duration.
+    """
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        session_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "session_seconds", b"session_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRehearsalRequest: _TypeAlias = CreateRehearsalRequest  # noqa: Y015
+
+@_typing.final
+class CreateRehearsalResponse(_message.Message):
+    """CreateRehearsalResponse holds the shadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___ExamReport:
+        """report is the shadow; its `exam.exam_id` is what RemoveRehearsal takes."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___ExamReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRehearsalResponse: _TypeAlias = CreateRehearsalResponse  # noqa: Y015
+
+@_typing.final
+class RemoveRehearsalRequest(_message.Message):
+    """RemoveRehearsalRequest names the shadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REHEARSAL_ID_FIELD_NUMBER: _builtins.int
+    rehearsal_id: _builtins.str
+    """rehearsal_id is the shadow's exam id."""
+    def __init__(
+        self,
+        *,
+        rehearsal_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rehearsal_id", b"rehearsal_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveRehearsalRequest: _TypeAlias = RemoveRehearsalRequest  # noqa: Y015
+
+@_typing.final
+class RemoveRehearsalResponse(_message.Message):
+    """RemoveRehearsalResponse says how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_REMOVED_FIELD_NUMBER: _builtins.int
+    SESSIONS_LEFT_FIELD_NUMBER: _builtins.int
+    SESSIONS_BUSY_FIELD_NUMBER: _builtins.int
+    sessions_removed: _builtins.int
+    """sessions_removed counts the sessions that this call has removed."""
+    sessions_left: _builtins.int
+    """sessions_left counts the sessions that are still there; 0: the shadow is gone."""
+    sessions_busy: _builtins.int
+    """sessions_busy counts those of them that still wait for their score, or for their answers to be written out."""
+    def __init__(
+        self,
+        *,
+        sessions_removed: _builtins.int = ...,
+        sessions_left: _builtins.int = ...,
+        sessions_busy: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions_busy", b"sessions_busy", "sessions_left", b"sessions_left", "sessions_removed", b"sessions_removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveRehearsalResponse: _TypeAlias = RemoveRehearsalResponse  # noqa: Y015

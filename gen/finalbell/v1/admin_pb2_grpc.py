@@ -60,6 +60,11 @@ class ExamAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.ReleaseExamRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_admin__pb2.ReleaseExamResponse.FromString,
                 _registered_method=True)
+        self.WarmExam = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/WarmExam',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.WarmExamRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.WarmExamResponse.FromString,
+                _registered_method=True)
         self.ListResults = channel.unary_unary(
                 '/finalbell.v1.ExamAdminService/ListResults',
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.ListResultsRequest.SerializeToString,
@@ -85,6 +90,16 @@ class ExamAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.SetAccommodationRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_admin__pb2.SetAccommodationResponse.FromString,
                 _registered_method=True)
+        self.CreateRehearsal = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/CreateRehearsal',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.CreateRehearsalRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.CreateRehearsalResponse.FromString,
+                _registered_method=True)
+        self.RemoveRehearsal = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/RemoveRehearsal',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.RemoveRehearsalRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.RemoveRehearsalResponse.FromString,
+                _registered_method=True)
 
 
 class ExamAdminServiceServicer:
@@ -104,7 +119,7 @@ class ExamAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExamReports(self, request, context):
-        """ListExamReports lists every exam with its counts, by id.
+        """ListExamReports lists every exam with its counts, by id; shadows of rehearsals only where `show_rehearsals` says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +146,15 @@ class ExamAdminServiceServicer:
 
     def ReleaseExam(self, request, context):
         """ReleaseExam shows the scores of an exam whose score release is MANUAL. Releasing it again changes nothing.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WarmExam(self, request, context):
+        """WarmExam reads what the first starts of an exam would wait for. It changes nothing, and may be repeated.
 
         Errors: NOT_FOUND `EXAM_NOT_FOUND`.
         """
@@ -189,6 +213,33 @@ class ExamAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateRehearsal(self, request, context):
+        """CreateRehearsal makes a shadow of an exam: a copy of its newest paper and keys under an id of its own, for virtual
+        students to sit before the real day. The exam itself need not be open. The shadow is: it can be started from now on,
+        by anybody who knows its id, up to 1,000 times each, without a product or a roster, and shows score and review at once.
+        So its id is a secret until the real day: no list shows the shadow, GetExamReport does by its id. It stays until
+        RemoveRehearsal. Each call makes a new one.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND` (also for a shadow: it has none of its own); UNAVAILABLE `STORE_UNAVAILABLE`
+        (perhaps done; ListExamReports with `show_rehearsals` tells).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveRehearsal(self, request, context):
+        """RemoveRehearsal removes a shadow, its sessions and everything that these left: answers, results, places, dead
+        letters. It closes the shadow at once, then works for at most some seconds: while `sessions_left` is not 0, call it
+        again. A session that was handed in goes when it has its score or waits for an operator, any other when its answers
+        have been written out; `sessions_busy` counts those that were not so far yet. Nothing but a shadow can be removed.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND` (also for an exam that is no shadow, and for a shadow that is removed already);
+        UNAVAILABLE `STORE_UNAVAILABLE` (perhaps done in part; repeating it is safe).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExamAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -217,6 +268,11 @@ def add_ExamAdminServiceServicer_to_server(servicer, server):
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.ReleaseExamRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_admin__pb2.ReleaseExamResponse.SerializeToString,
             ),
+            'WarmExam': grpc.unary_unary_rpc_method_handler(
+                    servicer.WarmExam,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.WarmExamRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.WarmExamResponse.SerializeToString,
+            ),
             'ListResults': grpc.unary_unary_rpc_method_handler(
                     servicer.ListResults,
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.ListResultsRequest.FromString,
@@ -241,6 +297,16 @@ def add_ExamAdminServiceServicer_to_server(servicer, server):
                     servicer.SetAccommodation,
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.SetAccommodationRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_admin__pb2.SetAccommodationResponse.SerializeToString,
+            ),
+            'CreateRehearsal': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRehearsal,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.CreateRehearsalRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.CreateRehearsalResponse.SerializeToString,
+            ),
+            'RemoveRehearsal': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveRehearsal,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.RemoveRehearsalRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.RemoveRehearsalResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -390,6 +456,33 @@ class ExamAdminService:
             _registered_method=True)
 
     @staticmethod
+    def WarmExam(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/WarmExam',
+            finalbell_dot_v1_dot_admin__pb2.WarmExamRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.WarmExamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListResults(request,
             target,
             options=(),
@@ -514,6 +607,60 @@ class ExamAdminService:
             '/finalbell.v1.ExamAdminService/SetAccommodation',
             finalbell_dot_v1_dot_admin__pb2.SetAccommodationRequest.SerializeToString,
             finalbell_dot_v1_dot_admin__pb2.SetAccommodationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRehearsal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/CreateRehearsal',
+            finalbell_dot_v1_dot_admin__pb2.CreateRehearsalRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.CreateRehearsalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveRehearsal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/RemoveRehearsal',
+            finalbell_dot_v1_dot_admin__pb2.RemoveRehearsalRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.RemoveRehearsalResponse.FromString,
             options,
             channel_credentials,
             insecure,

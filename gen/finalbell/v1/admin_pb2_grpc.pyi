@@ -42,7 +42,7 @@ class ExamAdminServiceStub:
     live), a change of keys or explanations alone a new key version. gRPC only.
     """
     ListExamReports: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListExamReportsRequest, _admin_pb2.ListExamReportsResponse]
-    """ListExamReports lists every exam with its counts, by id."""
+    """ListExamReports lists every exam with its counts, by id; shadows of rehearsals only where `show_rehearsals` says so."""
     GetExamReport: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetExamReportRequest, _admin_pb2.GetExamReportResponse]
     """GetExamReport returns one exam with its counts.
 
@@ -56,6 +56,11 @@ class ExamAdminServiceStub:
     """
     ReleaseExam: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReleaseExamRequest, _admin_pb2.ReleaseExamResponse]
     """ReleaseExam shows the scores of an exam whose score release is MANUAL. Releasing it again changes nothing.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    WarmExam: _grpc.UnaryUnaryMultiCallable[_admin_pb2.WarmExamRequest, _admin_pb2.WarmExamResponse]
+    """WarmExam reads what the first starts of an exam would wait for. It changes nothing, and may be repeated.
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`.
     """
@@ -90,6 +95,25 @@ class ExamAdminServiceStub:
     Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
     applied; repeating it is safe).
     """
+    CreateRehearsal: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateRehearsalRequest, _admin_pb2.CreateRehearsalResponse]
+    """CreateRehearsal makes a shadow of an exam: a copy of its newest paper and keys under an id of its own, for virtual
+    students to sit before the real day. The exam itself need not be open. The shadow is: it can be started from now on,
+    by anybody who knows its id, up to 1,000 times each, without a product or a roster, and shows score and review at once.
+    So its id is a secret until the real day: no list shows the shadow, GetExamReport does by its id. It stays until
+    RemoveRehearsal. Each call makes a new one.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND` (also for a shadow: it has none of its own); UNAVAILABLE `STORE_UNAVAILABLE`
+    (perhaps done; ListExamReports with `show_rehearsals` tells).
+    """
+    RemoveRehearsal: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveRehearsalRequest, _admin_pb2.RemoveRehearsalResponse]
+    """RemoveRehearsal removes a shadow, its sessions and everything that these left: answers, results, places, dead
+    letters. It closes the shadow at once, then works for at most some seconds: while `sessions_left` is not 0, call it
+    again. A session that was handed in goes when it has its score or waits for an operator, any other when its answers
+    have been written out; `sessions_busy` counts those that were not so far yet. Nothing but a shadow can be removed.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND` (also for an exam that is no shadow, and for a shadow that is removed already);
+    UNAVAILABLE `STORE_UNAVAILABLE` (perhaps done in part; repeating it is safe).
+    """
 
 @_typing.type_check_only
 class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
@@ -105,7 +129,7 @@ class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
     live), a change of keys or explanations alone a new key version. gRPC only.
     """
     ListExamReports: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListExamReportsRequest, _admin_pb2.ListExamReportsResponse]  # type: ignore[assignment]
-    """ListExamReports lists every exam with its counts, by id."""
+    """ListExamReports lists every exam with its counts, by id; shadows of rehearsals only where `show_rehearsals` says so."""
     GetExamReport: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetExamReportRequest, _admin_pb2.GetExamReportResponse]  # type: ignore[assignment]
     """GetExamReport returns one exam with its counts.
 
@@ -119,6 +143,11 @@ class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
     """
     ReleaseExam: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReleaseExamRequest, _admin_pb2.ReleaseExamResponse]  # type: ignore[assignment]
     """ReleaseExam shows the scores of an exam whose score release is MANUAL. Releasing it again changes nothing.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    WarmExam: _aio.UnaryUnaryMultiCallable[_admin_pb2.WarmExamRequest, _admin_pb2.WarmExamResponse]  # type: ignore[assignment]
+    """WarmExam reads what the first starts of an exam would wait for. It changes nothing, and may be repeated.
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`.
     """
@@ -153,6 +182,25 @@ class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
     Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
     applied; repeating it is safe).
     """
+    CreateRehearsal: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateRehearsalRequest, _admin_pb2.CreateRehearsalResponse]  # type: ignore[assignment]
+    """CreateRehearsal makes a shadow of an exam: a copy of its newest paper and keys under an id of its own, for virtual
+    students to sit before the real day. The exam itself need not be open. The shadow is: it can be started from now on,
+    by anybody who knows its id, up to 1,000 times each, without a product or a roster, and shows score and review at once.
+    So its id is a secret until the real day: no list shows the shadow, GetExamReport does by its id. It stays until
+    RemoveRehearsal. Each call makes a new one.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND` (also for a shadow: it has none of its own); UNAVAILABLE `STORE_UNAVAILABLE`
+    (perhaps done; ListExamReports with `show_rehearsals` tells).
+    """
+    RemoveRehearsal: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveRehearsalRequest, _admin_pb2.RemoveRehearsalResponse]  # type: ignore[assignment]
+    """RemoveRehearsal removes a shadow, its sessions and everything that these left: answers, results, places, dead
+    letters. It closes the shadow at once, then works for at most some seconds: while `sessions_left` is not 0, call it
+    again. A session that was handed in goes when it has its score or waits for an operator, any other when its answers
+    have been written out; `sessions_busy` counts those that were not so far yet. Nothing but a shadow can be removed.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND` (also for an exam that is no shadow, and for a shadow that is removed already);
+    UNAVAILABLE `STORE_UNAVAILABLE` (perhaps done in part; repeating it is safe).
+    """
 
 class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """ExamAdminService manages exams. Every change writes the audit log with the caller's id."""
@@ -177,7 +225,7 @@ class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListExamReportsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListExamReportsResponse, _abc.Awaitable[_admin_pb2.ListExamReportsResponse]]:
-        """ListExamReports lists every exam with its counts, by id."""
+        """ListExamReports lists every exam with its counts, by id; shadows of rehearsals only where `show_rehearsals` says so."""
 
     @_abc_1.abstractmethod
     def GetExamReport(
@@ -209,6 +257,17 @@ class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ReleaseExamResponse, _abc.Awaitable[_admin_pb2.ReleaseExamResponse]]:
         """ReleaseExam shows the scores of an exam whose score release is MANUAL. Releasing it again changes nothing.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def WarmExam(
+        self,
+        request: _admin_pb2.WarmExamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.WarmExamResponse, _abc.Awaitable[_admin_pb2.WarmExamResponse]]:
+        """WarmExam reads what the first starts of an exam would wait for. It changes nothing, and may be repeated.
 
         Errors: NOT_FOUND `EXAM_NOT_FOUND`.
         """
@@ -272,6 +331,37 @@ class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND `EXAM_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` (perhaps
         applied; repeating it is safe).
+        """
+
+    @_abc_1.abstractmethod
+    def CreateRehearsal(
+        self,
+        request: _admin_pb2.CreateRehearsalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CreateRehearsalResponse, _abc.Awaitable[_admin_pb2.CreateRehearsalResponse]]:
+        """CreateRehearsal makes a shadow of an exam: a copy of its newest paper and keys under an id of its own, for virtual
+        students to sit before the real day. The exam itself need not be open. The shadow is: it can be started from now on,
+        by anybody who knows its id, up to 1,000 times each, without a product or a roster, and shows score and review at once.
+        So its id is a secret until the real day: no list shows the shadow, GetExamReport does by its id. It stays until
+        RemoveRehearsal. Each call makes a new one.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND` (also for a shadow: it has none of its own); UNAVAILABLE `STORE_UNAVAILABLE`
+        (perhaps done; ListExamReports with `show_rehearsals` tells).
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveRehearsal(
+        self,
+        request: _admin_pb2.RemoveRehearsalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveRehearsalResponse, _abc.Awaitable[_admin_pb2.RemoveRehearsalResponse]]:
+        """RemoveRehearsal removes a shadow, its sessions and everything that these left: answers, results, places, dead
+        letters. It closes the shadow at once, then works for at most some seconds: while `sessions_left` is not 0, call it
+        again. A session that was handed in goes when it has its score or waits for an operator, any other when its answers
+        have been written out; `sessions_busy` counts those that were not so far yet. Nothing but a shadow can be removed.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND` (also for an exam that is no shadow, and for a shadow that is removed already);
+        UNAVAILABLE `STORE_UNAVAILABLE` (perhaps done in part; repeating it is safe).
         """
 
 def add_ExamAdminServiceServicer_to_server(servicer: ExamAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

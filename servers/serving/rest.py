@@ -1,0 +1,188 @@
+"""REST without the gateway's transcoder, for methods that are called so often that it matters (docs/decisions/0006-rest.md).
+
+The gateway checks, bounds and routes these requests as all others, and passes them on as they came, over HTTP/1.1. Here a
+request becomes the same message, and goes through the same wrapping, as if the transcoder had made a gRPC call of it.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import cast
+
+import httptools
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from google.rpc.code_pb2 import Code
+
+from servers import errors
+from servers.engine import Answer, Answering
+
+PASSED_ON = frozenset({b"authorization", b"idempotency-key", b"traceparent", b"tracestate"})
+TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+HEALTH = b"/health"
+BACKLOG = 1024
+HTTP = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.FAILED_PRECONDITION: 400,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.ABORTED: 409,
+    Code.ALREADY_EXISTS: 409,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.CANCELLED: 499,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+}
+"""As google/rpc/code.proto says, and Envoy's transcoder does; every other code is 500."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestMethod:
+    """A method's REST binding: what its path matches, and how its JSON is read and written.
+
+    `read` gets the path's part and the body, and raises InvalidField; it is called once the caller is known. `write` gets
+    the reply's message.
+    """
+
+    path: str
+    """The method's gRPC path."""
+
+    verb: bytes
+    url: re.Pattern[bytes]
+    read: Callable[[str, bytes], Message]
+    write: Callable[[bytes], bytes]
+
+
+class RestFront:
+    """Serves REST methods to the gateway on one address; `serving` says whether health is well."""
+
+    def __init__(self, methods: Sequence[tuple[RestMethod, Answering]], serving: Callable[[], bool]) -> None:
+        self._methods = methods
+        self._serving = serving
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+
+    async def listen(self, address: str) -> None:
+        """Listen on `unix:PATH`, or on host:port."""
+        loop, connection = asyncio.get_running_loop(), partial(_Connection, self._methods, self._serving, self._connections)
+        kind, _, rest = address.partition(":")
+        if kind == "unix":
+            Path(rest).unlink(missing_ok=True)  # noqa: ASYNC240  # of a worker that was killed
+            self._server = await loop.create_unix_server(connection, rest, backlog=BACKLOG)
+        else:
+            self._server = await loop.create_server(connection, kind, int(rest), backlog=BACKLOG)
+
+    async def stop(self, grace: float) -> None:
+        """Take no more connections, let requests that run get their answers for `grace` seconds, and hang up."""
+        if self._server is None:
+            return
+        self._server.close()
+        running = [task for connection in self._connections if (task := connection.running) is not None]
+        if running:
+            await asyncio.wait(running, timeout=grace)
+        for connection in tuple(self._connections):
+            connection.hang_up()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of the gateway's: one request after the other."""
+
+    def __init__(
+        self,
+        methods: Sequence[tuple[RestMethod, Answering]],
+        serving: Callable[[], bool],
+        connections: "set[_Connection]",
+    ) -> None:
+        self._methods = methods
+        self._serving = serving
+        self._connections = connections
+        self.running: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._parser = httptools.HttpRequestParser(self)
+        self._connections.add(self)
+
+    def connection_lost(self, failure: Exception | None) -> None:
+        self._connections.discard(self)
+        if self.running is not None:
+            self.running.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:  # not from our gateway
+            self._transport.close()
+
+    def on_message_begin(self) -> None:
+        self._url, self._body = b"", b""
+        self._metadata: list[tuple[str, str | bytes]] = []
+        self._seconds: float | None = None
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name in PASSED_ON:  # Envoy writes names in lower case
+            self._metadata.append((name.decode(), value.decode("latin-1")))
+        elif name == b"grpc-timeout" and (given := TIMEOUT.fullmatch(value)):  # REST clients may shorten a deadline too
+            self._seconds = int(given[1]) * TIMEOUT_UNITS[given[2]]
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        if self.running is not None:  # pipelined: the gateway does not
+            self._transport.close()
+            return
+        verb = self._parser.get_method()
+        for method, answering in self._methods:
+            found = method.url.fullmatch(self._url)
+            if found is not None and verb == method.verb:
+                read = partial(method.read, found[1].decode(), self._body)
+                answer = answering(read, self._metadata, self._seconds)
+                self.running = asyncio.get_running_loop().create_task(self._answer(method, answer))
+                return
+        well = self._url == HEALTH and self._serving()
+        self._write(200 if well else 503 if self._url == HEALTH else 404, b"{}", "")
+
+    def hang_up(self) -> None:
+        """Close, once what was written has gone."""
+        self._transport.close()
+
+    async def _answer(self, method: RestMethod, answering: Awaitable[Answer]) -> None:
+        try:
+            answer = await answering
+        finally:
+            self.running = None
+        headers = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
+        if answer.refused is None:
+            self._write(200, method.write(answer.message), headers)
+        else:
+            body = MessageToJson(answer.refused, always_print_fields_with_no_presence=True, indent=None)
+            self._write(HTTP.get(answer.refused.code, 500), body.encode(), headers)
+
+    def _write(self, status: int, body: bytes, headers: str) -> None:
+        reason = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Refused"
+        head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
+        self._transport.write(head.encode("latin-1") + body)
+
+
+def read_json(body: bytes) -> dict[str, object]:
+    """Return the body's JSON object, or refuse it."""
+    try:
+        given = json.loads(body.decode())  # UTF-8 and nothing else
+    except (ValueError, RecursionError):
+        raise errors.InvalidField([("", "the body is not valid JSON")]) from None
+    if not isinstance(given, dict):
+        raise errors.InvalidField([("", "the body has to be a JSON object")])
+    return given

@@ -1,0 +1,100 @@
+"""SaveAnswer as REST: its JSON read and written here, since it is what a backend for exams does all day.
+
+A body of the form that apps send is read here; any other that proto3 JSON allows goes through protobuf's own reader, which is
+ten times slower. Fields that nobody knows are passed over, as everywhere in this API: a newer app may send them.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from finalbell.v1 import session_pb2 as pb
+from google.protobuf.json_format import MessageToJson, ParseDict, ParseError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from servers import errors
+from servers.serving.rest import RestMethod, read_json
+
+PLAIN = {"questionId": str, "choice": str, "number": str, "text": str, "clientSeq": int, "idempotencyKey": str}
+NAMES = {
+    "questionId": "question_id",
+    "choice": "choice",
+    "number": "number",
+    "text": "text",
+    "clientSeq": "client_seq",
+    "idempotencyKey": "idempotency_key",
+}
+ANSWERS = {"choice", "choices", "number", "text", "cleared"}
+CLIENT_TS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
+
+
+def read_save(session: str, body: bytes) -> pb.SaveAnswerRequest:
+    """Read a request; raises InvalidField."""
+    given = read_json(body)
+    given.pop("session_id", None)  # the path says which; a body in camel case may say it too
+    try:
+        request = _plainly(given) or ParseDict(given, pb.SaveAnswerRequest(), ignore_unknown_fields=True)
+    except (ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as wrong:
+        raise errors.InvalidField([("", _said(wrong))]) from None
+    if request.session_id not in ("", session):
+        raise errors.InvalidField([("sessionId", "is not the session in the path")])
+    request.session_id = session
+    return request
+
+
+def _plainly(given: Mapping[str, object]) -> pb.SaveAnswerRequest | None:
+    """Read a request of the usual form; None: it has another."""
+    fields: dict[str, object] = {}
+    answers = 0
+    for name, value in given.items():
+        if type(value) is PLAIN.get(name):
+            fields[NAMES[name]] = value
+            answers += name in ANSWERS
+        elif name == "clientTs" and isinstance(value, str) and CLIENT_TS.fullmatch(value):
+            at = datetime.fromisoformat(value)
+            fields["client_ts"] = Timestamp(seconds=int(at.timestamp()), nanos=at.microsecond * 1000)
+        else:
+            return None
+    return pb.SaveAnswerRequest(**fields) if answers <= 1 else None  # type: ignore[arg-type]
+
+
+def _said(wrong: Exception) -> str:
+    """Say what protobuf found, without its inside and without the value."""
+    field = re.search(r"Failed to parse ([A-Za-z0-9_.]{1,64}) field", str(wrong))
+    return f"the body's field '{field[1]}' has a value that it cannot have" if field else "the body does not fit the method"
+
+
+def write_saved(message: bytes) -> bytes:
+    """Write a reply as the gateway's transcoder would: every primitive field, in the proto's order."""
+    saved = pb.SaveAnswerResponse.FromString(message)
+    if saved.HasField("current"):
+        return MessageToJson(saved, always_print_fields_with_no_presence=True, indent=None).encode()
+    return (
+        f'{{"saved":{_flag(saved.saved)},"superseded":{_flag(saved.superseded)},"savedAt":{_time(saved.saved_at)},'
+        f'"version":{saved.version},"endsAt":{_time(saved.ends_at)}}}'
+    ).encode()
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _time(at: Timestamp) -> str:
+    minutes, second = divmod(at.seconds, 60)
+    fraction = f".{at.nanos // 1_000_000:03d}" if at.nanos else ""
+    return f'"{_minute(minutes)}:{second:02d}{fraction}Z"'
+
+
+@lru_cache(maxsize=1024)
+def _minute(minutes: int) -> str:
+    return datetime.fromtimestamp(minutes * 60, UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+SAVE_ANSWER = RestMethod(
+    path="/finalbell.v1.SessionService/SaveAnswer",
+    verb=b"PUT",
+    url=re.compile(rb"/api/v1/sessions/([^/?]+)/answers"),
+    read=read_save,
+    write=write_saved,
+)
