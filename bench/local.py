@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 import grpc
@@ -58,6 +59,13 @@ class Stack:
         """Return where a service listens, past the gateway."""
         return str(self.read()["services"][unit]["grpc"])
 
+    def restart(self, *options: str) -> None:
+        """Stop the stack, and start it on the same data with other options."""
+        port = str(urlsplit(self.read()["gateway"]).port)
+        subprocess.run([*FINALBELL, "down", "--home", str(self.home)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(self.home), "--port", port, *options]
+        subprocess.run(up, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=180)
+
     @contextmanager
     def frozen(self, unit: str) -> Iterator[None]:
         """Freeze a service or server: away, and yet its connections stand."""
@@ -88,7 +96,7 @@ def stack(*options: str, **settings: str) -> Iterator[Stack]:
     """Run a stack in a scratch folder, with settings such as HOLD_SECONDS, and an exam of 60 questions in it."""
     home = Path(tempfile.mkdtemp(prefix="finalbell-bench-")) / "home"
     environment = {**os.environ, **{f"FINALBELL_{name}": value for name, value in settings.items()}}
-    up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(_free_port()), *options]
+    up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(free_port()), *options]
     try:
         subprocess.run(up, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=180)
         with client(home, None, None) as admin:
@@ -234,7 +242,8 @@ def show(title: str, figures: Sequence[tuple[str, object]]) -> None:
         print(f"  {name:<62} {figure}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

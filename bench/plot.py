@@ -1,0 +1,51 @@
+"""Draws what bench/saves.py measured: how many saves went through, and how long they took, against how many were offered.
+
+python -m bench.plot [bench/results/saves.json] [bench/results/saves.svg]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from bench.measure import RESULTS
+
+COLOURS = {"native": "#1b6ca8", "grpcio": "#c8553d"}
+
+
+def draw(measured: Path, to: Path) -> None:
+    """Draw the open loop's runs of each engine, through the gateway."""
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figures = json.loads(measured.read_text())
+    c = figures["c"]["median"]
+    picture, (through, waits) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    for engine, found in figures["finalbell"].items():
+        runs = sorted(found["restAt"].values(), key=lambda run: float(run["offered"]))
+        offered = [run["offered"] for run in runs]
+        _line(through, offered, [run["per_second"] for run in runs], engine)
+        _line(waits, offered, [run["p99_ms"] for run in runs], f"{engine}, p99")
+        waits.plot(offered, [run["p50_ms"] for run in runs], "--", color=COLOURS[engine], label=f"{engine}, p50", linewidth=1)
+    through.set(xlabel="saves offered per second", ylabel="saved per second", title="REST through the gateway")
+    waits.set(xlabel="saves offered per second", ylabel="ms, from when it was due", yscale="log", title="How long a save takes")
+    waits.axhline(100, color="#999", linewidth=0.8, linestyle=":")
+    for axes in (through, waits):
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.25)
+    machine = figures["machine"]
+    picture.supxlabel(
+        f"{machine['cpu']}, {machine['cores']} cores for everything, load included; C = {c:,.0f}", fontsize=7, color="#666"
+    )
+    picture.savefig(to, metadata={"Date": None})
+
+
+def _line(axes: Axes, x: list[float], y: list[float], label: str) -> None:
+    axes.plot(x, y, "o-", color=COLOURS[label.split(",")[0]], label=label, markersize=4)
+
+
+if __name__ == "__main__":
+    source, target = [*map(Path, sys.argv[1:]), RESULTS / "saves.json", RESULTS / "saves.svg"][:2]
+    draw(source, target)
