@@ -1,5 +1,6 @@
 """What every bench of the save path shares: the load tool, C, the CPU that each process used, medians with their spread."""
 
+import argparse
 import json
 import os
 import platform
@@ -181,10 +182,17 @@ def _commit() -> str:
     return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() if git else ""
 
 
-def keep(name: str, figures: Mapping[str, Any]) -> Path:
-    """Write figures as JSON into bench/results/."""
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{name}.json"
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """Return a bench's command line, with where its figures go."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder for the figures")
+    return parser
+
+
+def keep(folder: Path, name: str, figures: Mapping[str, Any]) -> Path:
+    """Write figures as JSON."""
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}.json"
     file.write_text(json.dumps({"machine": machine(), **figures}, indent=1, default=_plain) + "\n")
     return file
 

@@ -6,7 +6,6 @@ python -m bench.memory [--sessions 20000] [--changes 1]
 Figures go to bench/results/memory.json.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from redis.asyncio import Redis
 
 from bench.local import PAPER, Stack, stack, until
 from bench.losses import nothing_waits
-from bench.measure import keep, table
+from bench.measure import arguments, keep, table
 from bench.saves import prepare
 from servers.session.rules import body_digest, key_digest
 from stores import keys
@@ -78,7 +77,7 @@ async def used(place: Stack) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--sessions", type=int, default=20_000)
     parser.add_argument("--changes", type=int, default=1)
     given = parser.parse_args()
@@ -94,7 +93,7 @@ def main() -> None:
             said = f"{len(PAPER['questions'])} answers" + (f", each changed {given.changes} times since" if changes.start else "")
             rows.append((said, (uvloop.run(used(place)) - empty) / given.sessions))
     table(f"Redis's bytes a session, {given.sessions:,} sessions", ["state", "bytes"], [(name, f"{b:,.0f}") for name, b in rows])
-    keep("memory", {"sessions": given.sessions, "bytes": dict(rows)})
+    keep(given.results, "memory", {"sessions": given.sessions, "bytes": dict(rows)})
 
 
 if __name__ == "__main__":

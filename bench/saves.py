@@ -6,7 +6,6 @@ Everything is on: tokens, keys, rate buckets, snapshots, the gateway with its ch
 an acknowledged one is not in PostgreSQL. Figures go to bench/results/saves.json, the plot to bench/results/saves.svg.
 """
 
-import argparse
 import asyncio
 import json
 import subprocess
@@ -21,7 +20,7 @@ import asyncpg
 
 from bench.local import EXAM, FINALBELL, ROOT, Stack, free_port, stack, until
 from bench.losses import nothing_waits
-from bench.measure import Figure, Run, build_load, keep, load, machine, measure_c, served, table
+from bench.measure import Figure, Run, arguments, build_load, keep, load, machine, measure_c, served, table
 from bench.plot import draw
 from ops.keys import AUDIENCE, ISSUER
 from stores.pipeline import function_name
@@ -163,14 +162,13 @@ def show(c: Figure, measured: Mapping[str, Measured], others: Mapping[str, list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--sessions", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engines", nargs="+", default=["native", "grpcio"], choices=["native", "grpcio"])
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--short", action="store_true", help="a smoke of everything: figures mean nothing")
-    parser.add_argument("--name", default="saves", help="of the files in bench/results/")
     given = parser.parse_args()
     plan = Plan(300, 3, 1, 1) if given.short else Plan(given.sessions, given.seconds, given.rounds, max(5, given.sessions / 4_000))
     build_load()
@@ -192,9 +190,9 @@ def main() -> None:
     refused = {reason: count for run in runs for reason, count in run.refused.items()}
     missing = sum(found.lost for found in measured.values())
     figures = {name: {"rest": m.rest, "restAt": m.rest_at, "grpc": m.grpc, "lost": m.lost} for name, m in measured.items()}
-    file = keep("smoke" if given.short else given.name, {"c": c, "plan": plan_of(plan), "finalbell": figures, "peers": others})
+    file = keep(given.results, "saves", {"c": c, "plan": plan_of(plan), "finalbell": figures, "peers": others})
     draw(file, file.with_suffix(".svg"))
-    print(f"\n{file.relative_to(ROOT)}; acknowledged saves that PostgreSQL has not: {missing}; refused: {refused or 'none'}")
+    print(f"\n{file}; acknowledged saves that PostgreSQL has not: {missing}; refused: {refused or 'none'}")
     sys.exit(bool(missing or refused))
 
 

@@ -5,7 +5,6 @@ python -m bench.soak [--minutes 10] [--rate 5000] [--sessions 100000] [--engine 
 Exit code 1 when a save was refused, or one is missing in PostgreSQL. Figures go to bench/results/soak.json.
 """
 
-import argparse
 import asyncio
 import sys
 import tempfile
@@ -14,8 +13,11 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
+from redis.asyncio import Redis
+
 from bench.local import Stack, stack
-from bench.measure import build_load, keep, load, resident, table
+from bench.measure import arguments, build_load, keep, load, resident, table
 from bench.saves import lost, prepare
 
 EVERY_SECONDS = 10.0
@@ -45,8 +47,20 @@ class Sampler:
                 self.bytes.setdefault(unit, []).append(resident(self._place.pids(unit)))
 
 
+async def written(place: Stack) -> tuple[int, int]:
+    """Return how many bytes of WAL PostgreSQL has written, and how long Redis's AOF is."""
+    stack_file = place.read()
+    connection = await asyncpg.connect(stack_file["postgres"], timeout=10)
+    try:
+        wal: int = await connection.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")
+    finally:
+        await connection.close()
+    async with Redis.from_url(stack_file["redis"]) as redis:
+        return wal, int((await redis.info("persistence"))["aof_current_size"])
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=5_000)
     parser.add_argument("--sessions", type=int, default=100_000)
@@ -58,7 +72,7 @@ def main() -> None:
         prepare(place, given.sessions, sessions)
         gateway = urlsplit(place.read()["gateway"]).netloc
         load("rest", gateway, sessions, seconds=max(5, given.sessions / 3_000), warm=0)  # every token and every session seen once
-        began = time.monotonic()
+        began, before = time.monotonic(), asyncio.run(written(place))
         with Sampler(place) as sampler:
             run = load(
                 "rest",
@@ -71,6 +85,7 @@ def main() -> None:
                 place=place,
             )
         missing = asyncio.run(lost(place, acked))
+        wal, aof = (after - at_first for after, at_first in zip(asyncio.run(written(place)), before, strict=True))
     rows = [
         (
             unit,
@@ -85,7 +100,8 @@ def main() -> None:
         f"\n{run.per_second:,.0f} of {run.offered:,.0f} saves/s for {(time.monotonic() - began) / 60:.0f} min,"
         f" p50 {run.p50_ms} ms, p99 {run.p99_ms} ms, most {run.max_ms} ms; refused {run.refused or 'none'}; missing {missing}"
     )
-    keep("soak", {"run": run, "bytes": sampler.bytes, "missing": missing})
+    print(f"WAL {wal / run.saved:,.0f} bytes a save; AOF " + (f"{aof / run.saved:,.0f}" if aof > 0 else "was rewritten meanwhile"))
+    keep(given.results, "soak", {"run": run, "walBytes": wal, "aofBytes": aof, "bytes": sampler.bytes, "missing": missing})
     sys.exit(bool(run.refused or missing))
 
 

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -107,6 +108,8 @@ func main() {
 	flag.StringVar(&acked, "acked", "", "write the highest acknowledged version of each question here, one JSON object a line")
 	flag.Parse()
 	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(-1) // 100,000 sessions in memory: collecting them costs more than all saves together
+	debug.SetMemoryLimit(2 << 30)
 	o.run = fmt.Sprintf("%08x", uint32(time.Now().UnixNano()/1000))
 	read, err := readSessions(sessions)
 	if err != nil {
