@@ -69,7 +69,9 @@ def _here(text: str, stack: Stack) -> str:
     text = text.replace("127.0.0.1:8080", stack.gateway.removeprefix("http://")).replace(
         ".venv/bin/finalbell", f"{sys.executable} -m ops.main"
     )
-    return re.sub(r"(-m ops\.main (?:(?:exam|leaderboard|session|scoring) \w+|token|status))", rf"\1 --home {stack.home}", text)
+    return re.sub(
+        r"(-m ops\.main (?:(?:exam|leaderboard|session|scoring) \w+|token|status|rehearse))", rf"\1 --home {stack.home}", text
+    )
 
 
 def _bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:

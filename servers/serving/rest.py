@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import httptools
+import structlog
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
@@ -22,6 +23,7 @@ from google.rpc.code_pb2 import Code
 from servers import errors
 from servers.engine import Answer, Answering
 
+log = structlog.get_logger()
 PASSED_ON = frozenset({b"authorization", b"idempotency-key", b"traceparent", b"tracestate"})
 TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -78,11 +80,14 @@ class RestFront:
         self.connections: set[_Connection] = set()
 
     async def listen(self, address: str) -> None:
-        """Listen on `unix:PATH`, or on host:port."""
+        """Listen on `unix:PATH`, or on host:port. A socket that a killed worker left is taken over; one that lives is not."""
         self._loop, connection = asyncio.get_running_loop(), partial(_Connection, self)
         kind, _, rest = address.partition(":")
         if kind == "unix":
-            Path(rest).unlink(missing_ok=True)  # noqa: ASYNC240  # of a worker that was killed
+            if await _lives(rest):
+                log.warning("another worker has the REST socket; this one serves gRPC alone", path=rest)
+                return
+            Path(rest).unlink(missing_ok=True)  # noqa: ASYNC240
             self._server = await self._loop.create_unix_server(connection, rest, backlog=BACKLOG)
         else:
             self._server = await self._loop.create_server(connection, kind, int(rest), backlog=BACKLOG)
@@ -117,6 +122,16 @@ class RestFront:
         waiting, self._waiting = self._waiting, []
         for begin in waiting:
             begin()
+
+
+async def _lives(path: str) -> bool:
+    """Whether somebody answers at a socket."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 class _Connection(asyncio.Protocol):

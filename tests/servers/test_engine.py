@@ -134,7 +134,7 @@ async def test_a_deadline_is_told_and_kept(served: Served, channel: grpc.aio.Cha
     told = served.seen[0][2]
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert told is not None
-    assert 0 < told <= 0.5
+    assert 0 < told < 0.6  # on the wire it is rounded up
     await asyncio.wait_for(served.cancelled.wait(), 5)
 
 
