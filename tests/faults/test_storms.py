@@ -74,7 +74,7 @@ async def test_a_storm_of_connections_that_say_nothing_stops_no_save(stack: Stac
     async with saving(stack, exam) as saver:
         silent = await asyncio.to_thread(lambda: [socket.create_connection(gateway(stack), 5) for _ in range(CONNECTIONS)])
         before = saver.saved
-        await eventually(lambda: _later(saver, before + 5), 60)
+        await eventually(lambda: _later(saver, before + 20), 60)
         for wire in silent:
             wire.close()
 
@@ -88,7 +88,7 @@ async def test_slow_senders_and_rapid_resets_stop_no_save(stack: Stack, exam: st
             wire.sendall(b"PUT /api/v1/sessions/x/answers HTTP/1.1\r\nHost: x\r\nContent-Le")
         await asyncio.to_thread(reset_rapidly, gateway(stack))
         before = saver.saved
-        await eventually(lambda: _later(saver, before + 5), 60)
+        await eventually(lambda: _later(saver, before + 20), 60)
         for wire in slow:
             wire.close()
 
