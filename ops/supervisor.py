@@ -29,8 +29,8 @@ class CannotStart(Exception):
     """The stack cannot come up; the message says why and what to do."""
 
 
-class Stopped(Exception):
-    """Somebody asked for the end."""
+class Stopped(KeyboardInterrupt):
+    """Somebody asked for the end. It rises out of whatever runs then, so it is what neither asyncio nor `except Exception` stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Supervisor:
                 self._start(held)
                 on_ready()
                 while True:
+                    self._heed()
                     self._revive()
                     time.sleep(0.1)
             except Stopped:
@@ -126,6 +127,7 @@ class Supervisor:
             self._launch(child)
         deadline = time.monotonic() + READY_SECONDS
         while waiting := [child for child in waiting if not child.process.ready()]:
+            self._heed()
             for child in waiting:
                 if (code := child.ended()) is not None:
                     name, log = child.process.name, self.home.tail(child.process.name)
@@ -174,6 +176,11 @@ class Supervisor:
             self.undisturbed = True
             raise Stopped
 
+    def _heed(self) -> None:
+        """Stop now, if somebody asked before: what the signal raised is lost where it comes inside a finalizer, say."""
+        if self.signals:
+            raise Stopped
+
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
         """Hear a signal only at the end of this block."""
@@ -182,8 +189,7 @@ class Supervisor:
             yield
         finally:
             self.undisturbed = self.signals > 0
-            if self.signals:
-                raise Stopped
+            self._heed()
 
     def _write_stack(self) -> None:
         if self.address is not None:

@@ -56,7 +56,7 @@ class Stack:
     def rest(self, token: str | None = None) -> httpx.AsyncClient:
         """An HTTP client of the gateway, with the token where one is given."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        return httpx.AsyncClient(base_url=self.gateway, headers=headers, timeout=15)
+        return httpx.AsyncClient(base_url=self.gateway, headers=headers, timeout=20)  # the gateway's are 15 s
 
     def channel(self, unit: str | None = None) -> grpc.aio.Channel:
         """A gRPC channel to the gateway, or straight to one service."""
