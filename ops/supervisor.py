@@ -30,7 +30,7 @@ class CannotStart(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody asked for the end. It rises out of whatever runs then, so it is what neither asyncio nor `except Exception` stops."""
+    """Somebody asked for the end. It rises out of whatever runs then, so neither asyncio nor `except Exception` may stop it."""
 
 
 @dataclass(frozen=True, slots=True)

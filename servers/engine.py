@@ -8,7 +8,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 import grpc
 import grpc.aio
@@ -37,12 +37,11 @@ CHECK = "/grpc.health.v1.Health/Check"
 
 Metadata = Sequence[tuple[str, str | bytes]]
 Body = bytes | AsyncIterator[bytes] | Callable[[], Message] | None
-"""A call's message, or what reads it; None is one that did not come, or not whole; of a client stream the messages as they
-come."""
+"""A call's message, or what reads and validates it; None is one that did not come, or not whole; of a client stream the
+messages as they come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """How a call ends: with a message, or with a status that is not OK."""
 
     message: bytes

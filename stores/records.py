@@ -1,4 +1,5 @@
-"""The values that cross module borders: frozen dataclasses, standard library only.
+"""The values that cross module borders: frozen dataclasses, standard library only. Those that every save makes are named
+tuples, which take a third of the time to make.
 
 Times are milliseconds since the Unix epoch, in UTC, with `_ms` in the name.
 """
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 EPOCH_VERSIONS = 1_000_000
@@ -25,8 +27,7 @@ class AnswerKind(StrEnum):
     CLEARED = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An answer in canonical form: `CHOICES` are sorted, unique and joined by a comma."""
 
     kind: AnswerKind
@@ -222,8 +223,7 @@ class SaveOutcome(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(NamedTuple):
     """One save, ready for the store."""
 
     session: UUID
@@ -235,8 +235,7 @@ class Save:
     client_seq: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(NamedTuple):
     """The store's answer to a save; `version` and `at_ms` are those of the save that stands for its key."""
 
     outcome: SaveOutcome

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers import errors
 from servers.serving.rest import RestMethod, read_json
+from servers.serving.wrap import validate
 
 PLAIN = {"questionId": str, "choice": str, "number": str, "text": str, "clientSeq": int, "idempotencyKey": str}
 NAMES = {
@@ -26,11 +27,13 @@ NAMES = {
     "idempotencyKey": "idempotency_key",
 }
 ANSWERS = {"choice", "choices", "number", "text", "cleared"}
+SESSION = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+ID = re.compile("[A-Za-z0-9_-]{1,32}")
 CLIENT_TS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
 
 
 def read_save(session: str, body: bytes) -> pb.SaveAnswerRequest:
-    """Read a request; raises InvalidField."""
+    """Read and validate a request; raises InvalidField."""
     given = read_json(body)
     given.pop("session_id", None)  # the path says which; a body in camel case may say it too
     try:
@@ -40,7 +43,21 @@ def read_save(session: str, body: bytes) -> pb.SaveAnswerRequest:
     if request.session_id not in ("", session):
         raise errors.InvalidField([("sessionId", "is not the session in the path")])
     request.session_id = session
+    if not _surely_valid(request):
+        validate(request)
     return request
+
+
+def _surely_valid(request: pb.SaveAnswerRequest) -> bool:
+    """Whether a request keeps the rules in its proto, as far as a short look tells: most saves are one choice, and what looks
+    at every rule takes a tenth of a save's time here."""
+    return (
+        ID.fullmatch(request.choice) is not None
+        and ID.fullmatch(request.question_id) is not None
+        and SESSION.fullmatch(request.session_id) is not None
+        and not request.idempotency_key
+        and (request.client_seq > 0 or not request.HasField("client_seq"))
+    )
 
 
 def _plainly(given: Mapping[str, object]) -> pb.SaveAnswerRequest | None:

@@ -2,10 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from uuid import uuid4
 
 import pytest
+from redis.exceptions import ResponseError
 
-from stores.pipeline import Coalescer, Overloaded
+from stores.connect import Stores
+from stores.keys import generation_key, session_key, shard
+from stores.pipeline import Call, Coalescer, Functions, Overloaded
 
 
 class Store:
@@ -122,3 +126,15 @@ async def test_draining_waits_for_what_is_queued() -> None:
     await coalescer.drain()
 
     assert [call.done() for call in calls] == [True, True, True]
+
+
+async def test_each_call_gets_its_own_reply_however_many_reads_they_take(stores: Stores) -> None:
+    functions, unknown = Functions(stores.live, queue="a test"), uuid4()
+    await functions.load()
+    keys = [session_key(unknown), generation_key(shard(unknown))]
+    calls: list[Call] = [("state", [] if number == 1_000 else keys, ()) for number in range(10_000)]
+
+    replies = await functions.call_all(calls)
+
+    assert isinstance(replies[1_000], ResponseError)
+    assert [number for number, reply in enumerate(replies) if reply != [b"RESTORE"]] == [1_000]
