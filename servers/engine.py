@@ -36,9 +36,12 @@ FLUSH_SECONDS = 0.1
 CHECK = "/grpc.health.v1.Health/Check"
 
 Metadata = Sequence[tuple[str, str | bytes]]
-Body = bytes | AsyncIterator[bytes] | Callable[[], Message] | None
-"""A call's message, or what reads and validates it; None is one that did not come, or not whole; of a client stream the
-messages as they come."""
+Reading = Callable[[], tuple[Message, bool]]
+"""What reads a call's message, and says whether it is known to keep every rule in its proto; it raises InvalidField."""
+
+Body = bytes | AsyncIterator[bytes] | Reading | None
+"""A call's message, or what reads it; None is one that did not come, or not whole; of a client stream the messages as they
+come."""
 
 
 class Answer(NamedTuple):

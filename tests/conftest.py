@@ -14,6 +14,17 @@ import pytest
 from tests.stack import Stack, running
 
 ROOT = Path(__file__).parent.parent
+LONG_ONES = ("chaos", "test_readme.py", "faults", "ops", "flows")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that at the end no worker waits for another one's last file."""
+
+    def place(item: pytest.Item) -> int:
+        first = item.path.relative_to(ROOT / "tests").parts[0]
+        return LONG_ONES.index(first) if first in LONG_ONES else len(LONG_ONES)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -54,8 +54,8 @@ HTTP = {
 class RestMethod:
     """A method's REST binding: what its path matches, and how its JSON is read and written.
 
-    `read` gets the path's part and the body, validates what it reads, and raises InvalidField; it is called once the caller
-    is known. `write` gets the reply's message.
+    `read` gets the path's part and the body, and does what an engine's Reading does, once the caller is known. `write` gets
+    the reply's message.
     """
 
     path: str
@@ -63,7 +63,7 @@ class RestMethod:
 
     verb: bytes
     url: re.Pattern[bytes]
-    read: Callable[[str, bytes], Message]
+    read: Callable[[str, bytes], tuple[Message, bool]]
     write: Callable[[bytes], bytes]
 
 

@@ -183,16 +183,16 @@ def _admitted(policy: Any, sent: dict[str, str], tokens: Tokens) -> Caller:
 
 
 def _decoded(data: Any, request_class: type[Message]) -> Message:
-    """Decode and validate a message; None is one that did not come, or not whole, and a callable does both itself."""
+    """Decode and validate a message; None is one that did not come, or not whole."""
     if data is None:
         raise errors.InvalidField([("", "the call has no whole message")])
-    if callable(data):
-        return cast(Message, data())
+    request: Message
     try:
-        request = request_class.FromString(data)
+        request, valid = data() if callable(data) else (request_class.FromString(data), False)
     except DecodeError:
         raise errors.InvalidField([("", "the message cannot be decoded; its text must be UTF-8")]) from None
-    validate(request)
+    if not valid:
+        validate(request)
     return request
 
 

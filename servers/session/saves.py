@@ -15,7 +15,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers import errors
 from servers.serving.rest import RestMethod, read_json
-from servers.serving.wrap import validate
 
 PLAIN = {"questionId": str, "choice": str, "number": str, "text": str, "clientSeq": int, "idempotencyKey": str}
 NAMES = {
@@ -32,8 +31,8 @@ ID = re.compile("[A-Za-z0-9_-]{1,32}")
 CLIENT_TS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
 
 
-def read_save(session: str, body: bytes) -> pb.SaveAnswerRequest:
-    """Read and validate a request; raises InvalidField."""
+def read_save(session: str, body: bytes) -> tuple[pb.SaveAnswerRequest, bool]:
+    """Read a request, and say whether it is surely valid; raises InvalidField."""
     given = read_json(body)
     given.pop("session_id", None)  # the path says which; a body in camel case may say it too
     try:
@@ -43,9 +42,7 @@ def read_save(session: str, body: bytes) -> pb.SaveAnswerRequest:
     if request.session_id not in ("", session):
         raise errors.InvalidField([("sessionId", "is not the session in the path")])
     request.session_id = session
-    if not _surely_valid(request):
-        validate(request)
-    return request
+    return request, _surely_valid(request)
 
 
 def _surely_valid(request: pb.SaveAnswerRequest) -> bool:

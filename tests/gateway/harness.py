@@ -34,7 +34,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
 from ops.gateway import Gateway, auth_config, envoy_config
-from servers.engine import Answer, Metadata
+from servers.engine import Answer, Metadata, Reading
 from servers.errors import DeadlineExceeded, InvalidField, status
 from servers.serving.rest import RestFront
 from servers.session.saves import SAVE_ANSWER
@@ -219,10 +219,10 @@ class SavesContext:
 def saves(services: Services) -> RestFront:
     """Make the front that takes saves as REST, over the same replies as the session service's."""
 
-    async def answering(read: Callable[[], Message], metadata: Metadata, seconds: float | None) -> Answer:
+    async def answering(read: Reading, metadata: Metadata, seconds: float | None) -> Answer:
         context = SavesContext(seconds)
         try:
-            request = read()
+            request, _ = read()
         except InvalidField as wrong:
             return Answer(b"", refused=status(wrong))
         services.seen.append(Seen("session", "SaveAnswer", request, {key: str(value) for key, value in metadata}))

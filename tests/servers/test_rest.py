@@ -3,22 +3,21 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from finalbell.v1 import session_pb2
-from google.protobuf.message import Message
 
-from servers.engine import Answer, Metadata
+from servers.engine import Answer, Metadata, Reading
 from servers.serving.rest import RestFront, RestMethod
 
 ECHO = RestMethod(
     path="/finalbell.test/Echo",
     verb=b"PUT",
     url=re.compile(rb"/echo/([a-z]+)"),
-    read=lambda part, body: session_pb2.SaveAnswerRequest(question_id=part, text=body.decode()),
+    read=lambda part, body: (session_pb2.SaveAnswerRequest(question_id=part, text=body.decode()), False),
     write=lambda message: json.dumps({"said": session_pb2.SaveAnswerRequest.FromString(message).text}).encode(),
 )
 
@@ -31,11 +30,11 @@ class Desk:
         self.gate.set()
         self.running = 0
 
-    async def answer(self, read: Callable[[], Message], metadata: Metadata, seconds: float | None) -> Answer:
+    async def answer(self, read: Reading, metadata: Metadata, seconds: float | None) -> Answer:
         self.running += 1
         try:
             await self.gate.wait()
-            return Answer(read().SerializeToString())
+            return Answer(read()[0].SerializeToString())
         finally:
             self.running -= 1
 
