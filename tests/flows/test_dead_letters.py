@@ -107,10 +107,9 @@ async def test_one_that_was_published_too_often_is_buried_whole_and_parked_and_c
     stack: Stack, small_exam: dict[str, Any], exam_id: str
 ) -> None:
     await stack.import_exam(small_exam, exam_id)
-    await fetch(stack, "CREATE TABLE IF NOT EXISTS test_kept_key AS SELECT * FROM keys.answer_key WHERE false")
-    key_of_q1 = "FROM keys.answer_key WHERE exam_id = $1 AND question_id = 'q1'"
-    await fetch(stack, f"INSERT INTO test_kept_key SELECT * {key_of_q1}", exam_id)
-    await fetch(stack, f"DELETE {key_of_q1}", exam_id)
+    key_of_q1 = f"FROM keys.answer_key WHERE exam_id = '{exam_id}' AND question_id = 'q1'"
+    await fetch(stack, f"CREATE TABLE kept_{exam_id} AS SELECT * {key_of_q1}")
+    await fetch(stack, f"DELETE {key_of_q1}")
     async with Student(stack) as student, staff(stack) as admin, Redis.from_url(stack.read()["redis"]) as redis:
         session = (await student.sit(exam_id))["sessionId"]
         good(await student.save(session, "q1", choice="B"))
@@ -123,7 +122,8 @@ async def test_one_that_was_published_too_often_is_buried_whole_and_parked_and_c
         async with jetstream(stack) as stream:
             await stream.purge_stream("SUBMITS", subject=f"submits.{exam_id}.{session}")
 
-        await fetch(stack, "INSERT INTO keys.answer_key SELECT * FROM test_kept_key WHERE exam_id = $1", exam_id)
+        await fetch(stack, f"INSERT INTO keys.answer_key SELECT * FROM kept_{exam_id}")
+        await fetch(stack, f"DROP TABLE kept_{exam_id}")
         await replayed(admin, letter)
         result = await student.outcome(session)
 
