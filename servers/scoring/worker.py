@@ -31,6 +31,9 @@ from stores.submit_log import SubmitLog, session_of
 
 BATCH = 500
 KEY_SETS = 256
+ROUND_SECONDS = 180.0
+"""A round that takes longer hangs somewhere; by then the stream has given its messages to another worker."""
+
 SCORED = Counter("finalbell_scored_total", "Sessions scored for the first time")
 REPEATED = Counter("finalbell_scored_again_total", "Deliveries of sessions that had a result")
 BURIED = Counter("finalbell_dead_letters_total", "Submits that cannot be scored")
@@ -80,11 +83,12 @@ class ScoringWorker:
         """Score until told to stop; when a store is away, wait and go on: the stream keeps everything."""
         while not stop.is_set():
             try:
-                messages = await self._submits.pull(BATCH, 1.0)
-                if messages:
-                    with traces.worked("score", [message.headers for message in messages]):
-                        await self.score(messages)
-                await self._measure()
+                async with asyncio.timeout(ROUND_SECONDS):
+                    messages = await self._submits.pull(BATCH, 1.0)
+                    if messages:
+                        with traces.worked("score", [message.headers for message in messages]):
+                            await self.score(messages)
+                    await self._measure()
             except Exception as failure:  # unacknowledged messages come again
                 log.warning("batch not scored yet", error=f"{type(failure).__name__}: {failure}"[:200])
                 await asyncio.sleep(0.5)

@@ -7,7 +7,7 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from servers.session.snapshots import sleep_until
+from servers.session.snapshots import ROUND_SECONDS, sleep_until
 from servers.session.submits import Submits, encode
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines, settle
@@ -175,7 +175,8 @@ async def _each(sessions: Sequence[UUID], work: Callable[[UUID], Awaitable[objec
 
 async def _guarded(name: str, work: Callable[[], Awaitable[object]]) -> object:
     try:
-        return await work()
+        async with asyncio.timeout(ROUND_SECONDS):
+            return await work()
     except Exception as failure:  # a store is away: the next sweep tries again
         log.warning("sweep failed", sweep=name, error=f"{type(failure).__name__}: {failure}"[:200])
         return None

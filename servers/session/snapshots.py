@@ -13,6 +13,9 @@ from stores.records import LogEntry
 from stores.sessions import Sessions
 
 EVERY_SECONDS = 1.0
+ROUND_SECONDS = 180.0
+"""A round that takes longer hangs somewhere, perhaps on a connection that a dead server left: it is given up and begun again."""
+
 ENTRIES_A_SHARD = 500
 SHARDS_TOGETHER = 16
 DIRTY_A_SHARD = 50
@@ -93,9 +96,11 @@ class Snapshots:
 
     async def _write_once(self) -> None:
         try:
-            await self._measure()  # first, so that the lag grows where everyone sees it when writing fails
-            while await self.write():
-                await self._measure()
+            more = True
+            while more:
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self._measure()  # first, so that the lag grows where everyone sees it when writing fails
+                    more = await self.write()
             await self._measure()
         except Exception as failure:  # the log keeps what was not written; the next second tries again
             log.error("snapshot failed", error=f"{type(failure).__name__}: {failure}"[:200])

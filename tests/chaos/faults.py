@@ -22,6 +22,8 @@ from tests.chaos.students import LONG
 from tests.faults.harm import family
 from tests.stack import Stack
 
+NEVER_SECONDS = 120.0
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -126,7 +128,11 @@ class Harm:
             self._recorder.line(
                 "fault", name=fault.name, unit=fault.unit, at_ms=done.at_ms, until_ms=done.until_ms, loses=fault.loses
             )
-            done.recovered = await probes.recovered(fault.probe)
+            try:
+                async with asyncio.timeout(NEVER_SECONDS):
+                    done.recovered = await probes.recovered(fault.probe)
+            except TimeoutError:
+                raise AssertionError(f"{fault.shown} was not over after {NEVER_SECONDS:g} s") from None
         finally:
             self._open -= 1
         beside = "" if done.alone else "  (others beside it)"

@@ -1,5 +1,6 @@
 """A minute of chaos in the suite; `make chaos` runs as long as one likes."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ async def test_no_promise_breaks_while_everything_is_killed_frozen_and_wiped_in_
     faults = schedule(SEED, SECONDS, pauses=(1, 3))
 
     with own_stack() as stack:
-        outcome = await run(stack, faults, SEED, rates=(60, 6), live=120, history=tmp_path / "history.jsonl")
+        try:
+            outcome = await run(stack, faults, SEED, rates=(60, 6), live=120, history=tmp_path / "history.jsonl")
+        finally:
+            shutil.copytree(stack.home / "logs", tmp_path / "logs")  # pytest keeps them for a while
 
     assert len(outcome.faults) == len(faults) > 15
     assert all(done.recovered is not None for done in outcome.faults)
