@@ -51,6 +51,9 @@ class Plan:
     touch: float
     """Seconds of load before anything counts, so that every session's token has been seen, as the start of an exam does it."""
 
+    c_seconds: float
+    """Seconds that each measurement of C takes."""
+
 
 def prepare(place: Stack, count: int, file: Path) -> None:
     """Start sessions through the gateway, which is what warms the token caches on a real day."""
@@ -58,12 +61,14 @@ def prepare(place: Stack, count: int, file: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, timeout=1_800)
 
 
-def saves(place: Stack, engine: str, sessions: Path, plan: Plan) -> Measured:
-    """Measure one engine: through the gateway as REST, then gRPC straight to the session service."""
+def saves(place: Stack, engine: str, sessions: Path, plan: Plan, c: list[float]) -> Measured:
+    """Measure one engine: through the gateway as REST, then gRPC straight to the session service; C beside every round, since
+    the machine is another one from minute to minute."""
     gateway, direct = urlsplit(place.read()["gateway"]).netloc, place.address("session")
     found, acked = Measured(), sessions.with_suffix(f".{engine}.acked")
     load("rest", gateway, sessions, seconds=plan.touch, warm=0)
     for _ in range(plan.rounds):
+        c.append(measure_c(sessions, plan.c_seconds))
         found.rest.append(load("rest", gateway, sessions, seconds=plan.seconds, warm=2, acked=acked, place=place))
         found.lost += asyncio.run(lost(place, acked))
     most = Figure(tuple(run.per_second for run in found.rest)).median
@@ -72,6 +77,7 @@ def saves(place: Stack, engine: str, sessions: Path, plan: Plan) -> Measured:
         found.rest_at[share] = load("rest", gateway, sessions, seconds=plan.seconds / 2, warm=2, rate=rate, connections=256)
     load("grpc", direct, sessions, seconds=plan.touch, warm=0, connections=8)
     for _ in range(plan.rounds):
+        c.append(measure_c(sessions, plan.c_seconds))
         found.grpc.append(load("grpc", direct, sessions, seconds=plan.seconds / 3, warm=2, connections=8, place=place))
     return found
 
@@ -97,7 +103,7 @@ async def lost(place: Stack, acked: Path) -> int:
     return missing
 
 
-def peers(place: Stack, sessions: Path, plan: Plan) -> Mapping[str, list[Run]]:
+def peers(place: Stack, sessions: Path, plan: Plan, c: list[float]) -> Mapping[str, list[Run]]:
     """Measure the peers on the same sessions, round and round, so that a slow minute hits all of them."""
     subprocess.run([sys.executable, "-m", "bench.peers.build"], cwd=ROOT, check=True, stdout=sys.stderr)
     commands = {
@@ -107,6 +113,7 @@ def peers(place: Stack, sessions: Path, plan: Plan) -> Mapping[str, list[Run]]:
     }
     found: dict[str, list[Run]] = {name: [] for name in commands}
     for _ in range(plan.rounds):
+        c.append(measure_c(sessions, plan.c_seconds))
         for name, (mode, command) in commands.items():
             address = f"127.0.0.1:{free_port()}"
             given = {
@@ -170,21 +177,23 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--short", action="store_true", help="a smoke of everything: figures mean nothing")
     given = parser.parse_args()
-    plan = Plan(300, 3, 1, 1) if given.short else Plan(given.sessions, given.seconds, given.rounds, max(5, given.sessions / 4_000))
+    touch = max(5, given.sessions / 4_000)
+    plan = Plan(300, 3, 1, 1, 1) if given.short else Plan(given.sessions, given.seconds, given.rounds, touch, 4)
     build_load()
     measured: dict[str, Measured] = {}
     others: Mapping[str, list[Run]] = {}
+    measured_c: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         sessions = Path(scratch) / "sessions.jsonl"
         with stack("--engine", given.engines[0]) as place:
             prepare(place, plan.sessions, sessions)
-            c = Figure(tuple(measure_c(sessions, 2 if given.short else 5) for _ in range(plan.rounds)))
             for number, engine in enumerate(given.engines):
                 if number:
                     place.restart("--engine", engine)
-                measured[engine] = saves(place, engine, sessions, plan)
+                measured[engine] = saves(place, engine, sessions, plan, measured_c)
             if not given.no_peers:
-                others = peers(place, sessions, plan)
+                others = peers(place, sessions, plan, measured_c)
+    c = Figure(tuple(measured_c))
     show(c, measured, others)
     runs = [run for found in measured.values() for run in (*found.rest, *found.rest_at.values(), *found.grpc)]
     refused = {reason: count for run in runs for reason, count in run.refused.items()}
