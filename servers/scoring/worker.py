@@ -20,6 +20,7 @@ from prometheus_client import Counter, Gauge
 
 from servers.scoring.rules import grade
 from servers.serving import traces
+from servers.serving.run import ROUND_SECONDS
 from stores import gauges
 from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
@@ -31,9 +32,6 @@ from stores.submit_log import SubmitLog, session_of
 
 BATCH = 500
 KEY_SETS = 256
-ROUND_SECONDS = 180.0
-"""A round that takes longer hangs somewhere; by then the stream has given its messages to another worker."""
-
 SCORED = Counter("finalbell_scored_total", "Sessions scored for the first time")
 REPEATED = Counter("finalbell_scored_again_total", "Deliveries of sessions that had a result")
 BURIED = Counter("finalbell_dead_letters_total", "Submits that cannot be scored")

@@ -25,6 +25,10 @@ log = structlog.get_logger()
 Worker = Callable[[asyncio.Event], Coroutine[None, None, None]]
 """Runs until the event is set; an exception ends the process, and the supervisor starts it again."""
 
+ROUND_SECONDS = 180.0
+"""A worker's round that takes longer hangs somewhere, perhaps on a connection that a dead server left: it is given up and begun
+again. By then the stream has given a scoring worker's messages to another one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hosted:

@@ -7,7 +7,8 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from servers.session.snapshots import ROUND_SECONDS, sleep_until
+from servers.serving.run import ROUND_SECONDS
+from servers.session.snapshots import sleep_until
 from servers.session.submits import Submits, encode
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines, settle
@@ -63,8 +64,8 @@ class Bell:
     async def run(self, stop: asyncio.Event) -> None:
         """Ring every half second."""
         while not stop.is_set():
-            await _guarded("deadlines", self.settle)
-            await _guarded("bell", self.ring)
+            await _guarded("deadlines", self.settle, ROUND_SECONDS)
+            await _guarded("bell", self.ring, ROUND_SECONDS)
             await sleep_until(stop, RING_EVERY_SECONDS)
 
     async def run_nets(self, stop: asyncio.Event) -> None:
@@ -76,7 +77,7 @@ class Bell:
                 ("overdue", self.sweep),
                 ("counts", self.count),
             ):
-                await _guarded(name, net)
+                await _guarded(name, net, ROUND_SECONDS)
             await sleep_until(stop, NETS_EVERY_SECONDS)
 
     async def settle(self) -> None:
@@ -173,9 +174,9 @@ async def _each(sessions: Sequence[UUID], work: Callable[[UUID], Awaitable[objec
     return await asyncio.gather(*(one(session) for session in sessions))
 
 
-async def _guarded(name: str, work: Callable[[], Awaitable[object]]) -> object:
+async def _guarded(name: str, work: Callable[[], Awaitable[object]], seconds: float | None = None) -> object:
     try:
-        async with asyncio.timeout(ROUND_SECONDS):
+        async with asyncio.timeout(seconds):
             return await work()
     except Exception as failure:  # a store is away: the next sweep tries again
         log.warning("sweep failed", sweep=name, error=f"{type(failure).__name__}: {failure}"[:200])

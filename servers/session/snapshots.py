@@ -8,14 +8,12 @@ import asyncpg
 import structlog
 from prometheus_client import Counter, Gauge
 
+from servers.serving.run import ROUND_SECONDS
 from stores.live import LiveSessions
 from stores.records import LogEntry
 from stores.sessions import Sessions
 
 EVERY_SECONDS = 1.0
-ROUND_SECONDS = 180.0
-"""A round that takes longer hangs somewhere, perhaps on a connection that a dead server left: it is given up and begun again."""
-
 ENTRIES_A_SHARD = 500
 SHARDS_TOGETHER = 16
 DIRTY_A_SHARD = 50

@@ -38,7 +38,7 @@ async def sat(stack: Stack, exam: str) -> str:
         good(await student.resume(session))
         good(await proctor.accommodate(student.name, exam, factor=1.25))
         good(await proctor.adjust(session, 60))
-        good(await student.save(session, "q4", text='a "quoted" canary-key-ankara'))
+        good(await student.save(session, "q4", text='a "quoted" ankara'))
         good(await student.submit(session), 200, 202)
         await student.outcome(session)
     return str(session)
