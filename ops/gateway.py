@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
+from finalbell.v1 import policy_pb2
 from google.api.annotations_pb2 import http
 from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
@@ -67,7 +68,7 @@ def envoy_config(gateway: Gateway) -> str:
         "port": gateway.listen[1],
         "console_host": gateway.admin[0],
         "console_port": gateway.admin[1],
-        "auth": _auth_filter(gateway),
+        "auth": _auth_filter(gateway, api),
         "access_log": str(gateway.access_log),
         "origins": gateway.origins,
         "lua": (gateway.sources / "response.lua").read_text(),
@@ -99,7 +100,8 @@ def auth_config(gateway: Gateway) -> str:
     it finds is not valid it stays with what it had.
     """
     extension = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
-    config = _jwt_authn(gateway, {"inline_string": gateway.jwks.read_text()})
+    api = FileDescriptorSet.FromString(gateway.descriptors.read_bytes())
+    config = _jwt_authn(gateway, api, {"inline_string": gateway.jwks.read_text()})
     return json.dumps({"resources": [{"@type": extension, "name": AUTH, "typed_config": config}]})
 
 
@@ -109,20 +111,20 @@ AUTH = "envoy.filters.http.jwt_authn"
 JWT_AUTHN = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 
 
-def _auth_filter(gateway: Gateway) -> dict[str, object]:
+def _auth_filter(gateway: Gateway, api: FileDescriptorSet) -> dict[str, object]:
     """Give the filter that checks tokens.
 
     Envoy never reads a `local_jwks` file again, `watched_directory` or not, so that changing keys need the filter's
     whole configuration to be discovered from a file.
     """
     if gateway.auth is None:
-        return {"name": AUTH, "typed_config": _jwt_authn(gateway, {"filename": str(gateway.jwks)})}
+        return {"name": AUTH, "typed_config": _jwt_authn(gateway, api, {"filename": str(gateway.jwks)})}
     source = {"path": str(gateway.auth), "watched_directory": {"path": str(gateway.auth.parent)}}
     discovery = {"config_source": {"path_config_source": source, "resource_api_version": "V3"}, "type_urls": [JWT_AUTHN]}
     return {"name": AUTH, "config_discovery": discovery}
 
 
-def _jwt_authn(gateway: Gateway, keys: dict[str, str]) -> dict[str, object]:
+def _jwt_authn(gateway: Gateway, api: FileDescriptorSet, keys: dict[str, str]) -> dict[str, object]:
     provider = {
         "issuer": gateway.issuer,
         "audiences": [gateway.audience],
@@ -134,9 +136,24 @@ def _jwt_authn(gateway: Gateway, keys: dict[str, str]) -> dict[str, object]:
         "jwt_cache_config": {"jwt_cache_size": 200_000, "jwt_max_token_size": 4096},
     }
     # The filter lets a request pass that no rule matches: the last rule matches all.
-    public = {"match": {"prefix": "/grpc.health.v1.Health/"}}
+    health = {"match": {"prefix": "/grpc.health.v1.Health/"}}
     protected = {"match": {"prefix": "/"}, "requires": {"provider_name": "finalbell"}}
-    return {"@type": JWT_AUTHN, "providers": {"finalbell": provider}, "rules": [public, protected]}
+    return {"@type": JWT_AUTHN, "providers": {"finalbell": provider}, "rules": [health, *_public(api), protected]}
+
+
+def _public(api: FileDescriptorSet) -> Iterator[dict[str, object]]:
+    """Give the rules of what needs no token, by the API's own policies: each method's gRPC path, and its REST path and verb."""
+    policies = {
+        f"/{file.package}.{service.name}/{method.name}": method.options.Extensions[policy_pb2.policy]
+        for file in api.file
+        for service in file.service
+        for method in service.method
+    }
+    for path, _, rule in _bindings(api):
+        if policies[path].access == policy_pb2.Policy.PUBLIC:
+            verb = {"name": ":method", "string_match": {"exact": str(rule.WhichOneof("pattern")).upper()}}
+            yield {"match": {"path": path}}
+            yield {"match": {"safe_regex": {"regex": _rest_path(api, path, "[^/]+")}, "headers": [verb]}}
 
 
 # What Envoy answers by itself

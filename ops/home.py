@@ -58,6 +58,16 @@ class Home:
         """The public keys that services and gateway verify tokens with."""
         return self.path / "keys" / "jwks.json"
 
+    @property
+    def receipt_key(self) -> Path:
+        """The private key that signs receipts."""
+        return self.path / "keys" / "receipt.pem"
+
+    @property
+    def receipt_jwks(self) -> Path:
+        """The public keys that verify receipts, the newest first."""
+        return self.path / "keys" / "receipt-jwks.json"
+
     def data(self, name: str) -> Path:
         """A server's data folder."""
         return self.path / "data" / name

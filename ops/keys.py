@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from joserfc import jwt
-from joserfc.jwk import RSAKey
+from joserfc.jwk import OKPKey, RSAKey
 
-from ops.home import Home, write_private
+from ops.home import Home, read_json, write_private
 
 ISSUER = "https://finalbell.local"
 AUDIENCE = "finalbell"
@@ -23,6 +23,20 @@ def make_keys(home: Home) -> None:
     public = key.as_dict(private=False) | {"kid": key.thumbprint(), "alg": "RS256", "use": "sig"}
     write_private(home.signing_key, key.as_pem(private=True).decode())
     write_private(home.jwks, json.dumps({"keys": [public]}, indent=1))
+
+
+def make_receipt_keys(home: Home) -> None:
+    """Make the key that signs receipts where there is none, and list its public half before the older ones.
+
+    Public keys stay listed after their private half is gone: the receipts that it signed hold for good.
+    """
+    if not home.receipt_key.exists():
+        write_private(home.receipt_key, OKPKey.generate_key("Ed25519").as_pem(private=True).decode())
+    key = OKPKey.import_key(home.receipt_key.read_bytes())
+    public = key.as_dict(private=False) | {"kid": key.thumbprint(), "alg": "EdDSA", "use": "sig"}
+    listed = (read_json(home.receipt_jwks) or {}).get("keys", [])
+    if public not in listed:
+        write_private(home.receipt_jwks, json.dumps({"keys": [public, *listed]}, indent=1))
 
 
 def mint(path: Path, *, student: str, cohorts: Sequence[str] = (), roles: Sequence[str] = (), ttl_seconds: int = 3 * 3600) -> str:

@@ -36,6 +36,9 @@ ENGINES = ("native", "grpcio")
 ENGINED = {"session"}
 """The units whose engine can be chosen; the others serve streams, or too few calls for it to matter."""
 
+SIGNING = {"session", "scoring"}
+"""The units that sign receipts; no other is told where their key is."""
+
 ENGINED_BYTES = 3 << 30
 """The most memory of their processes: the native engine checks a message's size only when it has all of it, so whoever reaches
 it past the gateway could fill the machine's. It ends that one process instead, and the supervisor starts it again."""
@@ -173,6 +176,7 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         "AUDIENCE": AUDIENCE,
         "ENGINE": engine if unit in ENGINED else "grpcio",
         "ENVIRONMENT": "development",
+        **({"RECEIPT_KEY": str(home.receipt_key), "RECEIPT_JWKS": str(home.receipt_jwks)} if unit in SIGNING else {}),
     }
     named = {f"FINALBELL_{key}": value for key, value in environment.items()}
     return Process(

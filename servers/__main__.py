@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import sys
+from pathlib import Path
 from typing import TextIO
 
 import structlog
@@ -17,6 +18,7 @@ from servers.admin.sessions import SessionAdminService
 from servers.content.service import ContentService
 from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
+from servers.receipts import Receipts
 from servers.scoring.service import ScoringService
 from servers.scoring.worker import ScoringWorker
 from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, Worker, serve
@@ -80,6 +82,12 @@ class Parts:
         )
 
 
+def receipts(settings: Settings) -> Receipts:
+    """Read the keys of receipts; only the units that sign are given them."""
+    pem = Path(settings.receipt_key).read_bytes() if settings.receipt_key else None
+    return Receipts(pem, Path(settings.receipt_jwks).read_text() if settings.receipt_jwks else "")
+
+
 async def session(parts: Parts) -> Hosted:
     await parts.live.prepare()
     await parts.submits.listen()
@@ -92,6 +100,7 @@ async def session(parts: Parts) -> Hosted:
         parts.starts,
         papers,
         parts.submits,
+        receipts(parts.settings),
         inline_wait_ms=parts.settings.inline_wait_ms,
     )
     return Hosted(
@@ -116,7 +125,7 @@ async def bell(parts: Parts) -> Hosted:
 
 
 async def scoring(parts: Parts) -> Hosted:
-    servicer = ScoringService(parts.results, parts.answer_keys, parts.catalog, parts.boards, parts.live)
+    servicer = ScoringService(parts.results, parts.answer_keys, parts.catalog, parts.boards, parts.live, receipts(parts.settings))
     return Hosted(services=[(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)])
 
 

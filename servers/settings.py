@@ -34,6 +34,12 @@ class Settings(BaseSettings):
 
     issuer: str
     audience: str
+    receipt_key: str = ""
+    """The file of the private key that signs receipts (Ed25519, PEM), for the units session and scoring; empty: no receipts."""
+
+    receipt_jwks: str = ""
+    """The file of all public keys of receipts, the older ones too; empty: the public half of `receipt_key` alone."""
+
     engine: Literal["grpcio", "native"] = "grpcio"
     environment: Literal["development", "production"] = "production"
     """Development switches reflection on."""

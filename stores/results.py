@@ -42,7 +42,11 @@ class Owner:
 
     student: str
     status: SessionStatus
+    exam: str
+    exam_version: int
     submitted_ms: int | None
+    answers_sha256: bytes | None
+    """Comes with `submitted_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +111,20 @@ class Results:
 
     async def owner(self, session: UUID) -> Owner | None:
         """Return whose a session is and how far PostgreSQL knows it to be, or None."""
-        row = await self._pool.fetchrow("SELECT student_id, status, submitted_at FROM exam_session WHERE id = $1", session)
+        row = await self._pool.fetchrow(
+            "SELECT student_id, status, exam_id, exam_version, submitted_at, answers_sha256 FROM exam_session WHERE id = $1",
+            session,
+        )
         if row is None:
             return None
-        submitted_ms = milliseconds(row["submitted_at"]) if row["submitted_at"] else None
-        return Owner(row["student_id"], SessionStatus(row["status"]), submitted_ms)
+        return Owner(
+            student=row["student_id"],
+            status=SessionStatus(row["status"]),
+            exam=row["exam_id"],
+            exam_version=row["exam_version"],
+            submitted_ms=milliseconds(row["submitted_at"]) if row["submitted_at"] else None,
+            answers_sha256=row["answers_sha256"],
+        )
 
     async def page(self, exam: str, after: tuple[int, UUID] | None, count: int) -> Sequence[StaffRow]:
         """Return results by score, best first, then by session; `after` is the last row of the page before.

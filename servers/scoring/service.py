@@ -7,6 +7,7 @@ from finalbell.v1 import scoring_pb2 as pb
 
 from servers import errors
 from servers.messages import timestamp
+from servers.receipts import Receipts, Submission
 from servers.scoring import rules
 from servers.serving.wrap import Call
 from stores.answer_keys import AnswerKeys
@@ -22,12 +23,15 @@ RETRY_AFTER_SECONDS = "1"
 class ScoringService:
     """Reads results. Whether a session is handed in is Redis's to say first, since PostgreSQL hears of it later."""
 
-    def __init__(self, results: Results, keys: AnswerKeys, catalog: Catalog, boards: Boards, live: LiveSessions) -> None:
+    def __init__(
+        self, results: Results, keys: AnswerKeys, catalog: Catalog, boards: Boards, live: LiveSessions, receipts: Receipts
+    ) -> None:
         self._results = results
         self._keys = keys
         self._catalog = catalog
         self._boards = boards
         self._live = live
+        self._receipts = receipts
 
     async def GetResult(self, request: pb.GetResultRequest, call: Call) -> pb.GetResultResponse:
         session = UUID(request.session_id)
@@ -38,6 +42,12 @@ class ScoringService:
         if exam is None or result.student != call.caller.student:
             raise errors.SessionNotFound
         return pb.GetResultResponse(result=await self._shown(result, exam))
+
+    async def ListReceiptKeys(self, request: pb.ListReceiptKeysRequest, call: Call) -> pb.ListReceiptKeysResponse:
+        keys = [
+            pb.ReceiptKey(kty="OKP", crv="Ed25519", x=key.x, kid=key.kid, alg="EdDSA", use="sig") for key in self._receipts.keys
+        ]
+        return pb.ListReceiptKeysResponse(keys=keys)
 
     async def _waiting(self, session: UUID, call: Call) -> pb.GetResultResponse:
         """Answer for a session without a result: still running, or on its way."""
@@ -52,14 +62,19 @@ class ScoringService:
         call.answer_with(202)
         call.header("retry-after", RETRY_AFTER_SECONDS)
         waiting = pb.Result(status=pb.Result.SCORING)
-        if owner.submitted_ms is not None:
+        if owner.submitted_ms is not None and owner.answers_sha256 is not None:
+            submission = Submission(
+                session, owner.student, owner.exam, owner.exam_version, owner.submitted_ms, owner.answers_sha256
+            )
+            waiting = pb.Result(status=pb.Result.SCORING, receipt=self._receipts.sign(submission))
             waiting.submitted_at.CopyFrom(timestamp(owner.submitted_ms))
         return pb.GetResultResponse(result=waiting)
 
     async def _shown(self, result: Result, exam: Exam) -> pb.Result:
         """Return what may be seen of a result now."""
         ended = await self._catalog.ended(exam.id)
-        shown = pb.Result(revision=result.revision, answers_sha256=result.answers_sha256.hex())
+        receipt = self._receipts.sign(_submission(result))
+        shown = pb.Result(revision=result.revision, answers_sha256=result.answers_sha256.hex(), receipt=receipt)
         shown.submitted_at.CopyFrom(timestamp(result.submitted_ms))
         if not exam.shows_scores(ended=ended):
             shown.status = pb.Result.WITHHELD
@@ -95,6 +110,10 @@ class ScoringService:
             )
             for key, graded, points in zip(keys.keys, grades.graded, result.points, strict=True)
         ]
+
+
+def _submission(of: Result) -> Submission:
+    return Submission(of.session, of.student, of.exam, of.exam_version, of.submitted_ms, of.answers_sha256)
 
 
 def _item(key: Key, answer: Answer | None, outcome: rules.Outcome, points: int, correct: int, explanation: str) -> pb.BreakdownItem:

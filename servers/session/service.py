@@ -16,6 +16,7 @@ from servers import errors
 from servers.deadline import pause_budget_ms
 from servers.errors import Refusal
 from servers.messages import deadline_message, read_page_token, timestamp, write_page_token
+from servers.receipts import Receipts, Submission
 from servers.serving.wrap import Call, refused
 from servers.session import rules
 from servers.session.messages import answer_of, saved_message, session_message
@@ -60,6 +61,7 @@ class SessionService:
         starts: Starts,
         papers: Papers,
         submits: Submits,
+        receipts: Receipts,
         *,
         inline_wait_ms: int,
     ) -> None:
@@ -70,6 +72,7 @@ class SessionService:
         self._starts = starts
         self._papers = papers
         self._submits = submits
+        self._receipts = receipts
         self._inline_wait = inline_wait_ms / 1000
 
     async def beat(self, stop: asyncio.Event) -> None:
@@ -131,7 +134,7 @@ class SessionService:
                 raise errors.SessionNotFound
             if isinstance(frozen, Late):
                 raise _late(frozen)
-            return _submitted(frozen, await self._total(frozen, waiting, call), call)
+            return _submitted(frozen, await self._total(frozen, waiting, call), self._receipts.sign(_submission(frozen)), call)
 
     async def PauseSession(self, request: pb.PauseSessionRequest, call: Call) -> pb.PauseSessionResponse:
         with _committed():
@@ -300,7 +303,12 @@ def _late(late: Late) -> Refusal:
     )
 
 
-def _submitted(frozen: Frozen, total: tuple[int, int] | None, call: Call) -> pb.SubmitSessionResponse:
+def _submission(frozen: Frozen) -> Submission:
+    facts = frozen.facts
+    return Submission(facts.session, facts.student, facts.exam, facts.exam_version, frozen.submitted_ms, frozen.answers_sha256)
+
+
+def _submitted(frozen: Frozen, total: tuple[int, int] | None, receipt: str | None, call: Call) -> pb.SubmitSessionResponse:
     """Confirm the submit: 200 with the score, or 202 while it is on its way."""
     if total is None:
         call.answer_with(202)
@@ -310,6 +318,7 @@ def _submitted(frozen: Frozen, total: tuple[int, int] | None, call: Call) -> pb.
         answers_sha256=frozen.answers_sha256.hex(),
         score=total[0] if total else None,
         max_score=total[1] if total else None,
+        receipt=receipt,
     )
 
 

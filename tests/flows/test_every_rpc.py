@@ -14,11 +14,12 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ops.keys import mint
 from tests.flows.sitting import Student
-from tests.flows.transports import METHODS, Native, Reply, native_refusal
+from tests.flows.transports import METHODS, TRANSPORTS, Native, Reply, native_refusal, transport
 from tests.stack import Stack, bearer, fresh
 
-STUDENT, STAFF, ADMIN = (policy_pb2.Policy.Access.Value(name) for name in ("STUDENT", "STAFF", "ADMIN"))
+PUBLIC, STUDENT, STAFF, ADMIN = (policy_pb2.Policy.Access.Value(name) for name in ("PUBLIC", "STUDENT", "STAFF", "ADMIN"))
 ACCESS = {
+    "ListReceiptKeys": PUBLIC,
     "StartSession": STUDENT,
     "GetSession": STUDENT,
     "ListSessions": STUDENT,
@@ -119,7 +120,7 @@ def path(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
-@pytest.mark.parametrize("name", ACCESS)
+@pytest.mark.parametrize("name", [name for name, access in ACCESS.items() if access != PUBLIC])
 async def test_who_may_not_call_it_is_told_so_at_the_service_itself(stack: Stack, name: str) -> None:
     method = METHODS[name]
     expired = mint(stack.home, student=fresh("s"), roles=["admin"], ttl_seconds=-120)
@@ -134,6 +135,16 @@ async def test_who_may_not_call_it_is_told_so_at_the_service_itself(stack: Stack
     assert (nobody.code, nobody.reason) == ("UNAUTHENTICATED", "TOKEN_INVALID")
     assert (late.code, late.reason) == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
     assert {(reply.code, reply.reason) for reply in powerless.values()} <= {("PERMISSION_DENIED", "ROLE_REQUIRED")}
+
+
+@pytest.mark.parametrize("name", [name for name, access in ACCESS.items() if access == PUBLIC])
+@pytest.mark.parametrize("way", TRANSPORTS)
+async def test_what_is_public_needs_no_token_on_any_way_in_and_looks_at_none(stack: Stack, name: str, way: str) -> None:
+    request = GetMessageClass(METHODS[name].input_type)()
+    async with transport(way, stack, None) as nobody, transport(way, stack, "no.token.atall") as muddled:
+        replies = [await nobody.call(name, request), await muddled.call(name, request)]
+
+    assert [reply.code for reply in replies] == ["OK", "OK"]
 
 
 @pytest.mark.parametrize("name", OWNED)

@@ -28,7 +28,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66inalbell/v1/scoring.proto\x12\x0c\x66inalbell.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19\x66inalbell/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x03\n\x06Result\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.finalbell.v1.Result.Status\x12\x12\n\x05score\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tmax_score\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12.\n\nrank_as_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x05\x12.\n\tbreakdown\x18\x07 \x03(\x0b\x32\x1b.finalbell.v1.BreakdownItem\x12\x30\n\x0csubmitted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x61nswers_sha256\x18\t \x01(\t\x12/\n\x0breleases_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07SCORING\x10\x01\x12\n\n\x06SCORED\x10\x02\x12\x0b\n\x07PARTIAL\x10\x03\x12\x0c\n\x08WITHHELD\x10\x04\x42\x08\n\x06_scoreB\x0c\n\n_max_scoreB\x07\n\x05_rank\"\xaf\x02\n\rBreakdownItem\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x0e\n\x06points\x18\x03 \x01(\x05\x12\x12\n\nmax_points\x18\x04 \x01(\x05\x12\x34\n\x07outcome\x18\x05 \x01(\x0e\x32#.finalbell.v1.BreakdownItem.Outcome\x12\r\n\x05given\x18\x06 \x01(\t\x12\x0f\n\x07\x63orrect\x18\x07 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x08 \x01(\t\"k\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43ORRECT\x10\x01\x12\x0b\n\x07PARTIAL\x10\x02\x12\t\n\x05WRONG\x10\x03\x12\t\n\x05\x42LANK\x10\x04\x12\x0b\n\x07PENDING\x10\x05\x12\n\n\x06VOIDED\x10\x06\"0\n\x10GetResultRequest\x12\x1c\n\nsession_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"9\n\x11GetResultResponse\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.finalbell.v1.Result2\x9b\x01\n\x0eScoringService\x12\x88\x01\n\tGetResult\x12\x1e.finalbell.v1.GetResultRequest\x1a\x1f.finalbell.v1.GetResultResponse\":\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02.\x12$/api/v1/sessions/{session_id}/resultb\x06resultb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66inalbell/v1/scoring.proto\x12\x0c\x66inalbell.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19\x66inalbell/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x03\n\x06Result\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.finalbell.v1.Result.Status\x12\x12\n\x05score\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tmax_score\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12.\n\nrank_as_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x05\x12.\n\tbreakdown\x18\x07 \x03(\x0b\x32\x1b.finalbell.v1.BreakdownItem\x12\x30\n\x0csubmitted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x61nswers_sha256\x18\t \x01(\t\x12/\n\x0breleases_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x07receipt\x18\x14 \x01(\tH\x03\x88\x01\x01\"T\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07SCORING\x10\x01\x12\n\n\x06SCORED\x10\x02\x12\x0b\n\x07PARTIAL\x10\x03\x12\x0c\n\x08WITHHELD\x10\x04\x42\x08\n\x06_scoreB\x0c\n\n_max_scoreB\x07\n\x05_rankB\n\n\x08_receipt\"\xaf\x02\n\rBreakdownItem\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x0e\n\x06points\x18\x03 \x01(\x05\x12\x12\n\nmax_points\x18\x04 \x01(\x05\x12\x34\n\x07outcome\x18\x05 \x01(\x0e\x32#.finalbell.v1.BreakdownItem.Outcome\x12\r\n\x05given\x18\x06 \x01(\t\x12\x0f\n\x07\x63orrect\x18\x07 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x08 \x01(\t\"k\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43ORRECT\x10\x01\x12\x0b\n\x07PARTIAL\x10\x02\x12\t\n\x05WRONG\x10\x03\x12\t\n\x05\x42LANK\x10\x04\x12\x0b\n\x07PENDING\x10\x05\x12\n\n\x06VOIDED\x10\x06\"0\n\x10GetResultRequest\x12\x1c\n\nsession_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"9\n\x11GetResultResponse\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.finalbell.v1.Result\"\x18\n\x16ListReceiptKeysRequest\"A\n\x17ListReceiptKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.finalbell.v1.ReceiptKey\"X\n\nReceiptKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\x0b\n\x03kid\x18\x04 \x01(\t\x12\x0b\n\x03\x61lg\x18\x05 \x01(\t\x12\x0b\n\x03use\x18\x06 \x01(\t2\xa1\x02\n\x0eScoringService\x12\x88\x01\n\tGetResult\x12\x1e.finalbell.v1.GetResultRequest\x1a\x1f.finalbell.v1.GetResultResponse\":\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02.\x12$/api/v1/sessions/{session_id}/resultb\x06result\x12\x83\x01\n\x0fListReceiptKeys\x12$.finalbell.v1.ListReceiptKeysRequest\x1a%.finalbell.v1.ListReceiptKeysResponse\"#\xa2\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/receipts/keysb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,18 +39,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRESULTREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_SCORINGSERVICE'].methods_by_name['GetResult']._loaded_options = None
   _globals['_SCORINGSERVICE'].methods_by_name['GetResult']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002.\022$/api/v1/sessions/{session_id}/resultb\006result'
+  _globals['_SCORINGSERVICE'].methods_by_name['ListReceiptKeys']._loaded_options = None
+  _globals['_SCORINGSERVICE'].methods_by_name['ListReceiptKeys']._serialized_options = b'\242\273\030\002\010\001\202\323\344\223\002\027\022\025/api/v1/receipts/keys'
   _globals['_RESULT']._serialized_start=164
-  _globals['_RESULT']._serialized_end=636
-  _globals['_RESULT_STATUS']._serialized_start=519
-  _globals['_RESULT_STATUS']._serialized_end=603
-  _globals['_BREAKDOWNITEM']._serialized_start=639
-  _globals['_BREAKDOWNITEM']._serialized_end=942
-  _globals['_BREAKDOWNITEM_OUTCOME']._serialized_start=835
-  _globals['_BREAKDOWNITEM_OUTCOME']._serialized_end=942
-  _globals['_GETRESULTREQUEST']._serialized_start=944
-  _globals['_GETRESULTREQUEST']._serialized_end=992
-  _globals['_GETRESULTRESPONSE']._serialized_start=994
-  _globals['_GETRESULTRESPONSE']._serialized_end=1051
-  _globals['_SCORINGSERVICE']._serialized_start=1054
-  _globals['_SCORINGSERVICE']._serialized_end=1209
+  _globals['_RESULT']._serialized_end=670
+  _globals['_RESULT_STATUS']._serialized_start=541
+  _globals['_RESULT_STATUS']._serialized_end=625
+  _globals['_BREAKDOWNITEM']._serialized_start=673
+  _globals['_BREAKDOWNITEM']._serialized_end=976
+  _globals['_BREAKDOWNITEM_OUTCOME']._serialized_start=869
+  _globals['_BREAKDOWNITEM_OUTCOME']._serialized_end=976
+  _globals['_GETRESULTREQUEST']._serialized_start=978
+  _globals['_GETRESULTREQUEST']._serialized_end=1026
+  _globals['_GETRESULTRESPONSE']._serialized_start=1028
+  _globals['_GETRESULTRESPONSE']._serialized_end=1085
+  _globals['_LISTRECEIPTKEYSREQUEST']._serialized_start=1087
+  _globals['_LISTRECEIPTKEYSREQUEST']._serialized_end=1111
+  _globals['_LISTRECEIPTKEYSRESPONSE']._serialized_start=1113
+  _globals['_LISTRECEIPTKEYSRESPONSE']._serialized_end=1178
+  _globals['_RECEIPTKEY']._serialized_start=1180
+  _globals['_RECEIPTKEY']._serialized_end=1268
+  _globals['_SCORINGSERVICE']._serialized_start=1271
+  _globals['_SCORINGSERVICE']._serialized_end=1560
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,7 @@ class Result(_message.Message):
     SUBMITTED_AT_FIELD_NUMBER: _builtins.int
     ANSWERS_SHA256_FIELD_NUMBER: _builtins.int
     RELEASES_AT_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     status: Global___Result.Status.ValueType
     """status is how far the scoring is."""
     score: _builtins.int
@@ -81,6 +82,12 @@ class Result(_message.Message):
     """revision rises with every change of the result, from 1."""
     answers_sha256: _builtins.str
     """answers_sha256 is the SHA-256 of the answers that were scored: the one that the submit was answered with."""
+    receipt: _builtins.str
+    """receipt is the server's signature under what was handed in, the same as in the submit's reply (docs/receipts.md); also of
+    a session that the bell handed in, and whether or not the score is there or may be shown. It proves which answers the
+    server had and when, not what they are worth. Absent where the server has no key for receipts, and for a moment after
+    the submit.
+    """
     @_builtins.property
     def rank_as_of(self) -> _timestamp_pb2.Timestamp:
         """rank_as_of is when the rank was read."""
@@ -110,21 +117,26 @@ class Result(_message.Message):
         submitted_at: _timestamp_pb2.Timestamp | None = ...,
         answers_sha256: _builtins.str = ...,
         releases_at: _timestamp_pb2.Timestamp | None = ...,
+        receipt: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_rank", b"_rank", "_score", b"_score", "max_score", b"max_score", "rank", b"rank", "rank_as_of", b"rank_as_of", "releases_at", b"releases_at", "score", b"score", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_rank", b"_rank", "_receipt", b"_receipt", "_score", b"_score", "max_score", b"max_score", "rank", b"rank", "rank_as_of", b"rank_as_of", "receipt", b"receipt", "releases_at", b"releases_at", "score", b"score", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_rank", b"_rank", "_score", b"_score", "answers_sha256", b"answers_sha256", "breakdown", b"breakdown", "max_score", b"max_score", "rank", b"rank", "rank_as_of", b"rank_as_of", "releases_at", b"releases_at", "revision", b"revision", "score", b"score", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_rank", b"_rank", "_receipt", b"_receipt", "_score", b"_score", "answers_sha256", b"answers_sha256", "breakdown", b"breakdown", "max_score", b"max_score", "rank", b"rank", "rank_as_of", b"rank_as_of", "receipt", b"receipt", "releases_at", b"releases_at", "revision", b"revision", "score", b"score", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_score: _TypeAlias = _typing.Literal["max_score"]  # noqa: Y015
     _WhichOneofArgType__max_score: _TypeAlias = _typing.Literal["_max_score", b"_max_score"]  # noqa: Y015
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    _WhichOneofReturnType__receipt: _TypeAlias = _typing.Literal["receipt"]  # noqa: Y015
+    _WhichOneofArgType__receipt: _TypeAlias = _typing.Literal["_receipt", b"_receipt"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_score) -> _WhichOneofReturnType__max_score | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__receipt) -> _WhichOneofReturnType__receipt | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
@@ -264,3 +276,86 @@ class GetResultResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetResultResponse: _TypeAlias = GetResultResponse  # noqa: Y015
+
+@_typing.final
+class ListReceiptKeysRequest(_message.Message):
+    """ListReceiptKeysRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReceiptKeysRequest: _TypeAlias = ListReceiptKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListReceiptKeysResponse(_message.Message):
+    """ListReceiptKeysResponse is a JSON Web Key Set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceiptKey]:
+        """keys are the public keys, none where the server has no key for receipts. Choose by a receipt's `kid`."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___ReceiptKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReceiptKeysResponse: _TypeAlias = ListReceiptKeysResponse  # noqa: Y015
+
+@_typing.final
+class ReceiptKey(_message.Message):
+    """ReceiptKey is one public key as a JSON Web Key (RFC 7517, RFC 8037)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KTY_FIELD_NUMBER: _builtins.int
+    CRV_FIELD_NUMBER: _builtins.int
+    X_FIELD_NUMBER: _builtins.int
+    KID_FIELD_NUMBER: _builtins.int
+    ALG_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    kty: _builtins.str
+    """kty is "OKP", the type of Ed25519's keys."""
+    crv: _builtins.str
+    """crv is "Ed25519"."""
+    x: _builtins.str
+    """x is the public key: its 32 bytes in base64url without padding."""
+    kid: _builtins.str
+    """kid names the key, in a receipt's header too: its thumbprint by RFC 7638."""
+    alg: _builtins.str
+    """alg is "EdDSA"."""
+    use: _builtins.str
+    """use is "sig"."""
+    def __init__(
+        self,
+        *,
+        kty: _builtins.str = ...,
+        crv: _builtins.str = ...,
+        x: _builtins.str = ...,
+        kid: _builtins.str = ...,
+        alg: _builtins.str = ...,
+        use: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alg", b"alg", "crv", b"crv", "kid", b"kid", "kty", b"kty", "use", b"use", "x", b"x"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiptKey: _TypeAlias = ReceiptKey  # noqa: Y015

@@ -41,6 +41,11 @@ class ScoringServiceStub:
                 request_serializer=finalbell_dot_v1_dot_scoring__pb2.GetResultRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_scoring__pb2.GetResultResponse.FromString,
                 _registered_method=True)
+        self.ListReceiptKeys = channel.unary_unary(
+                '/finalbell.v1.ScoringService/ListReceiptKeys',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysResponse.FromString,
+                _registered_method=True)
 
 
 class ScoringServiceServicer:
@@ -62,6 +67,16 @@ class ScoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReceiptKeys(self, request, context):
+        """ListReceiptKeys lists the public keys that receipts are signed with, the older ones too, for whoever verifies one. It
+        needs no token. Over REST the reply is a JSON Web Key Set (RFC 7517), as libraries read it; keep a copy.
+
+        Errors: RESOURCE_EXHAUSTED `RATE_LIMITED`: all callers without a token count as one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -69,6 +84,11 @@ def add_ScoringServiceServicer_to_server(servicer, server):
                     servicer.GetResult,
                     request_deserializer=finalbell_dot_v1_dot_scoring__pb2.GetResultRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_scoring__pb2.GetResultResponse.SerializeToString,
+            ),
+            'ListReceiptKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReceiptKeys,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -100,6 +120,33 @@ class ScoringService:
             '/finalbell.v1.ScoringService/GetResult',
             finalbell_dot_v1_dot_scoring__pb2.GetResultRequest.SerializeToString,
             finalbell_dot_v1_dot_scoring__pb2.GetResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReceiptKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/ListReceiptKeys',
+            finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

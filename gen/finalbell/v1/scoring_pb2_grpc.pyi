@@ -45,6 +45,12 @@ class ScoringServiceStub:
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_IN_PROGRESS` before the submit; UNAVAILABLE
     `STORE_UNAVAILABLE`.
     """
+    ListReceiptKeys: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ListReceiptKeysRequest, _scoring_pb2.ListReceiptKeysResponse]
+    """ListReceiptKeys lists the public keys that receipts are signed with, the older ones too, for whoever verifies one. It
+    needs no token. Over REST the reply is a JSON Web Key Set (RFC 7517), as libraries read it; keep a copy.
+
+    Errors: RESOURCE_EXHAUSTED `RATE_LIMITED`: all callers without a token count as one.
+    """
 
 @_typing.type_check_only
 class ScoringServiceAsyncStub(ScoringServiceStub):
@@ -62,6 +68,12 @@ class ScoringServiceAsyncStub(ScoringServiceStub):
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_IN_PROGRESS` before the submit; UNAVAILABLE
     `STORE_UNAVAILABLE`.
+    """
+    ListReceiptKeys: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ListReceiptKeysRequest, _scoring_pb2.ListReceiptKeysResponse]  # type: ignore[assignment]
+    """ListReceiptKeys lists the public keys that receipts are signed with, the older ones too, for whoever verifies one. It
+    needs no token. Over REST the reply is a JSON Web Key Set (RFC 7517), as libraries read it; keep a copy.
+
+    Errors: RESOURCE_EXHAUSTED `RATE_LIMITED`: all callers without a token count as one.
     """
 
 class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +95,18 @@ class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_IN_PROGRESS` before the submit; UNAVAILABLE
         `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListReceiptKeys(
+        self,
+        request: _scoring_pb2.ListReceiptKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.ListReceiptKeysResponse, _abc.Awaitable[_scoring_pb2.ListReceiptKeysResponse]]:
+        """ListReceiptKeys lists the public keys that receipts are signed with, the older ones too, for whoever verifies one. It
+        needs no token. Over REST the reply is a JSON Web Key Set (RFC 7517), as libraries read it; keep a copy.
+
+        Errors: RESOURCE_EXHAUSTED `RATE_LIMITED`: all callers without a token count as one.
         """
 
 def add_ScoringServiceServicer_to_server(servicer: ScoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -966,6 +966,7 @@ class SubmitSessionResponse(_message.Message):
     ANSWERS_SHA256_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     MAX_SCORE_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     status: _scoring_pb2.Result.Status.ValueType
     """status is SCORING, or SCORED when the score is in this reply."""
     answers_sha256: _builtins.str
@@ -976,6 +977,14 @@ class SubmitSessionResponse(_message.Message):
     """score is in points; absent until scored and released."""
     max_score: _builtins.int
     """max_score is the most that could be reached; absent with `score`."""
+    receipt: _builtins.str
+    """receipt is the server's signature under what was handed in: keep it, with a copy of the answers (docs/receipts.md).
+
+    It proves to anybody who has the public keys (ListReceiptKeys) that this finalbell had answers with this hash, of this
+    student in this session, at `submitted_at`. It says nothing of whether they are right, and cannot bring them back.
+    A repeated submit and the result carry the same text, as long as the server signs with the same key. Absent where the
+    server has no key for receipts.
+    """
     @_builtins.property
     def submitted_at(self) -> _timestamp_pb2.Timestamp:
         """submitted_at is when the session was handed in."""
@@ -988,17 +997,22 @@ class SubmitSessionResponse(_message.Message):
         answers_sha256: _builtins.str = ...,
         score: _builtins.int | None = ...,
         max_score: _builtins.int | None = ...,
+        receipt: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_score", b"_score", "max_score", b"max_score", "score", b"score", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_receipt", b"_receipt", "_score", b"_score", "max_score", b"max_score", "receipt", b"receipt", "score", b"score", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_score", b"_score", "answers_sha256", b"answers_sha256", "max_score", b"max_score", "score", b"score", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_receipt", b"_receipt", "_score", b"_score", "answers_sha256", b"answers_sha256", "max_score", b"max_score", "receipt", b"receipt", "score", b"score", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_score: _TypeAlias = _typing.Literal["max_score"]  # noqa: Y015
     _WhichOneofArgType__max_score: _TypeAlias = _typing.Literal["_max_score", b"_max_score"]  # noqa: Y015
+    _WhichOneofReturnType__receipt: _TypeAlias = _typing.Literal["receipt"]  # noqa: Y015
+    _WhichOneofArgType__receipt: _TypeAlias = _typing.Literal["_receipt", b"_receipt"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_score) -> _WhichOneofReturnType__max_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__receipt) -> _WhichOneofReturnType__receipt | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 

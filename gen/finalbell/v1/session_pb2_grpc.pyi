@@ -89,7 +89,7 @@ class SessionServiceStub:
 
     HTTP 202 with status SCORING means that the frozen answers are stored safely and will be scored; 200 with the
     score when it was there within a quarter of a second and the exam releases scores at once. Repeating it, with any
-    key, returns the first submit's `submitted_at` and hash.
+    key, returns the first submit's `submitted_at`, hash and receipt.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over (metadata
     `submitted: true`: the server has handed in what was saved, ask for the result); UNAVAILABLE `STORE_UNAVAILABLE`.
@@ -179,7 +179,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     HTTP 202 with status SCORING means that the frozen answers are stored safely and will be scored; 200 with the
     score when it was there within a quarter of a second and the exam releases scores at once. Repeating it, with any
-    key, returns the first submit's `submitted_at` and hash.
+    key, returns the first submit's `submitted_at`, hash and receipt.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over (metadata
     `submitted: true`: the server has handed in what was saved, ask for the result); UNAVAILABLE `STORE_UNAVAILABLE`.
@@ -302,7 +302,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         HTTP 202 with status SCORING means that the frozen answers are stored safely and will be scored; 200 with the
         score when it was there within a quarter of a second and the exam releases scores at once. Repeating it, with any
-        key, returns the first submit's `submitted_at` and hash.
+        key, returns the first submit's `submitted_at`, hash and receipt.
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over (metadata
         `submitted: true`: the server has handed in what was saved, ask for the result); UNAVAILABLE `STORE_UNAVAILABLE`.
