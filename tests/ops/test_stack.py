@@ -53,7 +53,15 @@ def test_two_stacks_run_side_by_side_on_ports_of_their_own(front: Local, back: L
 
 def test_only_its_owner_may_look_into_a_stack(front: Local) -> None:
     assert mode(front.home) == 0o700
-    for name in ("stack.json", "secrets.json", "ports.json", "keys/signing.pem", "config/redis.conf", "config/nats.conf"):
+    for name in (
+        "stack.json",
+        "secrets.json",
+        "ports.json",
+        "keys/signing.pem",
+        "keys/receipt.pem",
+        "config/redis.conf",
+        "config/nats.conf",
+    ):
         assert mode(front.home / name) == 0o600, name
 
 
