@@ -10,7 +10,19 @@ from tests.flows.sitting import canonical
 from tests.flows.transports import TRANSPORTS, Transport, transport
 from tests.stack import Stack, eventually
 
-VOLATILE = {"sessionId", "startedAt", "endsAt", "serverTime", "savedAt", "submittedAt", "rankAsOf", "asOf", "remainingMs", "rank"}
+VOLATILE = {
+    "sessionId",
+    "startedAt",
+    "endsAt",
+    "serverTime",
+    "savedAt",
+    "submittedAt",
+    "rankAsOf",
+    "asOf",
+    "remainingMs",
+    "rank",
+    "receipt",
+}
 """What differs between two sittings of one exam by its nature; everything else has to be the same."""
 
 GOLDEN_SCORES = {"q1": (2, "CORRECT"), "q2": (3, "PARTIAL"), "q3": (4, "CORRECT"), "q4": (-1, "WRONG")}
@@ -66,7 +78,7 @@ async def test_a_session_can_be_begun_over_one_way_in_and_finished_over_another(
         submits = [(await way_in.call("SubmitSession", submit, key=uuid.uuid4().hex)).ok for way_in in (native, web, rest)]
 
         assert versions == [1, 1, 1]
-        assert len({(one.submitted_at.ToMilliseconds(), one.answers_sha256) for one in submits}) == 1
+        assert len({(one.submitted_at.ToMilliseconds(), one.answers_sha256, one.receipt) for one in submits}) == 1
 
 
 async def sit(stack: Stack, name: str, student: str, exam: str) -> dict[str, Any]:
@@ -82,6 +94,8 @@ async def sit(stack: Stack, name: str, student: str, exam: str) -> dict[str, Any
         again = (await way_in.call("SubmitSession", session_pb2.SubmitSessionRequest(session_id=session), key=uuid.uuid4().hex)).ok
         board = (await way_in.call("GetLeaderboard", leaderboard_pb2.GetLeaderboardRequest(exam_id=exam, top=1))).ok
     assert (again.submitted_at, again.answers_sha256) == (submit.submitted_at, submit.answers_sha256)
+    assert submit.receipt
+    assert submit.receipt == again.receipt == result.receipt
     return {
         "start": plain(started.session),
         "saves": [plain(saved) for saved in saves],
