@@ -33,6 +33,7 @@ def test_a_reader_can_paste_every_command(stack: Stack, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert '"saved":true' in ran.stdout
     assert '"answersSha256"' in ran.stdout
+    assert "Valid. Student ada handed in session" in ran.stdout
     assert '"alias":"Ada","me":true' in ran.stdout
     assert "mine" in ran.stdout
     assert "power cut in hall B" in ran.stdout
@@ -70,7 +71,9 @@ def _here(text: str, stack: Stack) -> str:
         ".venv/bin/finalbell", f"{sys.executable} -m ops.main"
     )
     return re.sub(
-        r"(-m ops\.main (?:(?:exam|leaderboard|session|scoring) \w+|token|status|rehearse))", rf"\1 --home {stack.home}", text
+        r"(-m ops\.main (?:(?:exam|leaderboard|receipt|session|scoring) \w+|token|status|rehearse))",
+        rf"\1 --home {stack.home}",
+        text,
     )
 
 
