@@ -17,6 +17,7 @@ from servers.admin.sessions import SessionAdminService
 from servers.content.service import ContentService
 from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
+from servers.scoring.item_statistics import ItemStatistics
 from servers.scoring.service import ScoringService
 from servers.scoring.worker import ScoringWorker
 from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, Worker, serve
@@ -40,6 +41,7 @@ from stores.restore import Restorer
 from stores.results import Results, Standings
 from stores.sessions import Sessions
 from stores.starts import Starts
+from stores.statistics import Statistics
 from stores.submit_log import SubmitLog
 from stores.warming import Warming
 
@@ -60,6 +62,7 @@ class Parts:
         self.exams = Exams(stores.postgres)
         self.results = Results(stores.postgres)
         self.standings = Standings(stores.postgres)
+        self.statistics = Statistics(stores.postgres)
         self.answer_keys = AnswerKeys(stores.postgres)
         self.boards = Boards(stores.boards)
         self.submit_log = SubmitLog(stores.nats)
@@ -116,8 +119,10 @@ async def bell(parts: Parts) -> Hosted:
 
 
 async def scoring(parts: Parts) -> Hosted:
-    servicer = ScoringService(parts.results, parts.answer_keys, parts.catalog, parts.boards, parts.live)
-    return Hosted(services=[(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)])
+    statistics = ItemStatistics(parts.statistics, parts.answer_keys, parts.catalog)
+    servicer = ScoringService(parts.results, parts.answer_keys, parts.catalog, parts.boards, parts.live, statistics)
+    services = [(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)]
+    return Hosted(services=services, drains=[statistics.drain])
 
 
 async def scoring_worker(parts: Parts) -> Hosted:

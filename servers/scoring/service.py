@@ -1,4 +1,4 @@
-"""ScoringService: results, shown as far as the exam's release policies allow."""
+"""ScoringService: results, shown as far as the exam's release policies allow; item_statistics.py has the calls for staff."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -8,6 +8,7 @@ from finalbell.v1 import scoring_pb2 as pb
 from servers import errors
 from servers.messages import timestamp
 from servers.scoring import rules
+from servers.scoring.item_statistics import ItemStatistics
 from servers.serving.wrap import Call
 from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
@@ -22,12 +23,21 @@ RETRY_AFTER_SECONDS = "1"
 class ScoringService:
     """Reads results. Whether a session is handed in is Redis's to say first, since PostgreSQL hears of it later."""
 
-    def __init__(self, results: Results, keys: AnswerKeys, catalog: Catalog, boards: Boards, live: LiveSessions) -> None:
+    def __init__(
+        self,
+        results: Results,
+        keys: AnswerKeys,
+        catalog: Catalog,
+        boards: Boards,
+        live: LiveSessions,
+        statistics: ItemStatistics,
+    ) -> None:
         self._results = results
         self._keys = keys
         self._catalog = catalog
         self._boards = boards
         self._live = live
+        self._statistics = statistics
 
     async def GetResult(self, request: pb.GetResultRequest, call: Call) -> pb.GetResultResponse:
         session = UUID(request.session_id)
@@ -38,6 +48,12 @@ class ScoringService:
         if exam is None or result.student != call.caller.student:
             raise errors.SessionNotFound
         return pb.GetResultResponse(result=await self._shown(result, exam))
+
+    async def ComputeItemStatistics(self, request: pb.ComputeItemStatisticsRequest, call: Call) -> pb.ComputeItemStatisticsResponse:
+        return await self._statistics.compute(request, call)
+
+    async def GetItemStatistics(self, request: pb.GetItemStatisticsRequest, call: Call) -> pb.GetItemStatisticsResponse:
+        return await self._statistics.get(request, call)
 
     async def _waiting(self, session: UUID, call: Call) -> pb.GetResultResponse:
         """Answer for a session without a result: still running, or on its way."""
