@@ -19,22 +19,26 @@ WAIT_SECONDS = 8.0
 """How long a call waits for a computation: less than the 10 s that any call may take."""
 
 RETRY_AFTER_SECONDS = "1"
+DRAIN_SECONDS = 5.0
+"""How long a process that stops goes on with computations. One that takes longer is given up: the next call computes it anew."""
+
 log = structlog.get_logger()
 
 
 class ItemStatistics:
     """Computes item statistics beside the calls, and reads those that were kept."""
 
-    def __init__(self, statistics: Statistics, keys: AnswerKeys, catalog: Catalog) -> None:
+    def __init__(self, statistics: Statistics, keys: AnswerKeys, catalog: Catalog, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._statistics = statistics
         self._keys = keys
         self._catalog = catalog
+        self._wait_seconds = wait_seconds
         self._computing: dict[str, asyncio.Task[pb.ItemStatistics]] = {}
 
     async def compute(self, request: pb.ComputeItemStatisticsRequest, call: Call) -> pb.ComputeItemStatisticsResponse:
         exam = await self._exam(request.exam_id)
         task = self._computing.get(exam.id) or self._begin(exam)
-        done, _ = await asyncio.wait([task], timeout=WAIT_SECONDS)
+        done, _ = await asyncio.wait([task], timeout=self._wait_seconds)
         if done:
             return pb.ComputeItemStatisticsResponse(statistics=task.result())
         call.answer_with(202)
@@ -51,8 +55,13 @@ class ItemStatistics:
         return pb.GetItemStatisticsResponse(statistics=found)
 
     async def drain(self) -> None:
-        """Finish the computations that were begun."""
-        await asyncio.gather(*self._computing.values(), return_exceptions=True)
+        """Finish the computations that were begun, as far as they come in time."""
+        running = list(self._computing.values())
+        if running:
+            _, late = await asyncio.wait(running, timeout=DRAIN_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _exam(self, exam_id: str) -> Exam:
         exam = await self._catalog.exam(exam_id, fresh=True)

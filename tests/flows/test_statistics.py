@@ -4,7 +4,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from finalbell.v1 import scoring_pb2 as pb
 
+from servers.auth import Caller
+from servers.scoring.item_statistics import ItemStatistics
+from servers.serving.wrap import Call
+from stores.answer_keys import AnswerKeys
+from stores.catalog import Catalog
+from stores.connect import StoreSettings, connect
+from stores.statistics import Statistics
 from tests.flows.sitting import Student, good, refusal
 from tests.stack import Stack, fresh
 
@@ -82,3 +90,21 @@ async def test_an_exam_that_nobody_has_sat_has_statistics_without_figures(stack:
     assert (found["results"], len(found["questions"])) == (0, 4)
     assert not {"mean", "alpha", "standardDeviation"} & found.keys()
     assert refusal(unknown) == (404, "EXAM_NOT_FOUND")
+
+
+async def test_what_takes_longer_than_a_call_may_goes_on_without_it(stack: Stack, exam_id: str) -> None:
+    await stack.import_exam(WRONG_KEY, exam_id)
+    where = stack.read()
+    urls = StoreSettings(where["postgres"], where["redis"], where["redis"], where["nats"], needs_nats=False)
+    call = Call(Caller("boss", frozenset({"admin"}), ()), None, 0.0, {})
+    async with connect(urls) as stores:
+        catalog = Catalog(stores.postgres)
+        service = ItemStatistics(Statistics(stores.postgres), AnswerKeys(stores.postgres), catalog, wait_seconds=0)
+
+        reply = await service.compute(pb.ComputeItemStatisticsRequest(exam_id=exam_id), call)
+        await service.drain()
+        kept = await service.get(pb.GetItemStatisticsRequest(exam_id=exam_id), call)
+
+    assert reply == pb.ComputeItemStatisticsResponse(computing=True)
+    assert call.headers == [("fb-http-status", "202"), ("retry-after", "1")]
+    assert (kept.statistics.exam_id, len(kept.statistics.questions)) == (exam_id, 4)
