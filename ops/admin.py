@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 from finalbell.v1 import admin_pb2, content_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub, SessionAdminServiceStub
+from finalbell.v1.scoring_pb2_grpc import ScoringServiceStub
 from finalbell.v1.session_pb2_grpc import SessionServiceStub
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
@@ -32,6 +33,7 @@ class Admin:
         self._stub = ExamAdminServiceStub(authorized)
         self._sessions = SessionAdminServiceStub(authorized)
         self._students = SessionServiceStub(authorized)
+        self._scoring = ScoringServiceStub(authorized)
 
     def close(self) -> None:
         """Close the connection."""
@@ -78,6 +80,13 @@ class Admin:
             after = page.next_page_token
             if not after:
                 return whole
+
+    def item_statistics(self, exam: str) -> scoring_pb2.ItemStatistics:
+        """Have an exam's item statistics computed, and return them; a call that ends too early is repeated."""
+        while True:
+            reply = self._scoring.ComputeItemStatistics(scoring_pb2.ComputeItemStatisticsRequest(exam_id=exam))
+            if not reply.computing:
+                return reply.statistics
 
     def rebuild(self, exam: str) -> admin_pb2.RebuildLeaderboardResponse:
         """Build an exam's boards again."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ops.client import HomeOption, ServerOption, TokenOption, client, print_json
+from ops.table import inert
 from ops.table import show as show_table
 
 if TYPE_CHECKING:
@@ -180,9 +181,42 @@ def results(
 
     rows = [result_row(result) for result in whole.results]
     if as_csv:
-        csv.writer(sys.stdout).writerows([RESULT_COLUMNS, *(map(_inert, row) for row in rows)])
+        csv.writer(sys.stdout).writerows([RESULT_COLUMNS, *(map(inert, row) for row in rows)])
     else:
         show_table(RESULT_COLUMNS, rows)
+
+
+@app.command("stats")
+def stats(
+    exam: ExamArgument,
+    as_csv: Annotated[
+        bool,
+        typer.Option("--csv", help="Print CSV: a row for each question, its option empty, then one for each of its options."),
+    ] = False,
+    as_json: JsonOption = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw difficulty against discrimination: .svg, .png or .pdf.")
+    ] = None,
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
+) -> None:
+    """Compute and print how well each question of an exam measured (docs/statistics.md), and which keys to look at."""
+    from ops.statistics import COLUMNS, CSV_COLUMNS, csv_rows, drawing, sentences, table_row
+
+    draw = drawing(plot)
+    with client(home, server, token) as admin:
+        found = admin.item_statistics(exam)
+    draw(found)
+    if as_json:
+        print_json(found)
+    elif as_csv:
+        csv.writer(sys.stdout).writerows([CSV_COLUMNS, *csv_rows(found)])
+    else:
+        show_table(COLUMNS, [table_row(question, found.results) for question in found.questions])
+        typer.echo()
+        for sentence in sentences(found):
+            typer.echo(sentence)
 
 
 def import_exam(home: Path, file: Path) -> "ImportExamResponse":
@@ -204,8 +238,3 @@ def _setting(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise typer.BadParameter(f"--set takes KEY=VALUE, not {text!r}")
     return name, value
-
-
-def _inert(cell: str) -> str:
-    """Keep a spreadsheet from running a cell: students choose their aliases, and '=' begins a formula."""
-    return f"'{cell}" if cell[:1] in "=+-@\t\r" and not cell.lstrip("-").isdigit() else cell

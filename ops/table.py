@@ -17,3 +17,8 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console(width=None if terminal else 1000).print(table)
+
+
+def inert(cell: str) -> str:
+    """Keep a spreadsheet from running a cell: students choose their aliases, and '=' begins a formula."""
+    return f"'{cell}" if cell[:1] in "=+-@\t\r" and not cell.lstrip("-").isdigit() else cell

@@ -19,6 +19,7 @@ SUCCESSES = {  # what answers with another status than 200, or with one more
     "StartSession": {"200": "The session that was in progress.", "201": "A new session."},
     "SubmitSession": {"200": "Scored and released within the wait.", "202": "Stored safely; the score is on its way."},
     "GetResult": {"200": "The result.", "202": "Not scored yet; ask again after `Retry-After` seconds."},
+    "ComputeItemStatistics": {"200": "The statistics.", "202": "Still computing; repeat after `Retry-After` seconds."},
 }
 CACHED = "ContentService"  # its replies carry an ETag
 ERRORS = {  # HTTP status: the gRPC codes behind it, and what it means where the RPC says nothing more

@@ -19,6 +19,7 @@ from servers.content.service import ContentService
 from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
 from servers.receipts import Receipts
+from servers.scoring.item_statistics import ItemStatistics
 from servers.scoring.service import ScoringService
 from servers.scoring.worker import ScoringWorker
 from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, Worker, serve
@@ -42,6 +43,7 @@ from stores.restore import Restorer
 from stores.results import Results, Standings
 from stores.sessions import Sessions
 from stores.starts import Starts
+from stores.statistics import Statistics
 from stores.submit_log import SubmitLog
 from stores.warming import Warming
 
@@ -62,6 +64,7 @@ class Parts:
         self.exams = Exams(stores.postgres)
         self.results = Results(stores.postgres)
         self.standings = Standings(stores.postgres)
+        self.statistics = Statistics(stores.postgres)
         self.answer_keys = AnswerKeys(stores.postgres)
         self.boards = Boards(stores.boards)
         self.submit_log = SubmitLog(stores.nats)
@@ -125,8 +128,12 @@ async def bell(parts: Parts) -> Hosted:
 
 
 async def scoring(parts: Parts) -> Hosted:
-    servicer = ScoringService(parts.results, parts.answer_keys, parts.catalog, parts.boards, parts.live, receipts(parts.settings))
-    return Hosted(services=[(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)])
+    statistics = ItemStatistics(parts.statistics, parts.answer_keys, parts.catalog)
+    servicer = ScoringService(
+        parts.results, parts.answer_keys, parts.catalog, parts.boards, parts.live, receipts(parts.settings), statistics
+    )
+    services = [(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)]
+    return Hosted(services=services, drains=[statistics.drain])
 
 
 async def scoring_worker(parts: Parts) -> Hosted:

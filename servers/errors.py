@@ -100,6 +100,16 @@ class SessionNotFound(Refusal):
         super().__init__("There is no such session. Check the id, and that the token is the one that started it.")
 
 
+class StatisticsNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "STATISTICS_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This exam has no statistics yet: have them computed first ('finalbell exam stats', ComputeItemStatistics)."
+        )
+
+
 class DeadLetterNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "DEAD_LETTER_NOT_FOUND"

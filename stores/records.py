@@ -6,7 +6,7 @@ Times are milliseconds since the Unix epoch, in UTC, with `_ms` in the name.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -419,6 +419,15 @@ class Result:
     submitted_ms: int
     reason: SubmitReason
     revision: int = 1
+
+
+class Sheet(NamedTuple):
+    """A scored result as statistics need it: `points` in paper order, `answers` as `encode_answers` wrote them."""
+
+    student: str
+    session: UUID
+    points: Sequence[int]
+    answers: str
 
 
 @dataclass(frozen=True, slots=True)

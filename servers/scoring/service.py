@@ -1,4 +1,4 @@
-"""ScoringService: results, shown as far as the exam's release policies allow."""
+"""ScoringService: results, shown as far as the exam's release policies allow; item_statistics.py has the calls for staff."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -9,6 +9,7 @@ from servers import errors
 from servers.messages import timestamp
 from servers.receipts import Receipts, Submission
 from servers.scoring import rules
+from servers.scoring.item_statistics import ItemStatistics
 from servers.serving.wrap import Call
 from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
@@ -24,7 +25,14 @@ class ScoringService:
     """Reads results. Whether a session is handed in is Redis's to say first, since PostgreSQL hears of it later."""
 
     def __init__(
-        self, results: Results, keys: AnswerKeys, catalog: Catalog, boards: Boards, live: LiveSessions, receipts: Receipts
+        self,
+        results: Results,
+        keys: AnswerKeys,
+        catalog: Catalog,
+        boards: Boards,
+        live: LiveSessions,
+        receipts: Receipts,
+        statistics: ItemStatistics,
     ) -> None:
         self._results = results
         self._keys = keys
@@ -32,6 +40,7 @@ class ScoringService:
         self._boards = boards
         self._live = live
         self._receipts = receipts
+        self._statistics = statistics
 
     async def GetResult(self, request: pb.GetResultRequest, call: Call) -> pb.GetResultResponse:
         session = UUID(request.session_id)
@@ -48,6 +57,12 @@ class ScoringService:
             pb.ReceiptKey(kty="OKP", crv="Ed25519", x=key.x, kid=key.kid, alg="EdDSA", use="sig") for key in self._receipts.keys
         ]
         return pb.ListReceiptKeysResponse(keys=keys)
+
+    async def ComputeItemStatistics(self, request: pb.ComputeItemStatisticsRequest, call: Call) -> pb.ComputeItemStatisticsResponse:
+        return await self._statistics.compute(request, call)
+
+    async def GetItemStatistics(self, request: pb.GetItemStatisticsRequest, call: Call) -> pb.GetItemStatisticsResponse:
+        return await self._statistics.get(request, call)
 
     async def _waiting(self, session: UUID, call: Call) -> pb.GetResultResponse:
         """Answer for a session without a result: still running, or on its way."""

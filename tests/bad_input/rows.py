@@ -79,6 +79,8 @@ EVERYWHERE = [
     role("SetAccommodation", "wally", studentId="wally", factor=2.0),
     role("AdjustDeadline", "wally", sessionId="$live", seconds=3600, reason="mine"),
     role("ListDeadLetters", "wally"),
+    role("ComputeItemStatistics", "wally", examId="w-strict"),
+    role("GetItemStatistics", "grader", examId="w-strict"),
     role("ReplayDeadLetter", "proctor", letterId="1"),
     role("CreateRehearsal", "proctor", examId="w-open"),
     role("RemoveRehearsal", "proctor", rehearsalId="w-open"),
@@ -422,6 +424,8 @@ STAFF = [
     ),
     Row("reports: made-up page token", "ListExamReports", {"pageToken": "made-up"}, names="pageToken", who="admin"),
     Row("dead letters: made-up page token", "ListDeadLetters", {"pageToken": "made-up"}, names="pageToken", who="admin"),
+    Row("statistics: malformed exam", "ComputeItemStatistics", {"examId": "W"}, names="examId", who="admin"),
+    Row("statistics: none yet", "GetItemStatistics", {"examId": "w-later"}, "NOT_FOUND", "STATISTICS_NOT_FOUND", who="admin"),
     Row("dead letters: malformed", "ReplayDeadLetter", {"letterId": "0"}, names="letterId", who="admin"),
     Row("dead letters: unknown", "ReplayDeadLetter", {"letterId": "1"}, "NOT_FOUND", "DEAD_LETTER_NOT_FOUND", who="admin"),
     Row("dead letters: discarded without a reason", "DiscardDeadLetter", {"letterId": "1"}, names="reason", who="admin"),
@@ -447,6 +451,7 @@ STAFF = [
         for method in (
             *("CloseExam", "ReleaseExam", "WarmExam", "GetExamReport"),
             *("RebuildLeaderboard", "VerifyLeaderboard", "CreateRehearsal"),
+            *("ComputeItemStatistics", "GetItemStatistics"),
         )
     ),
     Row(

@@ -41,6 +41,8 @@ ACCESS = {
     "SetAccommodation": STAFF,
     "AdjustDeadline": STAFF,
     "ListDeadLetters": STAFF,
+    "ComputeItemStatistics": STAFF,
+    "GetItemStatistics": STAFF,
     "ImportExam": ADMIN,
     "CloseExam": ADMIN,
     "ReleaseExam": ADMIN,

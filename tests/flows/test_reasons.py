@@ -207,6 +207,12 @@ for _method in ("GetExamReport", "CloseExam", "ReleaseExam", "WarmExam", "ListRe
     _unknown_to_staff(_method, getattr(admin_pb2, f"{_method}Request"))
 
 
+@gives("STATISTICS_NOT_FOUND")
+async def wants_statistics_before_they_are_computed(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetItemStatistics", scoring_pb2.GetItemStatisticsRequest(exam_id=exam), stack.token(roles=["proctor"]))
+
+
 @gives("SESSION_NOT_FOUND")
 async def reads_an_unknown_session(stack: Stack, small_exam: dict[str, Any]) -> Case:
     return Case("GetSession", session_pb2.GetSessionRequest(session_id=str(uuid.uuid4())), stack.token())

@@ -461,6 +461,8 @@ async def everything_a_student_can_ask(way_in: Transport, exam: str) -> list[tup
         ("ReleaseExam", admin_pb2.ReleaseExamRequest(exam_id=exam)),
         ("RebuildLeaderboard", admin_pb2.RebuildLeaderboardRequest(exam_id=exam)),
         ("VerifyLeaderboard", admin_pb2.VerifyLeaderboardRequest(exam_id=exam)),
+        ("ComputeItemStatistics", scoring_pb2.ComputeItemStatisticsRequest(exam_id=exam)),
+        ("GetItemStatistics", scoring_pb2.GetItemStatisticsRequest(exam_id=exam)),
     ):
         assert (await ask(method, request)).reason == "ROLE_REQUIRED"
     return replies

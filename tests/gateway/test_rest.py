@@ -58,6 +58,8 @@ ROUTES = [
     ("POST", f"{ANSWERS}:batchSave", "session", "BatchSaveAnswers"),
     ("POST", f"/api/v1/sessions/{ONE}/submit", "session", "SubmitSession"),
     ("GET", f"/api/v1/sessions/{ONE}/result", "scoring", "GetResult"),
+    ("POST", "/api/v1/exams/e1/statistics:compute", "scoring", "ComputeItemStatistics"),
+    ("GET", "/api/v1/exams/e1/statistics", "scoring", "GetItemStatistics"),
     ("GET", "/api/v1/exams/e1/leaderboard?top=10&around=me", "leaderboard", "GetLeaderboard"),
     ("GET", "/api/v1/exams", "content", "ListExams"),
     ("GET", "/api/v1/exams/e1", "content", "GetExam"),

@@ -27,7 +27,7 @@ RIGHTS: dict[str, dict[str, str]] = {
     },
     "scoring": {
         **dict.fromkeys(("exam", "exam_key", "keys.answer_key", "keys.explanation", "question", "session_pause", "setting"), "S"),
-        **dict.fromkeys(("dead_letter", "result", "standing"), "SIU"),
+        **dict.fromkeys(("dead_letter", "exam_statistics", "result", "standing"), "SIU"),
         "exam_session": "Su",
         "result_history": "SI",
         "submission": "SD",

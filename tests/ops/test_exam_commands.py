@@ -229,7 +229,15 @@ async def test_boards_are_verified_and_rebuilt(run: Run, stack: Stack, paper: Pa
 
 @pytest.mark.parametrize(
     "words",
-    [("exam", "show"), ("exam", "close"), ("exam", "release"), ("exam", "warm"), ("exam", "results"), ("leaderboard", "verify")],
+    [
+        ("exam", "show"),
+        ("exam", "close"),
+        ("exam", "release"),
+        ("exam", "warm"),
+        ("exam", "results"),
+        ("exam", "stats"),
+        ("leaderboard", "verify"),
+    ],
 )
 def test_an_unknown_exam_is_an_error(run: Run, words: tuple[str, ...]) -> None:
     ran = run(*words, fresh("none"))

@@ -69,6 +69,7 @@ async def sit_and_leave_a_row_everywhere(stores: Stores, exam: str) -> object:
         INSERT INTO standing (exam_id, student_id, session_id) VALUES ('{exam}', 'ann', {whose});
         INSERT INTO accommodation (student_id, exam_id, extra_seconds) VALUES ('ann', '{exam}', 9);
         INSERT INTO enrolment VALUES ('{exam}', 'ann', NULL);
+        INSERT INTO exam_statistics VALUES ('{exam}', 1, 1, '{{}}', now());
         """
     )
     return session

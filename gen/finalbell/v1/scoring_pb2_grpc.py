@@ -46,6 +46,16 @@ class ScoringServiceStub:
                 request_serializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysResponse.FromString,
                 _registered_method=True)
+        self.ComputeItemStatistics = channel.unary_unary(
+                '/finalbell.v1.ScoringService/ComputeItemStatistics',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.ComputeItemStatisticsRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.ComputeItemStatisticsResponse.FromString,
+                _registered_method=True)
+        self.GetItemStatistics = channel.unary_unary(
+                '/finalbell.v1.ScoringService/GetItemStatistics',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.GetItemStatisticsRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.GetItemStatisticsResponse.FromString,
+                _registered_method=True)
 
 
 class ScoringServiceServicer:
@@ -77,6 +87,29 @@ class ScoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ComputeItemStatistics(self, request, context):
+        """ComputeItemStatistics works out how well each question of an exam measured, and keeps it for GetItemStatistics.
+
+        Takes the scored results of the exam's newest version as they stand: those that wait for a grader are left out, and so
+        are the points of voided questions. May be called at any time and as often as wanted; what it says of an exam that goes on
+        is not `final`. A call that comes while the same exam is computed waits for that computation. Where it takes more than
+        8 s: HTTP 202 with `computing` and a `Retry-After` header; the server goes on, and a repeated call waits on.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetItemStatistics(self, request, context):
+        """GetItemStatistics returns what ComputeItemStatistics kept last.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`, `STATISTICS_NOT_FOUND` before the first computation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +122,16 @@ def add_ScoringServiceServicer_to_server(servicer, server):
                     servicer.ListReceiptKeys,
                     request_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysResponse.SerializeToString,
+            ),
+            'ComputeItemStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ComputeItemStatistics,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.ComputeItemStatisticsRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.ComputeItemStatisticsResponse.SerializeToString,
+            ),
+            'GetItemStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetItemStatistics,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.GetItemStatisticsRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.GetItemStatisticsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -147,6 +190,60 @@ class ScoringService:
             '/finalbell.v1.ScoringService/ListReceiptKeys',
             finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysRequest.SerializeToString,
             finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ComputeItemStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/ComputeItemStatistics',
+            finalbell_dot_v1_dot_scoring__pb2.ComputeItemStatisticsRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.ComputeItemStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetItemStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/GetItemStatistics',
+            finalbell_dot_v1_dot_scoring__pb2.GetItemStatisticsRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.GetItemStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,
