@@ -30,7 +30,12 @@ BOARD_KEYS = ("lb:*", "lbver:*", "lbname:*", "lbhist:*")
 
 ACCOUNTS = (
     Account("session", SESSION_KEYS, ("submits.>", *STREAM_API), ("scored.>",)),
-    Account("scoring", ("s:*", "unscored:*", "parked:*", "due:*", *BOARD_KEYS), ("scored.>", *STREAM_API, *CONSUMER_API)),
+    Account(
+        "scoring",
+        ("s:*", "gen:*", "unscored:*", "parked:*", "due:*", *BOARD_KEYS),
+        ("scored.>", *STREAM_API, *CONSUMER_API),
+        ("scored.all",),
+    ),
     Account("leaderboard", BOARD_KEYS),
     Account("content"),
     Account("admin", ("s:*", "gen:*", "due:*", "r:*", "unscored:*", "parked:*", "paper:*", *BOARD_KEYS)),

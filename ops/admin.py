@@ -1,6 +1,7 @@
 """Calls to a finalbell as an admin, over gRPC."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import grpc
@@ -88,6 +89,67 @@ class Admin:
             if not reply.computing:
                 return reply.statistics
 
+    def set_key(self, request: admin_pb2.SetAnswerKeyRequest) -> admin_pb2.SetAnswerKeyResponse:
+        """Change what counts as right for one question."""
+        return self._stub.SetAnswerKey(request)
+
+    def regrade(self, exam: str, reason: str, *, dry_run: bool) -> scoring_pb2.Regrade:
+        """Ask for a regrade, or for what it would change."""
+        request = scoring_pb2.RegradeExamRequest(exam_id=exam, reason=reason, dry_run=dry_run)
+        return self._scoring.RegradeExam(request).regrade
+
+    def regrade_of(self, exam: str, regrade: str) -> scoring_pb2.Regrade:
+        """Return how far a regrade is."""
+        return self._scoring.GetRegrade(scoring_pb2.GetRegradeRequest(exam_id=exam, regrade_id=regrade)).regrade
+
+    def history(self, session: str) -> scoring_pb2.ListResultHistoryResponse:
+        """Return what a session's result was before."""
+        return self._scoring.ListResultHistory(scoring_pb2.ListResultHistoryRequest(session_id=session))
+
+    def grading_tasks(self, exam: str, question: str, status: str) -> scoring_pb2.ListGradingTasksResponse:
+        """Return all tasks, oldest first."""
+        whole, after = scoring_pb2.ListGradingTasksResponse(), ""
+        wanted = scoring_pb2.GradingTask.Status.Value(status) if status else scoring_pb2.GradingTask.STATUS_UNSPECIFIED
+        while True:
+            request = scoring_pb2.ListGradingTasksRequest(
+                exam_id=exam, question_id=question, status=wanted, page_size=200, page_token=after
+            )
+            page = self._scoring.ListGradingTasks(request)
+            whole.tasks.extend(page.tasks)
+            after = page.next_page_token
+            if not after:
+                return whole
+
+    def claim(self, exam: str, question: str, task: str) -> scoring_pb2.ClaimGradingTaskResponse:
+        """Take a task."""
+        request = scoring_pb2.ClaimGradingTaskRequest(exam_id=exam, question_id=question, task_id=task)
+        return self._scoring.ClaimGradingTask(request)
+
+    def renew(self, task: str, claim: str) -> scoring_pb2.RenewGradingTaskResponse:
+        """Keep a claimed task longer."""
+        return self._scoring.RenewGradingTask(scoring_pb2.RenewGradingTaskRequest(task_id=task, claim_id=claim))
+
+    def release_task(self, task: str, claim: str) -> None:
+        """Give a claimed task back."""
+        self._scoring.ReleaseGradingTask(scoring_pb2.ReleaseGradingTaskRequest(task_id=task, claim_id=claim))
+
+    def grade(
+        self, task: str, claim: str, points: Sequence[int], comments: Sequence[str], comment: str
+    ) -> scoring_pb2.SubmitGradeResponse:
+        """Grade a claimed task."""
+        request = scoring_pb2.SubmitGradeRequest(task_id=task, claim_id=claim, comment=comment)
+        for given, text in zip_longest(points, comments[: len(points)], fillvalue=""):
+            request.criteria.add(points=int(given), comment=text)
+        return self._scoring.SubmitGrade(request)
+
+    def backlog(self) -> admin_pb2.GetScoringBacklogResponse:
+        """Return what is on its way to a score."""
+        return self._sessions.GetScoringBacklog(admin_pb2.GetScoringBacklogRequest())
+
+    def dead_letter(self, letter: str) -> admin_pb2.GetDeadLetterResponse:
+        """Return one submit that could not be scored, with its answers."""
+        return self._sessions.GetDeadLetter(admin_pb2.GetDeadLetterRequest(letter_id=letter))
+
     def rebuild(self, exam: str) -> admin_pb2.RebuildLeaderboardResponse:
         """Build an exam's boards again."""
         return self._stub.RebuildLeaderboard(admin_pb2.RebuildLeaderboardRequest(exam_id=exam))
@@ -153,6 +215,19 @@ def result_row(result: admin_pb2.ExamResult) -> list[str]:
     numbers = [str(number) for number in (result.attempt, result.score, result.max_score)]
     status, submitted = scoring_pb2.Result.Status.Name(result.status), result.submitted_at.ToJsonString()
     return [rank, result.student_id, result.alias, *numbers, status, submitted, result.session_id]
+
+
+def task_row(task: scoring_pb2.GradingTask) -> list[str]:
+    """Return a grading task as cells: task, exam, question, which grade, status, since, claimed until."""
+    until = task.claimed_until.ToJsonString() if task.HasField("claimed_until") else ""
+    status = scoring_pb2.GradingTask.Status.Name(task.status)
+    return [task.task_id, task.exam_id, task.question_id, str(task.slot), status, task.created_at.ToJsonString(), until]
+
+
+def revision_row(revision: scoring_pb2.ResultRevision) -> list[str]:
+    """Return an earlier revision of a result as cells."""
+    status, until = scoring_pb2.Result.Status.Name(revision.status), revision.replaced_at.ToJsonString()
+    return [str(revision.revision), str(revision.score), status, str(revision.key_version), until, revision.reason]
 
 
 def as_json(message: Message) -> str:

@@ -47,8 +47,8 @@ def gateway(home: Path, server: str | None) -> Gateway:
 
 
 @contextmanager
-def client(home: Path, server: str | None, token: str | None) -> Iterator["Admin"]:
-    """Open the gateway of a local stack with a fresh admin token, or of `server` with the given one.
+def client(home: Path, server: str | None, token: str | None, *, name: str = "operator") -> Iterator["Admin"]:
+    """Open the gateway of a local stack with a fresh admin token in that name, or of `server` with the given one.
 
     A refusal ends the command with exit code 1 and what the server says, every field of it.
     """
@@ -59,7 +59,7 @@ def client(home: Path, server: str | None, token: str | None) -> Iterator["Admin
     if server is not None and not token:
         raise typer.BadParameter("give --token (or FINALBELL_TOKEN) with --server")
     door = gateway(home, server)
-    own = token if server and token else _own_token(home)
+    own = token if server and token else _own_token(home, name)
     admin = Admin(door.target, own, secure=door.secure, through_proxy=door.remote)
     try:
         yield admin
@@ -78,10 +78,10 @@ def print_json(message: "Message") -> None:
     typer.echo(as_json(message))
 
 
-def _own_token(home: Path) -> str:
+def _own_token(home: Path, name: str) -> str:
     from ops.keys import mint
 
-    return mint(home, student="operator", roles=("admin",), ttl_seconds=300)
+    return mint(home, student=name, roles=("admin",), ttl_seconds=300)
 
 
 def _gateway(home: Path) -> str:

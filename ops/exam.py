@@ -2,13 +2,14 @@
 
 import csv
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ops.client import HomeOption, ServerOption, TokenOption, client, print_json
-from ops.table import inert
+from ops.table import inert, progress
 from ops.table import show as show_table
 
 if TYPE_CHECKING:
@@ -184,6 +185,79 @@ def results(
         csv.writer(sys.stdout).writerows([RESULT_COLUMNS, *(map(inert, row) for row in rows)])
     else:
         show_table(RESULT_COLUMNS, rows)
+
+
+@app.command("key")
+def key(
+    exam: ExamArgument,
+    question: Annotated[str, typer.Option(help="The question.")],
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(help="What counts as right from now on: an option, a number, a text; give it again for more than one."),
+    ] = None,
+    also: Annotated[bool, typer.Option("--also", help="Keep what counted as right before, too.")] = False,
+    void: Annotated[bool, typer.Option("--void", help="Take the question out: with --full-points or --drop.")] = False,
+    full_points: Annotated[bool, typer.Option("--full-points", help="Everybody gets its points (the default).")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="It counts for nobody, and the maximum is less.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; the audit log keeps it.")] = "",
+    as_json: JsonOption = False,
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
+) -> None:
+    """Mend the key of one question, as a new version of the keys. Results that are there change with 'exam regrade' only."""
+    if bool(accept) == void or (full_points and drop) or ((full_points or drop) and not void):
+        raise typer.BadParameter("give --accept, or --void with --full-points or --drop")
+    from finalbell.v1.admin_pb2 import SetAnswerKeyRequest
+
+    request = SetAnswerKeyRequest(exam_id=exam, question_id=question, accept=accept or [], also=also, reason=reason)
+    if void:
+        request.void = SetAnswerKeyRequest.DROP if drop else SetAnswerKeyRequest.FULL_POINTS
+    with client(home, server, token) as admin:
+        reply = admin.set_key(request)
+    if as_json:
+        print_json(reply)
+        return
+    if reply.changed:
+        typer.echo(f"{exam} {question}: {reply.before} → {reply.after} (key version {reply.key_version})")
+    else:
+        typer.echo(f"{exam} {question}: it was so already: {reply.after}")
+    if reply.results_behind:
+        typer.echo(f"{reply.results_behind} results were graded with older keys. Next: finalbell exam regrade {exam} --dry-run")
+
+
+@app.command("regrade")
+def regrade(
+    exam: ExamArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would change.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; the history of every changed result keeps it.")] = "",
+    as_json: JsonOption = False,
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
+) -> None:
+    """Grade results again that were graded with older keys than the newest, beside whatever else goes on.
+
+    It goes on in the background when this command is stopped; the same command then waits for it again.
+    """
+    from ops.regrade import EXAMPLE_COLUMNS, example_row, sentences
+
+    with client(home, server, token) as admin:
+        run = admin.regrade(exam, reason, dry_run=dry_run)
+        with progress(run.results) as step:
+            while run.status == run.RUNNING:
+                time.sleep(0.3)
+                run = admin.regrade_of(exam, run.regrade_id)
+                step(run.done)
+    if as_json:
+        print_json(run)
+    else:
+        for sentence in sentences(run):
+            typer.echo(sentence)
+        if run.examples:
+            show_table(EXAMPLE_COLUMNS, [example_row(example) for example in run.examples])
+    if run.status != run.DONE:
+        raise typer.Exit(1)
 
 
 @app.command("stats")

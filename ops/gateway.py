@@ -21,6 +21,7 @@ from grpc import StatusCode
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of site-packages
 SAVE = "/finalbell.v1.SessionService/SaveAnswer"
+SUBMIT = "/finalbell.v1.SessionService/SubmitSession"
 ROOM, ROOM_TOGETHER = 256, 1024
 """How many calls may be with one worker at a time; more are refused at once. A worker that answers 1,000 a second, some of
 them submits that wait a quarter of a second for their score, holds 256; a slower one should not hold more, since its
@@ -74,6 +75,7 @@ def envoy_config(gateway: Gateway) -> str:
         "lua": (gateway.sources / "response.lua").read_text(),
         "local_replies": [mapper for reply in LOCAL_REPLIES for mapper in _mappers(reply)],
         "save_path": _rest_path(api, SAVE, "[0-9A-Fa-f-]{36}"),
+        "submit_path": _rest_path(api, SUBMIT, "[0-9A-Fa-f-]{36}"),
         "unwrapped": "|".join(_unwrapped(api)),
         "path_fields_in_query": "|".join(_path_fields_in_query(api)),
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),

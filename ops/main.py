@@ -5,7 +5,7 @@ These files import what is slow (gRPC, drivers, cryptography) inside the command
 
 import typer
 
-from ops import exam, leaderboard, receipt, scoring, session, stack, tokens
+from ops import exam, grading, leaderboard, receipt, scoring, session, stack, tokens
 from ops.audit.command import audit
 from ops.rehearse.command import rehearse
 
@@ -16,6 +16,7 @@ app.add_typer(exam.app, name="exam")
 app.add_typer(leaderboard.app, name="leaderboard")
 app.add_typer(session.app, name="session")
 app.add_typer(scoring.app, name="scoring")
+app.add_typer(grading.app, name="grading")
 app.add_typer(receipt.app, name="receipt")
 
 if __name__ == "__main__":

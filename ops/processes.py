@@ -39,6 +39,9 @@ ENGINED = {"session"}
 SIGNING = {"session", "scoring"}
 """The units that sign receipts; no other is told where their key is."""
 
+NICENESS = {"scoring-worker": 5}
+"""Scores may come a little later; a save may not wait for them."""
+
 ENGINED_BYTES = 3 << 30
 """The most memory of their processes: the native engine checks a message's size only when it has all of it, so whoever reaches
 it past the gateway could fill the machine's. It ends that one process instead, and the supervisor starts it again."""
@@ -76,6 +79,9 @@ class Process:
     as_other_user: bool = False
     memory_bytes: int = 0
     """The most data that it may hold; 0: as much as there is."""
+
+    niceness: int = 0
+    """How far it stands back behind the others for the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +193,7 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         metrics=metrics,
         environment=named,
         memory_bytes=ENGINED_BYTES if unit in ENGINED else 0,
+        niceness=NICENESS.get(unit, 0),
     )
 
 
@@ -235,6 +242,8 @@ def become_child(process: Process) -> Callable[[], None]:
         os.setpgid(0, 0)  # Ctrl-C is the supervisor's to hear; it stops the others in order
         if process.as_other_user:
             other_user.become(binary)
+        if process.niceness:
+            os.nice(process.niceness)
         if limit:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         LIBC.prctl(PR_SET_PDEATHSIG, int(process.orphan_signal))  # after that, which would clear it

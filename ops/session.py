@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at one session's time, and give it some back.", no_args_is_help=True)
 SessionArgument = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]
+REVISION_COLUMNS = ("revision", "score", "status", "key version", "until", "replaced because")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -29,6 +30,25 @@ def deadline(
     """Say why a session ends when it ends: every term of the sum."""
     with client(home, server, token) as admin:
         _print(admin.deadline(session), as_json=as_json)
+
+
+@app.command()
+def history(
+    session: SessionArgument,
+    as_json: JsonOption = False,
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
+) -> None:
+    """Show what a session's result was before grades and regrades changed it, oldest first."""
+    with client(home, server, token) as admin:
+        whole = admin.history(session)
+    if as_json:
+        print_json(whole)
+        return
+    from ops.admin import revision_row
+
+    show_table(REVISION_COLUMNS, [revision_row(revision) for revision in whole.revisions])
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Prints rows for people; for pipes too, one row a line, never wrapped."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -22,3 +23,15 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def inert(cell: str) -> str:
     """Keep a spreadsheet from running a cell: students choose their aliases, and '=' begins a formula."""
     return f"'{cell}" if cell[:1] in "=+-@\t\r" and not cell.lstrip("-").isdigit() else cell
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Give what shows how far something is, on a terminal alone."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+    console = Console(stderr=True)
+    with Progress(BarColumn(), MofNCompleteColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -18,9 +18,12 @@ from openapi_schemas import Contract, Schema, Schemas, needs_value, target
 SUCCESSES = {  # what answers with another status than 200, or with one more
     "StartSession": {"200": "The session that was in progress.", "201": "A new session."},
     "SubmitSession": {"200": "Scored and released within the wait.", "202": "Stored safely; the score is on its way."},
+    "RegradeExam": {"202": "Asked for; ask GetRegrade how far it is."},
     "GetResult": {"200": "The result.", "202": "Not scored yet; ask again after `Retry-After` seconds."},
     "ComputeItemStatistics": {"200": "The statistics.", "202": "Still computing; repeat after `Retry-After` seconds."},
 }
+HTTP_BODY = "google.api.HttpBody"
+EVENTS: Schema = {"text/event-stream": {"schema": {"type": "string"}}}  # the only raw bodies so far
 CACHED = "ContentService"  # its replies carry an ETag
 ERRORS = {  # HTTP status: the gRPC codes behind it, and what it means where the RPC says nothing more
     "400": ("INVALID_ARGUMENT FAILED_PRECONDITION OUT_OF_RANGE", "A field is malformed or missing (`INVALID_FIELD`)."),
@@ -105,7 +108,7 @@ class Rpc:
         shown = self.http.response_body
         fields = self._contract.messages[self.answers].field
         name = next(target(field) for field in fields if field.name == shown) if shown else self.answers
-        reply = _json(schemas.ref(name, request=False))
+        reply = EVENTS if name == HTTP_BODY else _json(schemas.ref(name, request=False))
         replies: dict[str, Schema] = {}
         for status, text in SUCCESSES.get(self.name, {"200": "Success."}).items():
             replies[status] = {"description": text, "content": reply}

@@ -189,7 +189,7 @@ def _keywords(rules: Message) -> Schema:
                 found["format"] = "uuid"
             elif rule.name == "not_in":
                 found["not"] = {"enum": list(value)}
-            elif rule.name != "items":  # the caller's
+            elif rule.name not in ("items", "defined_only"):  # the caller's; an enum lists its values anyway
                 found[KEYWORDS[rule.name]] = list(value) if rule.name == "in" else value
     return found
 

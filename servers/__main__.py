@@ -19,11 +19,19 @@ from servers.content.service import ContentService
 from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
 from servers.receipts import Receipts
+from servers.scoring.grading import Grading
 from servers.scoring.item_statistics import ItemStatistics
+from servers.scoring.news import News
+from servers.scoring.reading import Reading
+from servers.scoring.regrade import Regrading
+from servers.scoring.rules import decided
 from servers.scoring.service import ScoringService
+from servers.scoring.showing import Showing
+from servers.scoring.telling import Telling
 from servers.scoring.worker import ScoringWorker
 from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, Worker, serve
 from servers.session.bell import Bell
+from servers.session.handing_in import SUBMIT_SESSION
 from servers.session.papers import Papers
 from servers.session.saves import SAVE_ANSWER
 from servers.session.service import SessionService
@@ -37,10 +45,13 @@ from stores.connect import Stores, StoreSettings, connect
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
 from stores.exams import Exams
+from stores.grading import GradingTasks
 from stores.live import LiveSessions, Patience
+from stores.regrades import Regrades
 from stores.rehearsals import Rehearsals
 from stores.restore import Restorer
 from stores.results import Results, Standings
+from stores.revisions import Revisions
 from stores.sessions import Sessions
 from stores.starts import Starts
 from stores.statistics import Statistics
@@ -62,7 +73,10 @@ class Parts:
         self.sessions = Sessions(stores.postgres)
         self.catalog = Catalog(stores.postgres)
         self.exams = Exams(stores.postgres)
-        self.results = Results(stores.postgres)
+        self.results = Results(stores.postgres, decided)
+        self.grading_tasks = GradingTasks(stores.postgres)
+        self.revisions = Revisions(stores.postgres, decided)
+        self.regrades = Regrades(stores.postgres)
         self.standings = Standings(stores.postgres)
         self.statistics = Statistics(stores.postgres)
         self.answer_keys = AnswerKeys(stores.postgres)
@@ -108,8 +122,8 @@ async def session(parts: Parts) -> Hosted:
     )
     return Hosted(
         services=[(session_pb2.DESCRIPTOR.services_by_name["SessionService"], servicer)],
-        rest=[SAVE_ANSWER],
-        workers=[servicer.beat, papers.read_ahead, parts.submits.listen_at_last],
+        rest=[SAVE_ANSWER, SUBMIT_SESSION],
+        workers=[servicer.beat, papers.read_ahead, parts.submits.listen_at_last, parts.submits.mark],
         drains=[parts.submits.drain],
     )
 
@@ -124,16 +138,21 @@ async def snapshots(parts: Parts) -> Hosted:
 async def bell(parts: Parts) -> Hosted:
     await parts.live.prepare()
     ringer = Bell(parts.live, parts.sessions, parts.deadlines, parts.dead_letters, parts.submits, parts.submit_log)
-    return Hosted(workers=[ringer.run, ringer.run_nets], drains=[parts.submits.drain])
+    return Hosted(workers=[ringer.run, ringer.run_nets, parts.submits.mark], drains=[parts.submits.drain])
 
 
 async def scoring(parts: Parts) -> Hosted:
+    news = News(parts.submit_log, parts.live)
+    telling = Telling(parts.boards, parts.standings, parts.submit_log)
+    grading = Grading(parts.grading_tasks, parts.revisions, parts.answer_keys, telling.tell)
+    regrading = Regrading(parts.regrades, parts.revisions, parts.answer_keys, parts.catalog, telling.tell)
+    signing = receipts(parts.settings)
+    showing = Showing(parts.results, parts.answer_keys, parts.catalog, parts.boards, signing)
     statistics = ItemStatistics(parts.statistics, parts.answer_keys, parts.catalog)
-    servicer = ScoringService(
-        parts.results, parts.answer_keys, parts.catalog, parts.boards, parts.live, receipts(parts.settings), statistics
-    )
+    reading = Reading(parts.results, parts.revisions, parts.catalog, parts.live, showing, news)
+    servicer = ScoringService(reading, signing, grading, regrading, statistics)
     services = [(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)]
-    return Hosted(services=services, drains=[statistics.drain])
+    return Hosted(services=services, workers=[news.run, regrading.run], drains=[statistics.drain])
 
 
 async def scoring_worker(parts: Parts) -> Hosted:
@@ -141,14 +160,13 @@ async def scoring_worker(parts: Parts) -> Hosted:
         parts.submit_log,
         parts.answer_keys,
         parts.results,
-        parts.standings,
         parts.dead_letters,
-        parts.boards,
+        Telling(parts.boards, parts.standings, parts.submit_log),
         parts.live,
         crash_at=parts.settings.crash_at,
     )
     await worker.mend()
-    return Hosted(workers=[worker.run])
+    return Hosted(workers=[worker.run, worker.run_rows])
 
 
 async def leaderboard(parts: Parts) -> Hosted:
@@ -176,7 +194,7 @@ async def admin(parts: Parts) -> Hosted:
         parts.rehearsals,
         parts.warming,
     )
-    sessions = SessionAdminService(parts.deadlines, parts.dead_letters, parts.live)
+    sessions = SessionAdminService(parts.deadlines, parts.dead_letters, parts.live, parts.sessions)
     named = admin_pb2.DESCRIPTOR.services_by_name
     services: list[tuple[ServiceDescriptor, object]] = [
         (named["ExamAdminService"], exams),
@@ -196,8 +214,8 @@ UNITS = {
     "admin": admin,
 }
 
-SUBMITTING = {"session", "bell", "scoring-worker"}
-"""The units that need JetStream."""
+SUBMITTING = {"session", "bell", "scoring", "scoring-worker"}
+"""The units that need NATS."""
 
 GUARDING = {"session", "snapshots", "bell"}
 """The units that answer for sessions, and so must notice when Redis has lost its memory."""

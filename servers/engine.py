@@ -56,13 +56,18 @@ Answering = Callable[[Any, Metadata, float | None], Awaitable[Answer]]
 """Answers a call: its Body, its metadata, the seconds until its deadline (None: it has none)."""
 
 
+Streaming = Callable[[Any, Metadata, float | None], AsyncIterator[Answer]]
+"""Answers a call with many messages; one that is refused is the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method by its path, /package.Service/Method."""
+    """One method by its path, /package.Service/Method; `stream` in place of `answer` for one that answers with many messages."""
 
     path: str
     answer: Answering
     client_streaming: bool = False
+    stream: Streaming | None = None
 
 
 class Engine(Protocol):
@@ -129,6 +134,12 @@ def _grpcio_handler(method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
     async def stream(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         return await _ended(context, method, messages)
 
+    async def many(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        message = await context.read()
+        await _streamed(context, method.stream, None if message is grpc.aio.EOF else message)
+
+    if method.stream is not None:
+        return grpc.stream_stream_rpc_method_handler(cast(Any, many))
     # Unary calls too are read by us: grpc.aio's own unary handler answers no call whose message is missing or cut off,
     # so that each would hold a place until its deadline.
     return grpc.stream_unary_rpc_method_handler(cast(Any, stream if method.client_streaming else unary))
@@ -144,6 +155,18 @@ async def _ended(context: "grpc.aio.ServicerContext[Any, Any]", method: Method, 
     return answer.message
 
 
+async def _streamed(context: "grpc.aio.ServicerContext[Any, Any]", stream: Streaming | None, body: Body) -> None:
+    if stream is None:
+        raise TypeError("a stream has no method")
+    metadata = cast(Metadata, context.invocation_metadata() or ())
+    async for answer in stream(body, metadata, context.time_remaining()):
+        if answer.headers:
+            await context.send_initial_metadata(answer.headers)
+        if answer.refused is not None:
+            await context.abort_with_status(rpc_status.to_status(answer.refused))
+        await context.write(answer.message)
+
+
 class Native:
     """pygrpc-native's front: unary calls, which come in batches, so that what they ask of a store goes out together.
 
@@ -157,7 +180,7 @@ class Native:
         self._ports: list[_Port] = []
 
     def add(self, methods: Sequence[Method]) -> None:
-        streams = [method.path for method in methods if method.client_streaming]
+        streams = [method.path for method in methods if method.client_streaming or method.stream]
         if streams:
             raise ValueError(f"the native engine serves unary calls only, not {', '.join(streams)}")
         self._methods += methods

@@ -118,6 +118,42 @@ class DeadLetterNotFound(Refusal):
         super().__init__("There is no such dead letter that waits: it was replayed, discarded, or its session is scored.")
 
 
+class GradingTaskNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "GRADING_TASK_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("No such task waits for you: it is graded, cancelled, or in other hands.")
+
+
+class RegradeNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "REGRADE_NOT_FOUND"
+
+
+class QuestionNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "QUESTION_NOT_FOUND"
+
+
+class ClaimLost(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CLAIM_LOST"
+
+    def __init__(self) -> None:
+        super().__init__("This claim is not yours any more: it ran out and somebody took the task, or it is graded. Claim anew.")
+
+
+class TooManyClaims(Refusal):
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_CLAIMS"
+
+
+class GradeDiffers(Refusal):
+    code = StatusCode.ALREADY_EXISTS
+    reason = "GRADE_DIFFERS"
+
+
 class NothingToReplay(Refusal):
     code = StatusCode.FAILED_PRECONDITION
     reason = "NOTHING_TO_REPLAY"

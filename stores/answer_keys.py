@@ -26,6 +26,13 @@ class AnswerKeys:
         )
         return {(row["exam_id"], row["exam_version"]): row["key_version"] for row in rows}
 
+    async def papers(self, exam: str) -> Sequence[tuple[str, int, int]]:
+        """Return every version of an exam's paper with the newest version of its keys."""
+        rows = await self._pool.fetch(
+            "SELECT exam_id, exam_version, key_version FROM newest_keys WHERE exam_id = $1 ORDER BY exam_version", exam
+        )
+        return [(row["exam_id"], row["exam_version"], row["key_version"]) for row in rows]
+
     async def read(self, exam: str, exam_version: int, key_version: int) -> KeySet | None:
         """Return a whole key set, or None unless every question of the paper has a key (else all would score 0)."""
         rows = await self._pool.fetch(

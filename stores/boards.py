@@ -13,7 +13,7 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from stores.pipeline import Functions
-from stores.records import Place, Standing
+from stores.records import Place, Rank, Standing
 from stores.results import Standings
 
 TIE_BITS = {"NONE": 0, "DURATION": 27, "SUBMITTED_AT": 35}
@@ -77,10 +77,13 @@ class Boards:
         ready, total, rows, me, around = reply
         return BoardPage(bool(ready), cast(int, total), _places(rows), _places([me])[0] if me else None, _places(around))
 
-    async def rank(self, exam: str, student: str) -> int | None:
-        """Return a student's competition rank in the exam; None without one, or while the board is incomplete."""
-        page = await self.page(exam, None, top=0, student=student, window=0)
-        return page.me.rank if page.ready and page.me else None
+    async def rank(self, exam: str, student: str, policy: str) -> Rank | None:
+        """Return where a student stands in the exam; None without a place, or while the board is incomplete."""
+        found = cast(list[int], await self._functions.call("rank", [board_key(exam, None)], student, 1 << TIE_BITS[policy]))
+        if not found:
+            return None
+        rank, fewer, as_many, students = found
+        return Rank(rank, 100 * (fewer + as_many / 2) / students)
 
     async def rebuild(self, exam: str, standings: Standings, more_cohorts: Sequence[str] = ()) -> tuple[int, int] | None:
         """Build an exam's boards again from its standings while scoring goes on; returns students and boards.

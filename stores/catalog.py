@@ -43,6 +43,8 @@ class Catalog:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._exams: dict[str, tuple[float, Exam | None]] = {}
+        self._ended: dict[str, tuple[float, bool]] = {}
+        self._ended_flights: Flights[str, bool] = Flights()
         self._exam_flights: Flights[str, Exam | None] = Flights()
         self._paper_flights: Flights[tuple[str, int], Paper | None] = Flights()
         gauges.cached("exams", self._exams)
@@ -138,9 +140,18 @@ class Catalog:
         )
         return version
 
-    async def ended(self, exam: str) -> bool:
-        """Return whether the exam is closed and its last session has ended: what AFTER_CLOSE waits for."""
-        return bool(
+    async def ended(self, exam: str, *, fresh: bool = False) -> bool:
+        """Return whether the exam is closed and its last session has ended: what AFTER_CLOSE waits for. At most
+        `FRESH_SECONDS` old; many who ask at the same time ask PostgreSQL once, and those who want it fresh each time."""
+        known = self._ended.get(exam)
+        if known is not None and known[0] > monotonic() and not fresh:
+            return known[1]
+        if fresh:
+            return await self._read_ended(exam)
+        return await self._ended_flights.join(exam, lambda: self._read_ended(exam))
+
+    async def _read_ended(self, exam: str) -> bool:
+        ended = bool(
             await self._pool.fetchval(
                 """
                 SELECT (closed_at IS NOT NULL OR closes_at <= now())
@@ -150,6 +161,10 @@ class Catalog:
                 exam,
             )
         )
+        if len(self._ended) >= CACHED:
+            self._ended.clear()
+        self._ended[exam] = (monotonic() + FRESH_SECONDS, ended)
+        return ended
 
     async def counts(self, exams: Sequence[str]) -> Mapping[str, ExamCounts]:
         """Return how many sessions of each exam are where."""

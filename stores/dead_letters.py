@@ -44,9 +44,10 @@ class DeadLetters:
         self._pool = pool
 
     async def bury(self, session: UUID | None, subject: str, event: bytes, error: str) -> None:
-        """Keep a submit that cannot be scored, once, until an operator has looked at it."""
+        """Keep a submit that cannot be scored, once, until an operator has looked at it; a row of `submission` goes with it."""
         await self._pool.execute(
             """
+            WITH moved AS (DELETE FROM submission WHERE subject = $2)
             INSERT INTO dead_letter (session_id, subject, event, error) VALUES ($1, $2, $3, $4)
             ON CONFLICT (subject) WHERE replayed_at IS NULL DO UPDATE SET error = excluded.error
             """,

@@ -110,6 +110,10 @@ class ExamSettings:
     enrolment: Enrolment
     board: BoardPolicy
     graders: int
+    grader_tolerance: int
+    """By how many points two graders may differ before a third is asked."""
+
+    blind_grading: bool
 
 
 @dataclass(frozen=True, slots=True)

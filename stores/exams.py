@@ -1,6 +1,7 @@
 """Exams: writes an exam file's versions, keys and policies, in one transaction."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -30,6 +31,27 @@ class Imported:
     changes: tuple[str, ...]
     moved: Sequence[UUID] = ()
     """Sessions in progress whose end has to be computed again, since the exam's close has moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """What became of one question's key, and how many results were graded with older keys than the newest."""
+
+    key_version: int
+    before: str
+    after: str
+    changed: bool
+    behind: int
+
+
+Mend = Callable[[str, str, Sequence[str]], str]
+KEY = """
+  SELECT e.version, e.key_version, q.type, q.options::text, a.answer::text
+  FROM exam e
+  JOIN question q ON q.exam_id = e.id AND q.exam_version = e.version
+  JOIN keys.answer_key a ON (a.exam_id, a.exam_version, a.key_version, a.question_id) = (e.id, e.version, e.key_version, q.id)
+  WHERE e.id = $1 AND q.id = $2 FOR UPDATE OF e
+"""
 
 
 class Exams:
@@ -79,6 +101,36 @@ class Exams:
             moved = await _concern_all(connection, file.exam.id) if "closes_at" in changed else ()
             return Imported(ImportOutcome.KEPT, exam_of(row), tuple(changes), moved)
 
+    async def set_key(self, exam: str, question: str, mend: Mend, actor: str, reason: str) -> KeyChange | None:
+        """Change one question's key, as a new version of all keys, on record; None: no such exam or question.
+
+        `mend` gives the new key from the question's type, its key, both as text, and its options' ids. Submits that are graded
+        from now on are graded with it; results that are there keep theirs until they are regraded.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(EXAM_LOCK, exam)
+            row = await connection.fetchrow(KEY, exam, question)
+            if row is None:
+                return None
+            options = [option["id"] for option in json.loads(row["options"])]
+            before, after = row["answer"], mend(row["type"], row["answer"], options)
+            version, changed = row["key_version"], json.loads(before) != json.loads(after)
+            if changed:
+                version += 1
+                await _copy_keys(connection, exam, row["version"], row["key_version"], question, after)
+                details = {
+                    "question": question,
+                    "key_version": version,
+                    "reason": reason,
+                }  # the key itself is nobody's to read here
+                await record(connection, actor, "exam.key", exam, details)
+            behind = await connection.fetchval(
+                "SELECT count(*) FROM result r JOIN newest_keys n USING (exam_id, exam_version) "
+                "WHERE r.exam_id = $1 AND r.key_version < n.key_version",
+                exam,
+            )
+            return KeyChange(version, before, after, changed, behind)
+
     async def reschedule(self, exam: str, wanted: Mapping[str, datetime | None], actor: str) -> Sequence[UUID] | None:
         """Set an exam's `opens_at` and `closes_at`, on record; returns the sessions to settle, None: no such exam, or closed
         by hand. Starts wait on the lock, so that none of them misses it."""
@@ -95,6 +147,46 @@ class Exams:
             changes = {name: at.isoformat() if at else None for name, at in wanted.items() if before[name] != at}
             await record(connection, actor, "exam.schedule", exam, changes)
             return await _concern_all(connection, exam) if "closes_at" in changes else ()
+
+
+async def _copy_keys(connection: asyncpg.Connection, exam: str, version: int, key_version: int, question: str, answer: str) -> None:
+    """Copy a version of the keys to the next one, with another answer to one question; the file they came from is no longer
+    what they are, so that importing it again is a change."""
+    place = (exam, version, key_version)
+    await connection.execute(
+        """
+        INSERT INTO exam_key (exam_id, exam_version, key_version, mark_correct, mark_wrong, mark_blank, mark_multiple)
+        SELECT exam_id, exam_version, key_version + 1, mark_correct, mark_wrong, mark_blank, mark_multiple
+        FROM exam_key WHERE (exam_id, exam_version, key_version) = ($1, $2, $3)
+        """,
+        *place,
+    )
+    await connection.execute(
+        """
+        INSERT INTO keys.answer_key (exam_id, exam_version, key_version, question_id, answer)
+        SELECT exam_id, exam_version, key_version + 1, question_id, CASE question_id WHEN $4 THEN $5::jsonb ELSE answer END
+        FROM keys.answer_key WHERE (exam_id, exam_version, key_version) = ($1, $2, $3)
+        """,
+        *(*place, question, answer),
+    )
+    await connection.execute(
+        """
+        INSERT INTO keys.explanation (exam_id, exam_version, key_version, question_id, body)
+        SELECT exam_id, exam_version, key_version + 1, question_id, body
+        FROM keys.explanation WHERE (exam_id, exam_version, key_version) = ($1, $2, $3)
+        """,
+        *place,
+    )
+    await connection.execute(
+        """
+        UPDATE exam e SET key_version = $3 + 1, keys_sha256 = 'mended, key version ' || ($3 + 1), max_score = mark_correct * (
+          SELECT coalesce(sum(q.points) FILTER (WHERE a.answer->>'void' IS DISTINCT FROM 'DROP'), 0)
+          FROM question q JOIN keys.answer_key a USING (exam_id, exam_version)
+          WHERE q.exam_id = $1 AND q.exam_version = $2 AND a.key_version = $3 + 1 AND a.question_id = q.id)
+        WHERE id = $1
+        """,
+        *place,
+    )
 
 
 async def _concern_all(connection: asyncpg.Connection, exam: str) -> Sequence[UUID]:
@@ -155,6 +247,8 @@ def _policies(file: ExamFile) -> dict[str, object]:
         "board_public": exam.board.public,
         "board_freeze_seconds": exam.board.freeze_seconds_before_close,
         "graders": exam.graders,
+        "grader_tolerance": exam.grader_tolerance,
+        "blind_grading": exam.blind_grading,
     }
 
 

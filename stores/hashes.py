@@ -76,15 +76,7 @@ def read_state(session: UUID, now_ms: int, fields: Mapping[bytes, bytes]) -> Ses
             slot = ANSWER_HEAD.unpack_from(packed)[3] * 12
             answers.append(saved_answer(name[2:].decode(), packed, digests[slot : slot + 8], digests[slot + 8 : slot + 12]))
     return SessionState(
-        facts=SessionFacts(
-            session=session,
-            exam=fields[b"x"].decode(),
-            exam_version=int(fields[b"p"]),
-            student=fields[b"u"].decode(),
-            attempt=int(fields[b"n"]),
-            alias=fields[b"l"].decode(),
-            started_ms=int(fields[b"t"]),
-        ),
+        facts=_facts(session, fields),
         status=STATUS[fields[b"s"].decode()],
         deadline=_deadline(fields),
         now_ms=now_ms,
@@ -94,6 +86,18 @@ def read_state(session: UUID, now_ms: int, fields: Mapping[bytes, bytes]) -> Ses
         reason=SubmitReason(fields[b"w"].decode()) if b"w" in fields else None,
         answers=tuple(answers),
         replaced=fields.get(b"k", b""),
+    )
+
+
+def _facts(session: UUID, fields: Mapping[bytes, bytes]) -> SessionFacts:
+    return SessionFacts(
+        session=session,
+        exam=fields[b"x"].decode(),
+        exam_version=int(fields[b"p"]),
+        student=fields[b"u"].decode(),
+        attempt=int(fields[b"n"]),
+        alias=fields[b"l"].decode(),
+        started_ms=int(fields[b"t"]),
     )
 
 
@@ -136,18 +140,19 @@ def read_frozen(session: UUID, reply: Sequence[object]) -> Frozen | NotFlipped:
     if outcome not in (SubmitOutcome.FLIPPED, SubmitOutcome.ALREADY, SubmitOutcome.EXHAUSTED):
         return NotFlipped(outcome, int(cast(int, reply[2])), now_ms)
     fields = read_fields(reply[2:])
-    state = read_state(session, now_ms, fields)
-    encoded = encode_answers({a.question: a.answer.packed() for a in state.answers})
+    head = ANSWER_HEAD.size
+    packed = {name[2:].decode(): value[head:].decode() for name, value in fields.items() if name.startswith(b"a:")}
+    encoded = encode_answers(packed)
     return Frozen(
         outcome=outcome,
-        facts=state.facts,
+        facts=_facts(session, fields),
         submitted_ms=int(fields[b"z"]),
         reason=SubmitReason(fields[b"w"].decode()),
-        ends_ms=state.deadline.ends_ms,
+        ends_ms=int(fields[b"e"]),
         now_ms=now_ms,
         answers=encoded,
         answers_sha256=answers_sha256(encoded),
-        scored=state.status is SessionStatus.SCORED,
+        scored=fields[b"s"] == b"D",
     )
 
 

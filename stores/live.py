@@ -53,6 +53,7 @@ MAX_ANSWER_BYTES = 256 * 1024
 KEEP_SCORED_MS = 24 * 3600 * 1000
 UNSCORED_AFTER_MS = 5_000
 UNSCORED_LONGEST_MS = 300_000
+LONGEST_IN_TURN_MS = 60_000
 UNSCORED_RETRIES = 100
 """About eight hours; then it is an operator's."""
 
@@ -99,6 +100,15 @@ class Backlog:
     entries: int
     dirty: int
     oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """Whose a session is, and how far it is."""
+
+    student: str
+    status: SessionStatus
+    submitted_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +271,14 @@ class LiveSessions:
         """Return sessions whose time seems to be over, up to 500 a shard; the submit decides."""
         return await self._before_now(keys.due_key, grace_ms)
 
-    async def unscored(self) -> Sequence[UUID]:
-        """Return submitted sessions whose result is late, up to 500 a shard."""
-        return await self._before_now(keys.unscored_key, 0)
+    async def unscored(self, oldest_ms: int | None) -> Sequence[UUID]:
+        """Return submitted sessions whose result is late, up to 500 a shard.
+
+        `oldest_ms` is since when the oldest submit waits in the stream (None: none does). What was handed in after it waits
+        its turn behind it, and is late only after a minute: looking after a long backlog would only make it longer.
+        """
+        waited_ms = 0 if oldest_ms is None else await self.now_ms() - oldest_ms
+        return await self._before_now(keys.unscored_key, min(max(0, waited_ms - UNSCORED_AFTER_MS), LONGEST_IN_TURN_MS))
 
     async def lease(self, work: str, holder: str, ttl_ms: int = 5_000) -> Sequence[int]:
         """Return the shards on which `holder` may do `work` for now. A lease spreads work; nothing relies on it."""
@@ -350,6 +365,13 @@ class LiveSessions:
         """Return the status of a session that Redis has, without restoring one that it has not."""
         letter = cast("bytes | None", await self._redis.hget(keys.session_key(session), "s"))
         return STATUS[letter.decode()] if letter else None
+
+    async def glance(self, session: UUID) -> Glance | None:
+        """Return how far a session is; None where Redis does not know it for certain, which is not to say that there is none."""
+        found = cast(list[bytes], await self._functions.call("glance", _session_keys(session)))
+        if not found:
+            return None
+        return Glance(found[0].decode(), STATUS[found[1].decode()], int(found[2]) if len(found) > 2 and found[2] else None)
 
     async def scored(self, sessions: Sequence[UUID]) -> None:
         """Note that results are in PostgreSQL: the nets forget these sessions, and their hashes go after a day."""

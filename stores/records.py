@@ -17,6 +17,9 @@ EPOCH_VERSIONS = 1_000_000
 """A save's version is epoch × 1,000,000 + n, so that one integer orders saves across restores."""
 
 
+CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+
 class AnswerKind(StrEnum):
     """What a student can answer with; the value is its tag in the packed form."""
 
@@ -54,8 +57,7 @@ def encode_answers(answers: Mapping[str, str]) -> bytes:
     It is RFC 8785 (JSON Canonicalization Scheme) of one object, cleared answers left out; Python's writer agrees with
     that scheme for string values and ASCII keys. docs/answers.md says it for other languages.
     """
-    kept = {question: packed for question, packed in answers.items() if not packed.startswith(AnswerKind.CLEARED)}
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    return CANONICAL({question: packed for question, packed in answers.items() if packed[0] != "-"}).encode()
 
 
 def decode_answers(encoded: bytes) -> dict[str, Answer]:
@@ -291,6 +293,16 @@ class Frozen:
     scored: bool
 
 
+class Mark(NamedTuple):
+    """What PostgreSQL is told of a submit, should its score not come first."""
+
+    session: UUID
+    submitted_ms: int
+    reason: SubmitReason
+    answers_sha256: bytes
+    key: UUID | None
+
+
 @dataclass(frozen=True, slots=True)
 class LogEntry:
     """One accepted save in the save log."""
@@ -358,6 +370,10 @@ class Exam:
         """Whether the exam can no longer be started."""
         return self.closed_ms is not None or (self.closes_ms is not None and now_ms >= self.closes_ms)
 
+    def asks_for_end(self) -> bool:
+        """Whether what may be seen depends on the exam's end."""
+        return self.release_review == "AFTER_CLOSE" or (self.release_score == "AFTER_CLOSE" and self.released_ms is None)
+
     def shows_scores(self, *, ended: bool) -> bool:
         """Whether totals, ranks and boards may be seen; `ended` means closed, with no session in progress."""
         if self.released_ms is not None or self.release_score == "IMMEDIATELY":
@@ -419,6 +435,100 @@ class Result:
     submitted_ms: int
     reason: SubmitReason
     revision: int = 1
+    pending: tuple[str, ...] = ()
+    """The questions that wait for a grader; only where it is graded just now."""
+
+    submit_key: UUID | None = None
+    scored_ms: int = 0
+
+
+class TaskStatus(StrEnum):
+    """How far a grading task is."""
+
+    OPEN = "OPEN"
+    CLAIMED = "CLAIMED"
+    GRADED = "GRADED"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class GradingTask:
+    """One answer for one grader; a claim whose `until_ms` has passed may be taken over."""
+
+    id: UUID
+    session: UUID
+    exam: str
+    question: str
+    slot: int
+    status: TaskStatus
+    grader: str | None
+    claim: UUID | None
+    until_ms: int | None
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What a grader says of one answer: points and comment per criterion of the rubric, in its order."""
+
+    task: UUID
+    claim: UUID
+    grader: str
+    question: str
+    points: tuple[int, ...]
+    comments: tuple[str, ...]
+    comment: str
+
+
+class GradeOutcome(StrEnum):
+    """What became of a grade."""
+
+    GRADED = "GRADED"
+    REPEATED = "REPEATED"
+    DIFFERS = "DIFFERS"
+    LOST = "LOST"
+    CHANGED = "CHANGED"
+
+
+@dataclass(frozen=True, slots=True)
+class GradedEssay:
+    """What an essay is worth before the marking, once its grades are decided; criteria are empty for a mean of two grades."""
+
+    total: int
+    points: tuple[int, ...]
+    comments: tuple[str, ...]
+    comment: str
+
+
+class RegradeStatus(StrEnum):
+    """How far a regrade is."""
+
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt's claim to its student's place; `tiebreak` in ms, the smaller is the better."""
+
+    session: UUID
+    student: str
+    score: int
+    partial: bool
+    tiebreak: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRevision:
+    """What a result was before the next revision took its place."""
+
+    revision: int
+    score: int
+    partial: bool
+    key_version: int
+    replaced_ms: int
+    reason: str
 
 
 class Sheet(NamedTuple):
@@ -450,6 +560,35 @@ class Place:
     student: str
     alias: str
     order_key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Where a student stands: competition rank, and how much of the board is behind, 0 to 100: the share with fewer points, and
+    half of those with as many (the usual percentile rank)."""
+
+    rank: int
+    percentile: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTimes:
+    """When a session began and its answers were saved, and its pauses: what the time spent on each question is derived from."""
+
+    started_ms: int
+    saved_ms: Mapping[str, int]
+    pauses: tuple[tuple[int, int], ...]
+    """Each pause: from, until."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExamBacklog:
+    """What waits in one exam: sessions for their score, the oldest since when, and answers for a grader."""
+
+    exam: str
+    submitted: int
+    oldest_ms: int | None
+    grading_tasks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,56 @@ from uuid import UUID
 
 import asyncpg
 
-from stores.records import Result, SessionStatus, Standing, SubmitReason
+from stores.grading import TASKS, Decide, graded_essays
+from stores.records import AnswerTimes, GradedEssay, Result, SessionStatus, Standing, SubmitReason
 from stores.sessions import milliseconds, moment
 
 STANDING = "exam_id, student_id, alias, cohorts, order_key, version"
 PAGE = 5_000
+TIEBREAK = """
+  CASE e.tie_break
+    WHEN 'DURATION' THEN (extract(epoch FROM s.submitted_at - s.started_at - coalesce(
+      (SELECT sum(least(p.resumed_at, p.ends_by, s.submitted_at) - p.paused_at) FROM session_pause p
+       WHERE p.session_id = s.id AND p.paused_at < s.submitted_at), interval '0')) * 1000)::bigint
+    WHEN 'SUBMITTED_AT' THEN (extract(epoch FROM s.submitted_at - e.created_at) * 1000)::bigint
+    ELSE 0
+  END
+"""
+"""What breaks a tie of session `s` of exam `e`, in ms; the smaller is the better."""
+
+RESTATED = f"""
+  WITH attempt AS (
+    SELECT r.exam_id, r.student_id, r.session_id, r.score, r.status, s.alias, s.cohorts, e.tie_break,
+      {TIEBREAK} AS tiebreak
+    FROM unnest($1::text[], $2::text[]) AS w (exam_id, student_id)
+    JOIN result r USING (exam_id, student_id)
+    JOIN exam_session s ON s.id = r.session_id
+    JOIN exam e ON e.id = r.exam_id
+  ), keyed AS (
+    SELECT *, CASE tie_break
+      WHEN 'NONE' THEN score::bigint ELSE (score + 1) * range - 1 - least(greatest(tiebreak, 0), range - 1)
+    END AS order_key
+    FROM attempt, LATERAL (SELECT 1::bigint << CASE tie_break WHEN 'DURATION' THEN 27 ELSE 35 END AS range) bits
+  ), best AS (
+    SELECT DISTINCT ON (exam_id, student_id) * FROM keyed
+    ORDER BY exam_id, student_id, (status = 'SCORED') DESC, order_key DESC, session_id
+  ), clubs AS (
+    SELECT exam_id, student_id, array_agg(DISTINCT cohort ORDER BY cohort) FILTER (WHERE cohort IS NOT NULL) AS cohorts
+    FROM attempt LEFT JOIN LATERAL unnest(cohorts) AS cohort ON true GROUP BY 1, 2
+  )
+  UPDATE standing t SET
+    alias = b.alias,
+    cohorts = COALESCE(c.cohorts, '{{}}'),
+    score = CASE WHEN b.status = 'SCORED' THEN b.score END,
+    tiebreak = CASE WHEN b.status = 'SCORED' THEN b.tiebreak END,
+    order_key = CASE WHEN b.status = 'SCORED' THEN b.order_key END,
+    session_id = CASE WHEN b.status = 'SCORED' THEN b.session_id END,
+    version = t.version + 1
+  FROM best b JOIN clubs c USING (exam_id, student_id)
+  WHERE (t.exam_id, t.student_id) = (b.exam_id, b.student_id)
+  RETURNING t.exam_id, t.student_id, t.alias, t.cohorts, t.order_key, t.version
+"""  # noqa: S608
+"""Computes the standings of (exam, student) pairs: the best SCORED result gives the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +87,7 @@ class Owner:
 
     student: str
     status: SessionStatus
-    exam: str
-    exam_version: int
     submitted_ms: int | None
-    answers_sha256: bytes | None
-    """Comes with `submitted_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +109,9 @@ class StaffRow:
 class Results:
     """Results and standings in PostgreSQL."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, decide: Decide) -> None:
         self._pool = pool
+        self._decide = decide
 
     async def keep(self, results: Sequence[Result]) -> Kept:
         """Keep each result once, in one transaction with the session's status and the student's standing.
@@ -83,8 +125,9 @@ class Results:
             batch = [result for result in ordered if result.session in known]
             new = await _insert(connection, batch)
             await _mark_scored(connection, batch)
+            await open_tasks(connection, batch)
             await connection.execute("DELETE FROM submission WHERE session_id = ANY ($1)", [r.session for r in batch])
-            standings = await _restate(connection, {(result.exam, result.student) for result in batch})
+            standings = await restate(connection, {(result.exam, result.student) for result in batch})
             rows = await connection.fetch(
                 "SELECT session_id, score, max_score, status, answers_sha256 FROM result WHERE session_id = ANY ($1)",
                 [result.session for result in batch],
@@ -98,6 +141,22 @@ class Results:
             differing=frozenset(row["session_id"] for row in rows if row["answers_sha256"] != hashes[row["session_id"]]),
         )
 
+    async def take_submissions(self, count: int) -> Sequence[tuple[str, bytes]]:
+        """Take submits that are kept here since JetStream did not take them in time, oldest first: subject and event.
+
+        They are the caller's for ten seconds. A row goes when its result is kept, or when it is buried.
+        """
+        rows = await self._pool.fetch(
+            """
+            UPDATE submission s SET claimed_until = now() + interval '10 seconds'
+            FROM (SELECT session_id FROM submission WHERE claimed_until < now() ORDER BY created_at LIMIT $1
+                  FOR UPDATE SKIP LOCKED) AS mine
+            WHERE s.session_id = mine.session_id RETURNING s.subject, s.event
+            """,
+            count,
+        )
+        return [(row["subject"], row["event"]) for row in rows]
+
     async def read(self, session: UUID) -> Result | None:
         """Return a session's result, or None while it has none."""
         row = await self._pool.fetchrow(
@@ -107,24 +166,40 @@ class Results:
             """,
             session,
         )
-        return _result(row) if row else None
+        return result_of(row) if row else None
+
+    async def essays(self, session: UUID) -> Mapping[str, GradedEssay]:
+        """Return what the essays of a session were given whose grades are decided, by question."""
+        rows = await self._pool.fetch(TASKS, [session])
+        return {question: essay for (_, question), essay in graded_essays(rows, self._decide).items()}
+
+    async def answer_times(self, session: UUID) -> AnswerTimes:
+        """Return when a session's answers were saved, as far as snapshots have written it."""
+        row = await self._pool.fetchrow(
+            """
+            SELECT s.started_at, a.questions, a.times,
+              ARRAY(SELECT paused_at FROM session_pause p WHERE p.session_id = s.id ORDER BY paused_at) AS paused,
+              ARRAY(SELECT least(resumed_at, ends_by) FROM session_pause p WHERE p.session_id = s.id ORDER BY paused_at) AS resumed
+            FROM exam_session s CROSS JOIN LATERAL (
+              SELECT coalesce(array_agg(question_id), '{}') AS questions, coalesce(array_agg(answered_at), '{}') AS times
+              FROM session_answer WHERE session_id = s.id
+            ) a WHERE s.id = $1
+            """,
+            session,
+        )
+        return AnswerTimes(
+            milliseconds(row["started_at"]),
+            dict(zip(row["questions"], map(milliseconds, row["times"]), strict=True)),
+            tuple(zip(map(milliseconds, row["paused"]), map(milliseconds, row["resumed"]), strict=True)),
+        )
 
     async def owner(self, session: UUID) -> Owner | None:
         """Return whose a session is and how far PostgreSQL knows it to be, or None."""
-        row = await self._pool.fetchrow(
-            "SELECT student_id, status, exam_id, exam_version, submitted_at, answers_sha256 FROM exam_session WHERE id = $1",
-            session,
-        )
+        row = await self._pool.fetchrow("SELECT student_id, status, submitted_at FROM exam_session WHERE id = $1", session)
         if row is None:
             return None
-        return Owner(
-            student=row["student_id"],
-            status=SessionStatus(row["status"]),
-            exam=row["exam_id"],
-            exam_version=row["exam_version"],
-            submitted_ms=milliseconds(row["submitted_at"]) if row["submitted_at"] else None,
-            answers_sha256=row["answers_sha256"],
-        )
+        submitted_ms = milliseconds(row["submitted_at"]) if row["submitted_at"] else None
+        return Owner(row["student_id"], SessionStatus(row["status"]), submitted_ms)
 
     async def page(self, exam: str, after: tuple[int, UUID] | None, count: int) -> Sequence[StaffRow]:
         """Return results by score, best first, then by session; `after` is the last row of the page before.
@@ -182,7 +257,7 @@ class Standings:
                 PAGE,
             )
             if rows:
-                yield [_standing(row) for row in rows]
+                yield [standing_of(row) for row in rows]
             if len(rows) < PAGE:
                 return
             after = rows[-1]["student_id"]
@@ -248,18 +323,43 @@ async def _mark_scored(connection: asyncpg.Connection, results: Sequence[Result]
         """
         UPDATE exam_session s
         SET status = 'SCORED', submitted_at = COALESCE(s.submitted_at, r.submitted_at),
-            submit_reason = COALESCE(s.submit_reason, r.reason), answers_sha256 = COALESCE(s.answers_sha256, r.sha256)
-        FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bytea[]) AS r (id, submitted_at, reason, sha256)
+            submit_reason = COALESCE(s.submit_reason, r.reason), answers_sha256 = COALESCE(s.answers_sha256, r.sha256),
+            submit_key = COALESCE(s.submit_key, r.key)
+        FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bytea[], $5::uuid[])
+          AS r (id, submitted_at, reason, sha256, key)
         WHERE s.id = r.id AND s.status <> 'SCORED'
         """,
         [r.session for r in results],
         [moment(r.submitted_ms) for r in results],
         [r.reason for r in results],
         [r.answers_sha256 for r in results],
+        [r.submit_key for r in results],
     )
 
 
-async def _restate(connection: asyncpg.Connection, students: set[tuple[str, str]]) -> Sequence[Standing]:
+async def open_tasks(connection: asyncpg.Connection, results: Sequence[Result]) -> None:
+    """Make the tasks for what waits for a grader, as many as the exam asks for; those that are there stay, and one that was
+    cancelled is open again."""
+    waiting = sorted((result.session, question, result.exam) for result in results for question in result.pending)
+    if not waiting:
+        return
+    await connection.execute(
+        """
+        INSERT INTO grading_task (session_id, question_id, exam_id, slot)
+        SELECT w.session_id, w.question_id, w.exam_id, slot
+        FROM unnest($1::uuid[], $2::text[], $3::text[]) AS w (session_id, question_id, exam_id)
+        JOIN exam e ON e.id = w.exam_id CROSS JOIN LATERAL generate_series(1, e.graders) AS slot
+        ORDER BY 1, 2, 4
+        ON CONFLICT (session_id, question_id, slot) DO UPDATE SET status = 'OPEN', grader = NULL, claim = NULL, lease_until = NULL
+        WHERE grading_task.status = 'CANCELLED'
+        """,
+        [session for session, _, _ in waiting],
+        [question for _, question, _ in waiting],
+        [exam for _, _, exam in waiting],
+    )
+
+
+async def restate(connection: asyncpg.Connection, students: set[tuple[str, str]]) -> Sequence[Standing]:
     """Recompute the standings of these (exam, student): the best SCORED result gives the place.
 
     The rows are made and locked first and recomputed in a later statement, which sees what the other transaction
@@ -283,51 +383,15 @@ async def _restate(connection: asyncpg.Connection, students: set[tuple[str, str]
         ids,
     )
     rows = await connection.fetch(
-        """
-        WITH attempt AS (
-          SELECT r.exam_id, r.student_id, r.session_id, r.score, r.status, s.alias, s.cohorts, e.tie_break,
-            CASE e.tie_break
-              WHEN 'DURATION' THEN (extract(epoch FROM s.submitted_at - s.started_at - coalesce(
-                (SELECT sum(least(p.resumed_at, p.ends_by, s.submitted_at) - p.paused_at) FROM session_pause p
-                 WHERE p.session_id = s.id AND p.paused_at < s.submitted_at), interval '0')) * 1000)::bigint
-              WHEN 'SUBMITTED_AT' THEN (extract(epoch FROM s.submitted_at - e.created_at) * 1000)::bigint
-              ELSE 0
-            END AS tiebreak
-          FROM unnest($1::text[], $2::text[]) AS w (exam_id, student_id)
-          JOIN result r USING (exam_id, student_id)
-          JOIN exam_session s ON s.id = r.session_id
-          JOIN exam e ON e.id = r.exam_id
-        ), keyed AS (
-          SELECT *, CASE tie_break
-            WHEN 'NONE' THEN score::bigint ELSE (score + 1) * range - 1 - least(greatest(tiebreak, 0), range - 1)
-          END AS order_key
-          FROM attempt, LATERAL (SELECT 1::bigint << CASE tie_break WHEN 'DURATION' THEN 27 ELSE 35 END AS range) bits
-        ), best AS (
-          SELECT DISTINCT ON (exam_id, student_id) * FROM keyed
-          ORDER BY exam_id, student_id, (status = 'SCORED') DESC, order_key DESC, session_id
-        ), clubs AS (
-          SELECT exam_id, student_id, array_agg(DISTINCT cohort ORDER BY cohort) FILTER (WHERE cohort IS NOT NULL) AS cohorts
-          FROM attempt LEFT JOIN LATERAL unnest(cohorts) AS cohort ON true GROUP BY 1, 2
-        )
-        UPDATE standing t SET
-          alias = b.alias,
-          cohorts = COALESCE(c.cohorts, '{}'),
-          score = CASE WHEN b.status = 'SCORED' THEN b.score END,
-          tiebreak = CASE WHEN b.status = 'SCORED' THEN b.tiebreak END,
-          order_key = CASE WHEN b.status = 'SCORED' THEN b.order_key END,
-          session_id = CASE WHEN b.status = 'SCORED' THEN b.session_id END,
-          version = t.version + 1
-        FROM best b JOIN clubs c USING (exam_id, student_id)
-        WHERE (t.exam_id, t.student_id) = (b.exam_id, b.student_id)
-        RETURNING t.exam_id, t.student_id, t.alias, t.cohorts, t.order_key, t.version
-        """,
+        RESTATED,
         exams,
         ids,
     )
-    return [_standing(row) for row in rows]
+    return [standing_of(row) for row in rows]
 
 
-def _standing(row: asyncpg.Record) -> Standing:
+def standing_of(row: asyncpg.Record) -> Standing:
+    """Read a row of `STANDING`."""
     return Standing(
         exam=row["exam_id"],
         student=row["student_id"],
@@ -338,7 +402,7 @@ def _standing(row: asyncpg.Record) -> Standing:
     )
 
 
-def _result(row: asyncpg.Record) -> Result:
+def result_of(row: asyncpg.Record) -> Result:
     return Result(
         session=row["session_id"],
         exam=row["exam_id"],
@@ -354,4 +418,5 @@ def _result(row: asyncpg.Record) -> Result:
         submitted_ms=milliseconds(row["submitted_at"]),
         reason=SubmitReason(row["submit_reason"] or SubmitReason.CLICK),
         revision=row["revision"],
+        scored_ms=milliseconds(row["changed_at"] or row["scored_at"]),
     )

@@ -13,8 +13,9 @@ import asyncpg
 from stores.records import (
     Accommodation,
     Answer,
-    Frozen,
+    ExamBacklog,
     LogEntry,
+    Mark,
     SavedAnswer,
     SessionFacts,
     SessionRow,
@@ -105,7 +106,7 @@ class Sessions:
             [entry.saved.client_seq for entry in ordered],
         )
 
-    async def mark_submitted(self, batch: Sequence[tuple[Frozen, UUID | None]]) -> Sequence[None]:
+    async def mark_submitted(self, batch: Sequence[Mark]) -> None:
         """Mark sessions SUBMITTED, with the submit's key; one that is further already stays as it is."""
         await self._pool.execute(
             """
@@ -121,13 +122,12 @@ class Sessions:
             FROM flipped f JOIN locked USING (id)
             WHERE s.id = f.id AND s.status = 'IN_PROGRESS'
             """,
-            [frozen.facts.session for frozen, _ in batch],
-            [moment(frozen.submitted_ms) for frozen, _ in batch],
-            [frozen.reason for frozen, _ in batch],
-            [frozen.answers_sha256 for frozen, _ in batch],
-            [key for _, key in batch],
+            [mark.session for mark in batch],
+            [moment(mark.submitted_ms) for mark in batch],
+            [mark.reason for mark in batch],
+            [mark.answers_sha256 for mark in batch],
+            [mark.key for mark in batch],
         )
-        return [None] * len(batch)
 
     async def keep_submissions(self, batch: Sequence[tuple[UUID, str, bytes]]) -> Sequence[None]:
         """Keep submit events, by session and subject, while JetStream is away; one already kept stays as it was."""
@@ -148,21 +148,29 @@ class Sessions:
         rows = await self._pool.fetch("SELECT session_id, event FROM submission WHERE session_id = ANY ($1)", list(sessions))
         return {row["session_id"]: row["event"] for row in rows}
 
-    async def waiting_submissions(self, older_ms: int, count: int) -> Sequence[tuple[UUID, str, bytes]]:
-        """Return kept submit events that are older than that, oldest first: JetStream should have them by now."""
-        rows = await self._pool.fetch(
-            """
-            SELECT session_id, subject, event FROM submission
-            WHERE created_at < now() - make_interval(secs => $1 / 1000.0) ORDER BY created_at LIMIT $2
-            """,
-            float(older_ms),
-            count,
-        )
-        return [(row["session_id"], row["subject"], row["event"]) for row in rows]
-
     async def drop_submissions(self, sessions: Sequence[UUID]) -> None:
         """Forget submit events that JetStream has acknowledged."""
         await self._pool.execute("DELETE FROM submission WHERE session_id = ANY ($1)", list(sessions))
+
+    async def backlog(self) -> tuple[int, Sequence[ExamBacklog]]:
+        """Return how many submit events are kept here, and per exam what waits for a score or a grader, the most first."""
+        kept: int = await self._pool.fetchval("SELECT count(session_id) FROM submission")
+        rows = await self._pool.fetch(
+            """
+            WITH waiting AS (
+              SELECT exam_id, count(*) AS submitted, min(submitted_at) AS oldest FROM exam_session
+              WHERE status = 'SUBMITTED' GROUP BY exam_id
+            ), graders AS (
+              SELECT exam_id, count(*) AS tasks FROM grading_task WHERE status IN ('OPEN', 'CLAIMED') GROUP BY exam_id
+            )
+            SELECT exam_id, coalesce(submitted, 0) AS submitted, oldest, coalesce(tasks, 0) AS tasks
+            FROM waiting FULL JOIN graders USING (exam_id) ORDER BY submitted DESC NULLS LAST, tasks DESC, exam_id
+            """
+        )
+        return kept, [
+            ExamBacklog(row["exam_id"], row["submitted"], milliseconds(row["oldest"]) if row["oldest"] else None, row["tasks"])
+            for row in rows
+        ]
 
     async def count_submissions(self) -> int:
         """Return how many submit events are kept here."""

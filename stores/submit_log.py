@@ -5,11 +5,14 @@ second; once it is gone, a republish is accepted again. So no message ids (RELIA
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from time import monotonic
+from typing import Protocol
 from uuid import UUID
 
 from nats.aio.client import Client
@@ -19,19 +22,31 @@ from nats.errors import MaxPayloadError, NoRespondersError, NoServersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 from prometheus_client import Gauge
+
+from stores.deliveries import Deliveries
 
 STREAM = "SUBMITS"
 CONSUMER = "scoring"
+ANNOUNCED = "scored.all"
+"""The subject of what changed results, for every process that shows them."""
+
 ACK_WAIT_SECONDS = 10
 MAX_ACK_PENDING = 8_192
-GATHER_SECONDS = 0.02
 LOOKUPS = 64
+FLUSH_SECONDS = 2
 SILENCES = 3
 TRY_AGAIN_SECONDS = 1.0
 MAX_BYTES = 20 * 1024**3
 AWAY = Gauge("finalbell_jetstream_away", "1 while submits go straight to PostgreSQL, since JetStream was silent a few times")
+
+
+class Acknowledged(Protocol):
+    """What is done for good once it is acknowledged: a message of the stream, or what stands in for one."""
+
+    async def ack(self) -> None:
+        """Say so."""
 
 
 class PublishOutcome(StrEnum):
@@ -57,7 +72,10 @@ class SubmitLog:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._stream: JetStreamContext = client.jetstream(timeout=2)
-        self._pull: JetStreamContext.PullSubscription | None = None
+        self._deliveries: Deliveries | None = None
+        self._acks = ""
+        self._published = 0
+        self._unanswered: dict[str, asyncio.Future[Msg]] = {}
         self._silences = 0
         self._try_again = 0.0
         AWAY.set_function(lambda: self._silences >= SILENCES)
@@ -85,10 +103,9 @@ class SubmitLog:
     async def prepare_to_pull(self) -> None:
         """Make the consumer that all scoring workers share, or bring it up to these settings."""
         await self.prepare()
-        if self._pull is not None:
-            with suppress(NatsError):
-                await self._pull.unsubscribe()  # else it would be kept, and made anew at every reconnect
-            self._pull = None
+        if self._deliveries is not None:
+            await self._deliveries.close()
+            self._deliveries = None
         await self._stream.add_consumer(
             STREAM,
             ConsumerConfig(
@@ -118,11 +135,7 @@ class SubmitLog:
         self, subject: str, event: bytes, timeout_seconds: float, headers: Mapping[str, str] | None
     ) -> PublishOutcome:
         try:
-            await self._stream.publish(subject, event, timeout=timeout_seconds, headers=dict(headers) if headers else None)
-        except APIError as refused:
-            if refused.err_code == 10077 and "maximum messages per subject exceeded" in (refused.description or ""):
-                return PublishOutcome.ALREADY
-            return PublishOutcome.REFUSED
+            message = await self._acknowledged(subject, event, timeout_seconds, headers)
         except MaxPayloadError:
             return PublishOutcome.REFUSED
         except (NatsTimeoutError, NoRespondersError, TimeoutError, OSError):
@@ -131,7 +144,38 @@ class SubmitLog:
             if type(failure).__module__.startswith("nats."):
                 return PublishOutcome.AWAY
             raise
-        return PublishOutcome.KEPT
+        if message.headers:  # there is no stream
+            return PublishOutcome.AWAY
+        if b'"error"' not in message.data:
+            return PublishOutcome.KEPT
+        refused = json.loads(message.data)["error"]
+        if refused["err_code"] == 10077 and "maximum messages per subject exceeded" in refused["description"]:
+            return PublishOutcome.ALREADY
+        return PublishOutcome.REFUSED
+
+    async def _acknowledged(self, subject: str, event: bytes, timeout_seconds: float, headers: Mapping[str, str] | None) -> Msg:
+        """Publish, and return the broker's answer. The client's own way makes an object of each and a task of each wait, which
+        costs a submit as much as signing its receipt."""
+        if not self._acks:
+            acks = self._client.new_inbox()
+            await self._client.subscribe(f"{acks}.*", cb=self._acknowledge)
+            self._acks = acks
+        self._published += 1
+        token, answer = str(self._published), asyncio.get_running_loop().create_future()
+        self._unanswered[token] = answer
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                carried = dict(headers) if headers else None
+                await self._client.publish(subject, event, reply=f"{self._acks}.{token}", headers=carried)
+                answered: Msg = await answer
+                return answered
+        finally:
+            self._unanswered.pop(token, None)
+
+    async def _acknowledge(self, message: Msg) -> None:
+        answer = self._unanswered.get(message.subject.rpartition(".")[2])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
 
     async def last(self, sessions: Mapping[UUID, str]) -> Mapping[UUID, bytes]:
         """Return the events that wait, for sessions with their exams; read from the stream's leader, never a replica."""
@@ -155,29 +199,31 @@ class SubmitLog:
         return {session: event for session, event in zip(sessions, found, strict=True) if event is not None}
 
     async def pull(self, count: int, wait_seconds: float) -> Sequence[Msg]:
-        """Return the next events, at most `count`; none when none came in time. Each must be acknowledged or ended.
+        """Return the next events, at most `count`; none when none came in time. Each must be acknowledged or ended."""
+        if self._deliveries is None:
+            deliveries = Deliveries(self._client, STREAM, CONSUMER)
+            await deliveries.open()
+            self._deliveries = deliveries
+        return await self._deliveries.take(count, wait_seconds)
 
-        The first is waited for, the others get 20 ms to join it: the client's own batch fetch would hold the first one
-        back for the whole wait.
-        """
-        if self._pull is None:
-            self._pull = await self._stream.pull_subscribe_bind(CONSUMER, STREAM)
-        try:
-            messages = await self._pull.fetch(1, timeout=wait_seconds)
-        except (NatsTimeoutError, TimeoutError):
-            return []
-        try:
-            return [*messages, *await self._pull.fetch(count - 1, timeout=GATHER_SECONDS)]
-        except (NatsTimeoutError, TimeoutError):
-            return messages
-
-    async def acknowledge(self, messages: Sequence[Msg]) -> None:
-        """Say that these are done for good; only ever after the commit."""
-        await asyncio.gather(*(message.ack() for message in messages))
+    async def acknowledge(self, messages: Sequence[Acknowledged]) -> None:
+        """Say that these are done for good, and wait until the broker has heard it; only ever after the commit."""
+        for message in messages:
+            await message.ack()  # into the connection's buffer
+        if any(isinstance(message, Msg) for message in messages):
+            await self._client.flush(FLUSH_SECONDS)
 
     async def backlog(self) -> int:
         """Return how many submits wait or are being worked on."""
         return (await self._stream.stream_info(STREAM)).state.messages
+
+    async def oldest_ms(self, least: int = 1) -> int | None:
+        """Return since when the oldest submit waits or is being worked on, by the broker's clock; None: fewer than `least` do."""
+        reply = await self._client.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", timeout=2)
+        state = json.loads(reply.data).get("state")
+        if not state or state["messages"] < least:
+            return None
+        return round(datetime.fromisoformat(state["first_ts"]).timestamp() * 1000)
 
     async def delivered(self) -> Delivered:
         """Return how many deliveries are not acknowledged yet."""
@@ -193,8 +239,10 @@ class SubmitLog:
         await self._client.subscribe(to, cb=each)
 
     async def reply(self, to: str, event: bytes) -> None:
-        """Send an inline reply; nobody may be there any more."""
-        await self._client.publish(to, event)
+        """Send an inline reply, or news; nobody may be there any more, and nobody relies on it: NATS may be away."""
+        if self._client.is_connected:
+            with suppress(NatsError, OSError):
+                await self._client.publish(to, event)
 
 
 def subject(exam: str, session: UUID) -> str:

@@ -71,7 +71,7 @@ def _here(text: str, stack: Stack) -> str:
         ".venv/bin/finalbell", f"{sys.executable} -m ops.main"
     )
     return re.sub(
-        r"(-m ops\.main (?:(?:exam|leaderboard|receipt|session|scoring) \w+|token|status|rehearse))",
+        r"(-m ops\.main (?:scoring dlq \w+|(?:exam|grading|leaderboard|receipt|session|scoring) \w+|audit|token|status|rehearse))",
         rf"\1 --home {stack.home}",
         text,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from finalbell.v1 import scoring_pb2, session_pb2
 
 from ops.audit import access, answers, history, rules, scored
-from ops.audit.records import Checked, Evidence, History, Save, Stores, Violation
+from ops.audit.kept import Stores
+from ops.audit.records import Checked, Evidence, History, Save, Violation
 from ops.client import Gateway
 from ops.rehearse.calls import Way, way
 from ops.rehearse.history import packed
@@ -35,7 +36,7 @@ def check(gateway: Gateway, kind: str, tokens: Mapping[str, str], file: Path) ->
     recorded = history.read(file)
     owners = {call.session: call.student for call in recorded.calls if call.session}
     seen = asyncio.run(_read_all(gateway, kind, {session: tokens[student] for session, student in owners.items()}))
-    evidence = Evidence(nothing(), recorded)
+    evidence = Evidence(Stores(now=datetime.now(UTC)), recorded)
     told = (answers.versions_rise_by_one, scored.one_submit_for_all, access.refusals_help)
     return [saves_are_shown(recorded, seen), submits_are_scored(recorded, seen), *(one(evidence) for one in told)]
 
@@ -111,22 +112,3 @@ async def _read(door: Way, session: str, token: str) -> Shown:
         status = scoring_pb2.Result.Status.Name(result.message.result.status)
         found = replace(found, status=status, answers_sha256=result.message.result.answers_sha256)
     return found
-
-
-def nothing() -> Stores:
-    """Return stores of which nothing is known."""
-    return Stores(
-        now=datetime.now(UTC),
-        exams={},
-        keys={},
-        sessions={},
-        results=(),
-        replaced={},
-        written={},
-        waiting=frozenset(),
-        buried=frozenset(),
-        standings=(),
-        boards={},
-        holding=False,
-        secrets={},
-    )

@@ -171,6 +171,8 @@ def _exam(fields: Fields) -> ExamSettings:
         enrolment=fields.word("enrolment", Enrolment.OPEN),
         board=_board(fields.child("board")),
         graders=fields.integer("graders", 1, 1, 2),
+        grader_tolerance=fields.integer("graderTolerance", 0, 0, 1000),
+        blind_grading=fields.flag("blindGrading", default=True),
     )
     fields.done()
     return exam

@@ -10,6 +10,7 @@ from finalbell.v1 import admin_pb2 as pb
 from finalbell.v1 import scoring_pb2
 
 from servers import errors
+from servers.admin.key_rules import mended, taken_out
 from servers.admin.rules import LARGEST_FILE, InvalidExamFile, keys_digest, paper_digest, read_exam
 from servers.messages import exam_message, exam_position, read_page_token, timestamp, whole_position, write_page_token
 from servers.serving.wrap import Call
@@ -74,6 +75,28 @@ class ExamAdminService:
         await settle(self._deadlines, self._live, kept.moved)
         return pb.ImportExamResponse(
             exam=exam_message(kept.exam, _now_ms()), key_version=kept.exam.key_version, changes=kept.changes
+        )
+
+    async def SetAnswerKey(self, request: pb.SetAnswerKeyRequest, call: Call) -> pb.SetAnswerKeyResponse:
+        if bool(request.accept) == bool(request.void):
+            raise errors.InvalidField([("accept", "or void: give what counts as right, or take the question out")])
+        await self._exam(request.exam_id)
+        accept = list(dict.fromkeys(request.accept))
+
+        def mend(kind: str, key: str, options: Sequence[str]) -> str:
+            if request.void:
+                return taken_out(key, pb.SetAnswerKeyRequest.Void.Name(request.void))
+            return mended(kind, key, options, accept, also=request.also)
+
+        change = await self._exams.set_key(request.exam_id, request.question_id, mend, call.caller.student, request.reason)
+        if change is None:
+            raise errors.QuestionNotFound("The exam's newest paper has no such question.")
+        return pb.SetAnswerKeyResponse(
+            key_version=change.key_version,
+            changed=change.changed,
+            before=change.before,
+            after=change.after,
+            results_behind=change.behind,
         )
 
     async def UpdateSchedule(self, request: pb.UpdateScheduleRequest, call: Call) -> pb.UpdateScheduleResponse:

@@ -13,12 +13,14 @@ from stores.dead_letters import DeadLetter, DeadLetters
 from stores.deadlines import AdjustOutcome, Deadlines, settle
 from stores.live import LiveSessions
 from stores.records import SessionStatus, answers_sha256
+from stores.sessions import Sessions
 
 
 class SessionAdminService:
     """What one session needs of staff."""
 
-    def __init__(self, deadlines: Deadlines, dead_letters: DeadLetters, live: LiveSessions) -> None:
+    def __init__(self, deadlines: Deadlines, dead_letters: DeadLetters, live: LiveSessions, sessions: Sessions) -> None:
+        self._sessions = sessions
         self._deadlines = deadlines
         self._dead_letters = dead_letters
         self._live = live
@@ -47,6 +49,37 @@ class SessionAdminService:
         if explained is None:
             raise errors.SessionNotFound
         return pb.AdjustDeadlineResponse(deadline=deadline_message(session, explained, self._deadlines.rule))
+
+    async def GetScoringBacklog(self, request: pb.GetScoringBacklogRequest, call: Call) -> pb.GetScoringBacklogResponse:
+        unscored, parked = await self._live.waiting()
+        kept_rows, exams = await self._sessions.backlog()
+        return pb.GetScoringBacklogResponse(
+            unscored=unscored,
+            parked=parked,
+            dead_letters=await self._dead_letters.count(),
+            kept_rows=kept_rows,
+            grading_tasks=sum(exam.grading_tasks for exam in exams),
+            exams=[
+                pb.ExamBacklog(
+                    exam_id=exam.exam,
+                    submitted=exam.submitted,
+                    oldest_submitted_at=timestamp(exam.oldest_ms) if exam.oldest_ms is not None else None,
+                    grading_tasks=exam.grading_tasks,
+                )
+                for exam in exams
+            ],
+        )
+
+    async def GetDeadLetter(self, request: pb.GetDeadLetterRequest, call: Call) -> pb.GetDeadLetterResponse:
+        letter = await self._letter(request.letter_id)
+        reply = pb.GetDeadLetterResponse(letter=_message(letter), subject=letter.subject, whole=_whole(letter))
+        try:
+            event = events.SessionSubmitted.FromString(letter.event)
+        except DecodeError:
+            return reply
+        reply.submitted_at.CopyFrom(event.submitted_at)
+        reply.answers_sha256, reply.answers = event.answers_sha256.hex(), event.answers.decode(errors="replace")
+        return reply
 
     async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, call: Call) -> pb.ListDeadLettersResponse:
         count = request.page_size or 50

@@ -82,7 +82,7 @@ class ItemStatistics:
     async def _compute(self, exam: Exam) -> pb.ItemStatistics:
         """Read all results, page by page, and keep what they come to; each page is added up beside the loop."""
         counts = (await self._catalog.counts([exam.id]))[exam.id]
-        final = counts.submitted == 0 and await self._catalog.ended(exam.id)
+        final = counts.submitted == 0 and await self._catalog.ended(exam.id, fresh=True)
         key_version, items = await self._items(exam)
         tally = rules.Tally(items)
         async for page in self._statistics.sheets(exam.id, exam.version):

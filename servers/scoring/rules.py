@@ -6,13 +6,19 @@ Scores are exact integers and numbers are exact fractions: no float is anywhere 
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
-from stores.records import Answer, Key, KeySet, Marking
+from stores.exam_records import Criterion
+from stores.records import Answer, AnswerTimes, Key, KeySet, Marking
+
+REMEMBERED = 10_000
+"""Answers of one question whose worth a grader remembers."""
+
+NOTHING: Mapping[str, int] = {}
 
 
 class Outcome(StrEnum):
@@ -23,6 +29,7 @@ class Outcome(StrEnum):
     WRONG = "WRONG"
     BLANK = "BLANK"
     PENDING = "PENDING"
+    VOIDED = "VOIDED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +42,59 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Grades:
-    """A whole session graded, in paper order."""
+    """A whole session graded, in paper order; `pending` are the essays that wait for a grader."""
 
     graded: tuple[Graded, ...]
     score: int
     max_score: int
-
-    @property
-    def partial(self) -> bool:
-        """Whether an essay waits for its grader."""
-        return any(one.outcome is Outcome.PENDING for one in self.graded)
+    pending: tuple[str, ...]
 
 
-def grade(answers: Mapping[str, Answer], keys: KeySet) -> Grades:
-    """Grade every question of the paper; an answer to a question that the paper does not have counts for nothing."""
-    graded = tuple(grade_answer(answers.get(key.question), key, keys.marking) for key in keys.keys)
-    max_score = sum(key.points for key in keys.keys) * keys.marking.correct
-    return Grades(graded, sum(one.points for one in graded), max_score)
+class Grader:
+    """Grades sessions with one key set. What an answer is worth is worked out once: most students give one of few."""
+
+    def __init__(self, keys: KeySet) -> None:
+        self.keys = keys
+        self.max_score = sum(max_points(key, keys.marking) for key in keys.keys)
+        self.has_essay = any(key.type == "essay" for key in keys.keys)
+        self._known: tuple[dict[str, Graded], ...] = tuple({} for _ in keys.keys)
+
+    def grade(self, answers: Mapping[str, str], essays: Mapping[str, int] = NOTHING) -> Grades:
+        """Grade packed answers by question; `essays` are the points that graders gave, before the marking.
+
+        An answer to a question that the paper does not have counts for nothing. Raises ValueError for a text that is no
+        packed answer.
+        """
+        graded, pending, score = [], [], 0
+        for key, known in zip(self.keys.keys, self._known, strict=True):
+            packed = answers.get(key.question, "")
+            one = known.get(packed)
+            if one is None:
+                one = grade_answer(Answer.unpacked(packed) if packed else None, key, self.keys.marking)
+                if len(known) < REMEMBERED and key.type != "essay":
+                    known[packed] = one
+            if one.outcome is Outcome.PENDING:
+                if key.question in essays:
+                    one = _judged(essays[key.question], key, self.keys.marking)
+                else:
+                    pending.append(key.question)
+            graded.append(one)
+            score += one.points
+        return Grades(tuple(graded), score, self.max_score, tuple(pending))
+
+    def rubric(self, question: str) -> Sequence[Criterion]:
+        """Return what an essay is graded by; empty for other questions."""
+        answer: dict[str, Any] = next((json.loads(key.answer) for key in self.keys.keys if key.question == question), {})
+        return [Criterion(one["criterion"], one["description"], one["maxPoints"]) for one in answer.get("rubric", ())]
 
 
 def grade_answer(answer: Answer | None, key: Key, marking: Marking) -> Graded:
-    """Grade one answer. Blank earns points × `blank`, right points × `correct`, wrong points × `wrong`."""
+    """Grade one answer. Blank earns points × `blank`, right points × `correct`, wrong points × `wrong`.
+
+    A voided question asks nobody: it earns all its points, or, dropped, none, whatever was answered.
+    """
+    if (void := voided(key)) is not None:
+        return Graded(Outcome.VOIDED, key.points * marking.correct if void == "FULL_POINTS" else 0)
     if is_blank(answer) or answer is None:
         return Graded(Outcome.BLANK, key.points * marking.blank)
     if key.type == "essay":
@@ -68,11 +107,56 @@ def grade_answer(answer: Answer | None, key: Key, marking: Marking) -> Graded:
     return Graded(Outcome.WRONG, key.points * marking.wrong)
 
 
+def voided(key: Key) -> str | None:
+    """Return how a question was taken out, FULL_POINTS or DROP; None: it counts."""
+    void = json.loads(key.answer).get("void") if '"void"' in key.answer else None
+    return str(void) if void else None
+
+
+def max_points(key: Key, marking: Marking) -> int:
+    """Return the most that a question can earn; one that was dropped has nothing to give."""
+    return 0 if voided(key) == "DROP" else key.points * marking.correct
+
+
+def decided(totals: Sequence[int | None], tolerance: int) -> int | None:
+    """Return what an answer's grades come to; None while one is missing, or two disagree and a third is needed.
+
+    One grade counts as it is. Two count by their mean, rounded up, while they differ by no more than the tolerance. Of three
+    the median counts: the one that lies between the others, whoever gave it.
+    """
+    given = [total for total in totals if total is not None]
+    if not given or len(given) < len(totals):
+        return None
+    if len(given) == 2:
+        return (given[0] + given[1] + 1) // 2 if abs(given[0] - given[1]) <= tolerance else None
+    return sorted(given)[len(given) // 2]
+
+
+def time_spent(times: AnswerTimes) -> Mapping[str, int]:
+    """Return for each answered question the milliseconds from the save before it (or the start) to its own, without pauses.
+
+    An estimate: only the save that stands is known of each question, so time that was spent on an answer and changed later
+    counts for whatever was saved next.
+    """
+    spent, before = {}, times.started_ms
+    for question, at in sorted(times.saved_ms.items(), key=lambda one: one[1]):
+        stood = sum(max(0, min(until, at) - max(since, before)) for since, until in times.pauses)
+        spent[question] = max(0, at - before - stood)
+        before = max(before, at)
+    return spent
+
+
+def _judged(given: int, key: Key, marking: Marking) -> Graded:
+    """Return what an essay is worth that graders gave so many of its points."""
+    outcome = Outcome.CORRECT if given >= key.points else Outcome.PARTIAL if given else Outcome.WRONG
+    return Graded(outcome, given * marking.correct)
+
+
 def _is_right(answer: Answer, kind: str, wanted: dict[str, Any]) -> bool:
     """Whether the answer is all right; raises ValueError for a type that only people can grade."""
     match kind:
         case "single_choice":
-            return bool(answer.value == wanted["choice"])
+            return answer.value in wanted["accept"] if "accept" in wanted else bool(answer.value == wanted["choice"])
         case "multiple_choice":
             return frozenset(answer.picks) == frozenset(wanted["choices"])
         case "numeric":
@@ -128,7 +212,7 @@ def correct_text(key: Key) -> str:
     wanted = json.loads(key.answer)
     match key.type:
         case "single_choice":
-            return str(wanted["choice"])
+            return ",".join(wanted["accept"]) if "accept" in wanted else str(wanted["choice"])
         case "multiple_choice":
             return ",".join(sorted(wanted["choices"]))
         case "numeric":

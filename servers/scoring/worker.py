@@ -5,11 +5,13 @@ anywhere repeats the batch, and a repeated batch changes nothing.
 """
 
 import asyncio
+import json
 import os
 import signal
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from uuid import UUID
 
 import structlog
@@ -18,19 +20,21 @@ from google.protobuf.message import DecodeError
 from nats.aio.msg import Msg
 from prometheus_client import Counter, Gauge
 
-from servers.scoring.rules import grade
+from servers.scoring.rules import Grader
+from servers.scoring.telling import Telling
 from servers.serving import traces
-from servers.serving.run import ROUND_SECONDS
+from servers.serving.run import ROUND_SECONDS, sleep_until
 from stores import gauges
 from stores.answer_keys import AnswerKeys
-from stores.boards import Boards
 from stores.dead_letters import DeadLetters
 from stores.live import LiveSessions
-from stores.records import KeySet, Result, SubmitReason, answers_sha256, decode_answers
-from stores.results import Kept, Results, Standings
+from stores.records import Result, SubmitReason, answers_sha256
+from stores.results import Kept, Results
 from stores.submit_log import SubmitLog, session_of
 
 BATCH = 500
+MEASURED_SECONDS = 1.0
+ROWS_EVERY_SECONDS = 1.0
 KEY_SETS = 256
 SCORED = Counter("finalbell_scored_total", "Sessions scored for the first time")
 REPEATED = Counter("finalbell_scored_again_total", "Deliveries of sessions that had a result")
@@ -43,10 +47,25 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A delivered submit that was graded."""
+class Row:
+    """A submit that JetStream did not take in time, from its row in PostgreSQL, which goes with its result or its burial."""
 
-    message: Msg
+    subject: str
+    data: bytes
+    headers: None = None
+
+    async def ack(self) -> None:
+        """Nobody waits for it."""
+
+    async def term(self) -> None:
+        """Nobody would send it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A submit that was graded."""
+
+    message: Msg | Row
     event: events.SessionSubmitted
     result: Result
 
@@ -59,9 +78,8 @@ class ScoringWorker:
         submits: SubmitLog,
         keys: AnswerKeys,
         results: Results,
-        standings: Standings,
         dead_letters: DeadLetters,
-        boards: Boards,
+        telling: Telling,
         live: LiveSessions,
         *,
         crash_at: str,
@@ -69,13 +87,13 @@ class ScoringWorker:
         self._submits = submits
         self._keys = keys
         self._results = results
-        self._standings = standings
         self._dead_letters = dead_letters
-        self._boards = boards
+        self._telling = telling
         self._live = live
         self._crash_at = crash_at
-        self._key_sets: dict[tuple[str, int, int], KeySet] = {}
-        gauges.cached("key sets", self._key_sets)
+        self._graders: dict[tuple[str, int, int], Grader] = {}
+        self._measured = 0.0
+        gauges.cached("key sets", self._graders)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Score until told to stop; when a store is away, wait and go on: the stream keeps everything."""
@@ -92,7 +110,22 @@ class ScoringWorker:
                 await asyncio.sleep(0.5)
                 await self.mend()
 
+    async def run_rows(self, stop: asyncio.Event) -> None:
+        """Score what is kept in PostgreSQL, once a second and for as long as there is more; NATS may be away."""
+        while not stop.is_set():
+            try:
+                async with asyncio.timeout(ROUND_SECONDS):
+                    while rows := await self._results.take_submissions(BATCH):
+                        await self.score([Row(subject, event) for subject, event in rows])
+            except Exception as failure:  # their claims end by themselves
+                log.warning("rows not scored yet", error=f"{type(failure).__name__}: {failure}"[:200])
+            await sleep_until(stop, ROWS_EVERY_SECONDS)
+
     async def _measure(self) -> None:
+        """Say how much waits, once a second: each asks the broker."""
+        if monotonic() - self._measured < MEASURED_SECONDS:
+            return
+        self._measured = monotonic()
         BACKLOG.set(await self._submits.backlog())
         delivered = await self._submits.delivered()
         UNACKNOWLEDGED.set(delivered.unacknowledged)
@@ -105,7 +138,7 @@ class ScoringWorker:
         except Exception as failure:  # it is away; tried again after the next failure
             log.warning("no consumer", error=type(failure).__name__)
 
-    async def score(self, messages: Sequence[Msg]) -> None:
+    async def score(self, messages: Sequence[Msg | Row]) -> None:
         """Score one batch (steps D5 to D9)."""
         work = await self._grade_all(messages)
         self._crash("D5")
@@ -125,32 +158,32 @@ class ScoringWorker:
         for one in work:
             if one.result.session in kept.unknown:
                 await self._bury(one.message, one.result.session, "no such session in PostgreSQL")
-        for exam in await self._boards.place(kept.standings) if kept.standings else ():
-            await self._boards.rebuild(exam, self._standings)
+        await self._telling.place(kept.standings)
         self._crash("D7")
         await self._live.scored(list(kept.totals))
         for to, reply in _replies(work, kept).items():
             await self._submits.reply(to, reply)
+        await self._telling.announce(list(kept.totals))
         self._crash("D8")
 
-    async def _grade_all(self, messages: Sequence[Msg]) -> Sequence[Work]:
+    async def _grade_all(self, messages: Sequence[Msg | Row]) -> Sequence[Work]:
         """Grade each event by itself: a bad one is buried at once and the others go on."""
         work = []
         read = [(message, event) for message in messages if (event := await self._read(message)) is not None]
-        keys = await self._newest_keys({(event.exam_id, event.exam_version) for _, event in read})
+        graders = await self._newest_graders({(event.exam_id, event.exam_version) for _, event in read})
         for message, event in read:
-            paper = keys.get((event.exam_id, event.exam_version))
-            if paper is None:
+            grader = graders.get((event.exam_id, event.exam_version))
+            if grader is None:
                 log.error("keys are not complete; its submits wait", exam=event.exam_id, version=event.exam_version)
                 continue
             try:
                 with traces.delivered("grade", message.headers):
-                    work.append(Work(message, event, _result(event, paper)))
+                    work.append(Work(message, event, _result(event, grader)))
             except Exception as bad:  # whatever is wrong with one submit must not hold up the others
                 await self._bury(message, UUID(event.session_id), f"{type(bad).__name__}: {bad}")
         return work
 
-    async def _read(self, message: Msg) -> events.SessionSubmitted | None:
+    async def _read(self, message: Msg | Row) -> events.SessionSubmitted | None:
         """Decode an event; one that cannot be read, or that says of itself that it is damaged, is buried."""
         try:
             event = events.SessionSubmitted.FromString(message.data)
@@ -163,22 +196,25 @@ class ScoringWorker:
             return None
         return event
 
-    async def _newest_keys(self, papers: set[tuple[str, int]]) -> dict[tuple[str, int], KeySet]:
-        """Return the newest key set of each paper; one that is missing or not complete is left out, and its submits wait.
+    async def _newest_graders(self, papers: set[tuple[str, int]]) -> dict[tuple[str, int], Grader]:
+        """Return a grader with the newest key set of each paper; one whose keys are missing or not complete is left out, and
+        its submits wait.
 
         Scoring without a key would give everybody 0. Which version is newest is asked anew for every batch.
         """
         found = {}
         for (exam, exam_version), key_version in (await self._keys.newest(list(papers))).items():
             place = (exam, exam_version, key_version)
-            known = self._key_sets.get(place) or await self._keys.read(*place)
+            known = self._graders.get(place)
+            if known is None and (keys := await self._keys.read(*place)) is not None:
+                if len(self._graders) >= KEY_SETS:
+                    self._graders.clear()
+                known = self._graders[place] = Grader(keys)
             if known is not None:
-                if len(self._key_sets) >= KEY_SETS:
-                    self._key_sets.clear()
-                self._key_sets[place] = found[exam, exam_version] = known
+                found[exam, exam_version] = known
         return found
 
-    async def _bury(self, message: Msg, session: UUID | None, error: str) -> None:
+    async def _bury(self, message: Msg | Row, session: UUID | None, error: str) -> None:
         """Put a submit that cannot be scored aside, out of the nets, and end its delivery."""
         BURIED.inc()
         log.error("submit cannot be scored", subject=message.subject, error=error[:200])
@@ -193,9 +229,9 @@ class ScoringWorker:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _result(event: events.SessionSubmitted, keys: KeySet) -> Result:
+def _result(event: events.SessionSubmitted, grader: Grader) -> Result:
     """Grade one event."""
-    grades = grade(decode_answers(event.answers), keys)
+    grades = grader.grade(json.loads(event.answers))
     return Result(
         session=UUID(event.session_id),
         exam=event.exam_id,
@@ -203,13 +239,15 @@ def _result(event: events.SessionSubmitted, keys: KeySet) -> Result:
         student=event.student_id,
         score=grades.score,
         max_score=grades.max_score,
-        partial=grades.partial,
-        key_version=keys.key_version,
+        partial=bool(grades.pending),
+        key_version=grader.keys.key_version,
         answers=event.answers,
         answers_sha256=event.answers_sha256,
-        points=tuple(one.points for one in grades.graded),
+        points=tuple([one.points for one in grades.graded]),
         submitted_ms=event.submitted_at.ToMilliseconds(),
         reason=SubmitReason(events.SessionSubmitted.Reason.Name(event.reason)),
+        pending=grades.pending,
+        submit_key=UUID(bytes=event.submit_key) if event.submit_key else None,
     )
 
 

@@ -29,6 +29,7 @@ PASSED_ON = frozenset({b"authorization", b"idempotency-key", b"traceparent", b"t
 TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 HEALTH = b"/health"
+STATUS = "fb-http-status"
 BACKLOG = 1024
 GATHER_SECONDS = 0.001
 AT_ONCE = 8
@@ -207,9 +208,10 @@ class _Connection(asyncio.Protocol):
             answer = await answering
         finally:
             self._busy, self.running = False, None
-        headers = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
+        headers = "".join(f"{name}: {value}\r\n" for name, value in answer.headers if name != STATUS)
         if answer.refused is None:
-            self._write(200, method.write(answer.message), headers)
+            status = next((int(value) for name, value in answer.headers if name == STATUS), 200)
+            self._write(status, method.write(answer.message), headers)
         else:
             body = MessageToJson(answer.refused, always_print_fields_with_no_presence=True, indent=None)
             self._write(HTTP.get(answer.refused.code, 500), body.encode(), headers)

@@ -98,3 +98,12 @@ async def serve(settings: Settings, hosted: Hosted) -> None:
     traces.stop()
     metrics.shutdown()
     log.info("stopped")
+
+
+async def sleep_until(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, but wake at once when it is time to stop."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

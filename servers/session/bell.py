@@ -7,22 +7,21 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from servers.serving.run import ROUND_SECONDS
-from servers.session.snapshots import sleep_until
+from servers.serving.run import ROUND_SECONDS, sleep_until
 from servers.session.submits import Submits, encode
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines, settle
 from stores.live import LiveSessions
 from stores.records import Frozen, NotFlipped, SubmitOutcome
 from stores.sessions import Sessions
-from stores.submit_log import PublishOutcome, SubmitLog, subject
+from stores.submit_log import SubmitLog, subject
 
 RING_EVERY_SECONDS = 0.5
 NETS_EVERY_SECONDS = 5.0
 OVERDUE_MS = 10_000
 UNMARKED_MS = 300_000
 SWEPT_TOGETHER = 500
-SUBMISSION_MS = 5_000
+LONG_BACKLOG = 1_000
 TOGETHER = 64
 LARGEST_SKEW_MS = 2_000
 RUNG = Counter("finalbell_bell_rung_total", "Sessions handed in by the bell")
@@ -35,10 +34,9 @@ UNSETTLED = Gauge("finalbell_deadlines_pending", "Sessions whose time was change
 UNSCORED = Gauge("finalbell_unscored_sessions", "Submitted sessions without a result")
 PARKED = Gauge("finalbell_parked_sessions", "Submitted sessions that wait for an operator")
 LETTERS = Gauge("finalbell_dead_letters_waiting", "Submits that could not be scored, and wait for an operator")
-ROWS = Gauge("finalbell_submission_rows", "Submits kept in PostgreSQL until JetStream has them")
+ROWS = Gauge("finalbell_submission_rows", "Submits kept in PostgreSQL, since JetStream did not take them, until they are scored")
 RESENT = Counter("finalbell_net_resent_total", "Submits published again", ["net"])
-for net in ("unscored", "submission"):  # shown from the beginning: a rate needs a zero to rise from
-    RESENT.labels(net)
+RESENT.labels("unscored")  # shown from the beginning: a rate needs a zero to rise from
 log = structlog.get_logger()
 
 
@@ -73,7 +71,6 @@ class Bell:
         while not stop.is_set():
             for name, net in (
                 ("unscored", self.resend),
-                ("submission", self.move_submissions),
                 ("overdue", self.sweep),
                 ("counts", self.count),
             ):
@@ -99,7 +96,7 @@ class Bell:
             log.error("the clocks of Redis and PostgreSQL differ; the bell does not ring", milliseconds=skew_ms)
             return
         await settle(self._deadlines, self._live, await self._deadlines.unsettled_among(due))
-        rung = await _each(due, self._submits.ring)
+        rung = await _each(due, self._submits.ring, SWEPT_TOGETHER)
         for frozen in rung:
             if isinstance(frozen, Frozen) and frozen.outcome is SubmitOutcome.FLIPPED:
                 RUNG.inc()
@@ -125,24 +122,16 @@ class Bell:
             await self._submits.keep(frozen, None)
             RESENT.labels("unscored").inc()
 
-        await _each(await self._live.unscored(), one)
+        await _each(await self._live.unscored(await self._oldest_ms()), one)
 
-    async def move_submissions(self) -> None:
-        """Move submits that were kept in PostgreSQL to JetStream, now that it answers again; mend a stream that is gone."""
-        waiting = await self._sessions.waiting_submissions(SUBMISSION_MS, 500)
-        moved = []
-        for session, where, event in waiting:
-            outcome = await self._log.publish(where, event, 2)
-            if outcome is PublishOutcome.AWAY:
-                await self._log.prepare()
-                break
-            if outcome is PublishOutcome.REFUSED:  # this one alone: the younger ones must not wait behind it
-                log.error("a kept submit is refused by JetStream", session=str(session), bytes=len(event))
-                continue
-            moved.append(session)
-        if moved:
-            await self._sessions.drop_submissions(moved)
-            RESENT.labels("submission").inc(len(moved))
+    async def _oldest_ms(self) -> int | None:
+        """Return since when the oldest submit of a long backlog waits; None where it is short, or nobody can say: then all are
+        looked at. One submit that waits for its keys must not keep the net from the others."""
+        try:
+            return await self._log.oldest_ms(LONG_BACKLOG)
+        except Exception as failure:
+            log.warning("the stream does not say what waits", error=type(failure).__name__)
+            return None
 
     async def sweep(self) -> None:
         """Hand in what PostgreSQL knows to be over and unscored, whatever Redis knows: restored first, never composed.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import structlog
 
 from servers import errors
+from servers.serving.run import sleep_until
 from servers.session.rules import Orders
-from servers.session.snapshots import sleep_until
 from stores import gauges
 from stores.catalog import Catalog
 from stores.flights import Flights

@@ -85,8 +85,8 @@ def write_saved(message: bytes) -> bytes:
     if saved.HasField("current"):
         return MessageToJson(saved, always_print_fields_with_no_presence=True, indent=None).encode()
     return (
-        f'{{"saved":{_flag(saved.saved)},"superseded":{_flag(saved.superseded)},"savedAt":{_time(saved.saved_at)},'
-        f'"version":{saved.version},"endsAt":{_time(saved.ends_at)}}}'
+        f'{{"saved":{_flag(saved.saved)},"superseded":{_flag(saved.superseded)},"savedAt":{rest_time(saved.saved_at)},'
+        f'"version":{saved.version},"endsAt":{rest_time(saved.ends_at)}}}'
     ).encode()
 
 
@@ -94,7 +94,8 @@ def _flag(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _time(at: Timestamp) -> str:
+def rest_time(at: Timestamp) -> str:
+    """Write a time of whole milliseconds as proto3 JSON."""
     minutes, second = divmod(at.seconds, 60)
     fraction = f".{at.nanos // 1_000_000:03d}" if at.nanos else ""
     return f'"{_minute(minutes)}:{second:02d}{fraction}Z"'

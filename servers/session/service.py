@@ -17,11 +17,11 @@ from servers.deadline import pause_budget_ms
 from servers.errors import Refusal
 from servers.messages import deadline_message, read_page_token, timestamp, write_page_token
 from servers.receipts import Receipts, Submission
+from servers.serving.run import sleep_until
 from servers.serving.wrap import Call, refused
 from servers.session import rules
 from servers.session.messages import answer_of, saved_message, session_message
 from servers.session.papers import Papers
-from servers.session.snapshots import sleep_until
 from servers.session.starts import install, start
 from servers.session.submits import Late, Submits
 from stores.catalog import Catalog
@@ -88,6 +88,10 @@ class SessionService:
         started, session = await start(self._starts, request, call)
         with _committed():
             state = await install(self._live, started, session)
+            if started.outcome is StartOutcome.RUNNING and state.status is not SessionStatus.IN_PROGRESS:
+                await self._submits.mark_now(state)  # handed in a moment ago, and PostgreSQL has not heard of it
+                started, session = await start(self._starts, request, call)
+                state = await install(self._live, started, session)
             if started.outcome is StartOutcome.CREATED:
                 call.answer_with(201)
             return pb.StartSessionResponse(session=await self._message(state))
@@ -134,7 +138,11 @@ class SessionService:
                 raise errors.SessionNotFound
             if isinstance(frozen, Late):
                 raise _late(frozen)
-            return _submitted(frozen, await self._total(frozen, waiting, call), self._receipts.sign(_submission(frozen)), call)
+            total = await self._total(frozen, waiting, call)
+            if total is None:
+                call.answer_with(202)
+                call.header("retry-after", str(self._submits.ask_again_seconds()))
+            return _submitted(frozen, total, self._receipts.sign(_submission(frozen)))
 
     async def PauseSession(self, request: pb.PauseSessionRequest, call: Call) -> pb.PauseSessionResponse:
         with _committed():
@@ -183,6 +191,8 @@ class SessionService:
                     return None
                 if frozen.scored:
                     return await self._sessions.total(frozen.facts.session)
+                if self._submits.waits_long():
+                    return None
                 scored = await asyncio.shield(waiting)
         except (TimeoutError, OSError, PostgresError, InterfaceError, InternalClientError):
             return None
@@ -308,10 +318,8 @@ def _submission(frozen: Frozen) -> Submission:
     return Submission(facts.session, facts.student, facts.exam, facts.exam_version, frozen.submitted_ms, frozen.answers_sha256)
 
 
-def _submitted(frozen: Frozen, total: tuple[int, int] | None, receipt: str | None, call: Call) -> pb.SubmitSessionResponse:
-    """Confirm the submit: 200 with the score, or 202 while it is on its way."""
-    if total is None:
-        call.answer_with(202)
+def _submitted(frozen: Frozen, total: tuple[int, int] | None, receipt: str | None) -> pb.SubmitSessionResponse:
+    """Confirm the submit, with the score where it is there."""
     return pb.SubmitSessionResponse(
         status=scoring_pb2.Result.SCORING if total is None else scoring_pb2.Result.SCORED,
         submitted_at=timestamp(frozen.submitted_ms),

@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 from prometheus_client import Counter, Gauge
 
-from servers.serving.run import ROUND_SECONDS
+from servers.serving.run import ROUND_SECONDS, sleep_until
 from stores.live import LiveSessions
 from stores.records import LogEntry
 from stores.sessions import Sessions
@@ -118,12 +118,3 @@ def fold(entries: Sequence[LogEntry]) -> Sequence[LogEntry]:
         if place not in newest or entry.saved.version > newest[place].saved.version:
             newest[place] = entry
     return list(newest.values())
-
-
-async def sleep_until(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but wake at once when it is time to stop."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

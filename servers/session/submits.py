@@ -1,11 +1,14 @@
 """Handing a session in: from the flip on, the work belongs to the server, not to the client's connection."""
 
 import asyncio
+import math
 import os
 import signal
+from collections import OrderedDict
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -13,16 +16,33 @@ import structlog
 from finalbell.v1 import events_pb2 as events
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from servers.patience import Pace
 from servers.serving import traces
-from servers.session.snapshots import sleep_until
+from servers.serving.run import sleep_until
 from stores.deadlines import Deadlines, settle
 from stores.live import BELL_GRACE_MS, LiveSessions
 from stores.pipeline import Coalescer
-from stores.records import Frozen, NotFlipped, SessionFacts, SubmitOutcome, SubmitReason
+from stores.records import (
+    Frozen,
+    Mark,
+    NotFlipped,
+    SessionFacts,
+    SessionState,
+    SubmitOutcome,
+    SubmitReason,
+    answers_sha256,
+    encode_answers,
+)
 from stores.sessions import Sessions
 from stores.submit_log import PublishOutcome, SubmitLog, subject
 
 LISTEN_AGAIN_SECONDS = 1.0
+MARKED_SECONDS = 1.0
+MARKED_TOGETHER = 1_000
+MOST_UNSCORED = 100_000
+LONG_WAITS = 1_000
+"""So many submits of one process wait for their scores when nobody waits for one inline any more."""
+
 IN_THE_STREAM = frozenset({PublishOutcome.KEPT, PublishOutcome.ALREADY})
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -60,7 +80,9 @@ class Submits:
         self._publish_wait = publish_wait_ms / 1000
         self._crash_at = crash_at
         self._rows: Coalescer[tuple[UUID, str, bytes], None] = Coalescer(sessions.keep_submissions, queue="submission rows")
-        self._marks: Coalescer[tuple[Frozen, UUID | None], None] = Coalescer(sessions.mark_submitted, queue="submit marks")
+        self._sessions = sessions
+        self._pace = Pace()
+        self._unscored: OrderedDict[UUID, tuple[float, Mark]] = OrderedDict()
         self._owned: set[asyncio.Task[Any]] = set()
         self._waiting: dict[UUID, asyncio.Future[events.SessionScored]] = {}
         self._inbox = ""
@@ -95,14 +117,17 @@ class Submits:
 
         "Already queued" is as good as kept: the broker holds the first copy, with the same frozen answers.
         """
-        where, event = subject(frozen.facts.exam, frozen.facts.session), encode(frozen, self._inbox)
+        where, event = subject(frozen.facts.exam, frozen.facts.session), encode(frozen, self._inbox, key)
         if await self._submits.publish(where, event, self._publish_wait, traces.carried()) not in IN_THE_STREAM:
             try:
                 await self._rows.submit((frozen.facts.session, where, event))
             except Exception as failure:
                 log.warning("submit not kept", session=str(frozen.facts.session), error=type(failure).__name__)
                 raise NotKept from failure
-        self._own(self._mark(frozen, key))
+        mark = Mark(frozen.facts.session, frozen.submitted_ms, frozen.reason, frozen.answers_sha256, key)
+        self._unscored[mark.session] = (monotonic() + MARKED_SECONDS, mark)
+        if len(self._unscored) > MOST_UNSCORED:
+            self._unscored.popitem(last=False)
 
     @contextmanager
     def expecting(self, session: UUID) -> "Iterator[asyncio.Future[events.SessionScored]]":
@@ -113,10 +138,32 @@ class Submits:
         finally:
             self._waiting.pop(session, None)
 
+    def ask_again_seconds(self) -> int:
+        """Return when a score should be there that is not yet."""
+        return self._pace.ask_again_seconds(len(self._unscored))
+
+    def waits_long(self) -> bool:
+        """Whether a score would not come within the inline wait: more wait for theirs here than came in the last seconds."""
+        return len(self._unscored) > LONG_WAITS
+
     async def drain(self) -> None:
         """Finish what was begun."""
         while self._owned:
             await asyncio.gather(*self._owned, return_exceptions=True)
+        await self._mark(math.inf)
+
+    async def mark(self, stop: asyncio.Event) -> None:
+        """Tell PostgreSQL of submits whose score takes longer than a second: scoring tells of the others, at no cost."""
+        while not stop.is_set():
+            await self._mark(monotonic())
+            self._pace.tick(MARKED_SECONDS)
+            await sleep_until(stop, MARKED_SECONDS)
+
+    async def mark_now(self, state: SessionState) -> None:
+        """Tell PostgreSQL of one submit, for whoever cannot wait for it."""
+        answers = encode_answers({saved.question: saved.answer.packed() for saved in state.answers})
+        at_ms, reason = state.submitted_ms or state.now_ms, state.reason or SubmitReason.CLICK
+        await self._sessions.mark_submitted([Mark(state.facts.session, at_ms, reason, answers_sha256(answers), None)])
 
     async def _click(self, session: UUID, student: str, key: UUID) -> Frozen | Late | None:
         """Hand in, or ring the bell where time is over: first reading, as the bell does, whether time was given back."""
@@ -139,12 +186,17 @@ class Submits:
             crash("D3", self._crash_at)
         return flipped
 
-    async def _mark(self, frozen: Frozen, key: UUID | None) -> None:
-        """Tell PostgreSQL; scoring does it too, so a failure here only delays what a listing shows."""
-        try:
-            await self._marks.submit((frozen, key))
-        except Exception as failure:
-            log.warning("submit not marked yet", session=str(frozen.facts.session), error=type(failure).__name__)
+    async def _mark(self, now: float) -> None:
+        """Tell PostgreSQL of what is due; scoring does it too, so a failure here only delays what a listing shows."""
+        due = [mark for at, mark in self._unscored.values() if at <= now]
+        for some in (due[at : at + MARKED_TOGETHER] for at in range(0, len(due), MARKED_TOGETHER)):
+            try:
+                await self._sessions.mark_submitted(some)
+            except Exception as failure:
+                log.warning("submits not marked yet", count=len(due), error=type(failure).__name__)
+                return
+            for mark in some:
+                self._unscored.pop(mark.session, None)
 
     def _own(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.create_task(work)
@@ -153,13 +205,17 @@ class Submits:
         return task
 
     def _receive(self, data: bytes) -> None:
-        for scored in events.SessionsScored.FromString(data).sessions:
-            waiting = self._waiting.get(UUID(scored.session_id))
+        scores = events.SessionsScored.FromString(data).sessions
+        self._pace.heard(len(scores))
+        for scored in scores:
+            session = UUID(scored.session_id)
+            self._unscored.pop(session, None)
+            waiting = self._waiting.get(session)
             if waiting is not None and not waiting.done():
                 waiting.set_result(scored)
 
 
-def encode(frozen: Frozen, reply_to: str) -> bytes:
+def encode(frozen: Frozen, reply_to: str, key: UUID | None = None) -> bytes:
     """Return the self-contained event of a frozen session."""
     at = Timestamp()
     at.FromMilliseconds(frozen.submitted_ms)
@@ -173,6 +229,7 @@ def encode(frozen: Frozen, reply_to: str) -> bytes:
         answers=frozen.answers,
         answers_sha256=frozen.answers_sha256,
         reply_to=reply_to,
+        submit_key=key.bytes if key else b"",
     ).SerializeToString()
 
 

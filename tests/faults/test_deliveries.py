@@ -11,6 +11,8 @@ from finalbell.v1 import events_pb2 as events
 from nats.aio.msg import Msg
 from redis.asyncio import Redis
 
+from servers.scoring.rules import decided
+from servers.scoring.telling import Telling
 from servers.scoring.worker import ScoringWorker
 from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
@@ -18,7 +20,7 @@ from stores.connect import Stores, StoreSettings, connect
 from stores.dead_letters import DeadLetters
 from stores.live import LiveSessions, Patience
 from stores.results import Results, Standings
-from stores.submit_log import SubmitLog
+from stores.submit_log import Acknowledged, SubmitLog
 from tests.faults.harm import fetch, insist, jetstream, nobody_pulls, queued, stopped
 from tests.flows.sitting import Student, good
 from tests.stack import Stack, eventually, fresh, uuid7
@@ -80,7 +82,7 @@ class LossyLog(SubmitLog):
 
     lost = 9
 
-    async def acknowledge(self, messages: Sequence[Msg]) -> None:
+    async def acknowledge(self, messages: Sequence[Acknowledged]) -> None:
         if self.lost:
             self.lost -= 1
             return
@@ -91,9 +93,10 @@ def a_worker(stores: Stores, log: SubmitLog) -> ScoringWorker:
     async def restores_nothing(session: uuid.UUID) -> bool:
         raise AssertionError("a worker restores no sessions")
 
-    results, standings, letters = Results(stores.postgres), Standings(stores.postgres), DeadLetters(stores.postgres)
+    results, standings, letters = Results(stores.postgres, decided), Standings(stores.postgres), DeadLetters(stores.postgres)
+    telling = Telling(Boards(stores.boards), standings, log)
     live = LiveSessions(stores.live, restores_nothing, stores.generations.begin, Patience(5_000, 10_000))
-    return ScoringWorker(log, AnswerKeys(stores.postgres), results, standings, letters, Boards(stores.boards), live, crash_at="")
+    return ScoringWorker(log, AnswerKeys(stores.postgres), results, letters, telling, live, crash_at="")
 
 
 async def test_submits_that_are_delivered_ten_times_two_at_once_are_scored_once(stack: Stack, exam: str) -> None:

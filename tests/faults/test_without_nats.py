@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harm import fetch, insist, jetstream, kill, restarted, stopped
+from tests.faults.harm import fetch, insist, jetstream, kill, nobody_pulls, restarted, stopped
 from tests.flows.sitting import Student, good
 from tests.stack import Stack, eventually
 
@@ -31,8 +31,9 @@ async def test_a_session_service_that_is_started_while_nats_is_away_saves_and_ke
             before = kill(stack, "session")
             await restarted(stack, "session", before)
             good(await insist(lambda: student.save(session, "q1", "the-key-of-it", choice="B")))
-            good(await insist(lambda: student.submit(session, "the-key-of-all")), 202)
-            kept = await fetch(stack, "SELECT FROM submission WHERE session_id = $1", uuid.UUID(session))
+            with stopped(stack, "scoring-worker"):
+                good(await insist(lambda: student.submit(session, "the-key-of-all")), 202)
+                kept = await fetch(stack, "SELECT FROM submission WHERE session_id = $1", uuid.UUID(session))
         result = await student.outcome(session)
 
         async def at_once() -> bool:
@@ -87,29 +88,31 @@ async def test_the_largest_answers_are_scored_and_keep_nobody_from_it(
     assert result["status"] == "SCORED"
 
 
-async def test_a_kept_submit_that_jetstream_refuses_does_not_hold_up_the_younger_ones(stack: Stack, exam: str) -> None:
-    whole = "INSERT INTO submission (session_id, subject, event) VALUES ($1, $2, $3)"
-    async with Student(stack) as first, Student(stack) as second:
+async def test_kept_submits_are_scored_from_where_they_are_and_one_that_cannot_be_read_holds_up_no_other(
+    stack: Stack, exam: str
+) -> None:
+    keep = "INSERT INTO submission (session_id, subject, event) VALUES ($1, $2, $3)"
+    async with Student(stack) as first, Student(stack) as second, Student(stack, roles=["admin"]) as admin:
         sessions = [(await student.sit(exam))["sessionId"] for student in (first, second)]
         with stopped(stack, "scoring-worker"):
+            await nobody_pulls(stack)
             for student, session in zip((first, second), sessions, strict=True):
                 good(await student.submit(session), 202)
             async with jetstream(stack) as stream:
                 events = [(await stream.get_last_msg("SUBMITS", f"submits.{exam}.{one}")).data for one in sessions]
                 for one in sessions:
                     await stream.purge_stream("SUBMITS", subject=f"submits.{exam}.{one}")
-            too_large = (uuid.UUID(sessions[0]), f"submits.{exam}.{sessions[0]}", events[0] + b"\0" * 3 * 2**20)
-            await fetch(stack, whole, *too_large)
-            await fetch(stack, whole, uuid.UUID(sessions[1]), f"submits.{exam}.{sessions[1]}", events[1])
+            await fetch(stack, keep, uuid.UUID(sessions[0]), f"submits.{exam}.{sessions[0]}", events[0] + b"\0" * 1_000)
+            await fetch(stack, keep, uuid.UUID(sessions[1]), f"submits.{exam}.{sessions[1]}", events[1])
+        younger = await second.outcome(sessions[1])
 
-            async def moved() -> bool:
-                left = await fetch(
-                    stack, "SELECT session_id FROM submission WHERE session_id = ANY ($1)", list(map(uuid.UUID, sessions))
-                )
-                return [str(row["session_id"]) for row in left] == [sessions[0]]
+        async def buried() -> list[Any]:
+            return await fetch(stack, "SELECT id FROM dead_letter WHERE session_id = $1", uuid.UUID(sessions[0]))
 
-            await eventually(moved, 30)
-        await fetch(stack, "DELETE FROM submission WHERE session_id = $1", uuid.UUID(sessions[0]))
-        results = [await student.outcome(session) for student, session in zip((first, second), sessions, strict=True)]
+        letter = (await eventually(buried))[0]["id"]
+        left = await fetch(stack, "SELECT FROM submission WHERE session_id = ANY ($1)", list(map(uuid.UUID, sessions)))
+        good(await admin.http.post(f"/api/v1/admin/deadLetters/{letter}:replay", json={}))
+        older = await first.outcome(sessions[0])
 
-    assert [result["status"] for result in results] == ["SCORED", "SCORED"]
+    assert left == []
+    assert [result["status"] for result in (older, younger)] == ["SCORED", "SCORED"]

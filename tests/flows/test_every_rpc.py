@@ -17,7 +17,7 @@ from tests.flows.sitting import Student
 from tests.flows.transports import METHODS, TRANSPORTS, Native, Reply, native_refusal, transport
 from tests.stack import Stack, bearer, fresh
 
-PUBLIC, STUDENT, STAFF, ADMIN = (policy_pb2.Policy.Access.Value(name) for name in ("PUBLIC", "STUDENT", "STAFF", "ADMIN"))
+PUBLIC, STUDENT, STAFF, ADMIN, GRADER = map(policy_pb2.Policy.Access.Value, ("PUBLIC", "STUDENT", "STAFF", "ADMIN", "GRADER"))
 ACCESS = {
     "ListReceiptKeys": PUBLIC,
     "StartSession": STUDENT,
@@ -30,6 +30,8 @@ ACCESS = {
     "ResumeSession": STUDENT,
     "ExplainDeadline": STUDENT,
     "GetResult": STUDENT,
+    "WatchResult": STUDENT,
+    "StreamResult": STUDENT,
     "GetLeaderboard": STUDENT,
     "ListExams": STUDENT,
     "GetExam": STUDENT,
@@ -43,6 +45,17 @@ ACCESS = {
     "ListDeadLetters": STAFF,
     "ComputeItemStatistics": STAFF,
     "GetItemStatistics": STAFF,
+    "GetScoringBacklog": STAFF,
+    "ListResultHistory": STAFF,
+    "ListGradingTasks": GRADER,
+    "ClaimGradingTask": GRADER,
+    "RenewGradingTask": GRADER,
+    "ReleaseGradingTask": GRADER,
+    "SubmitGrade": GRADER,
+    "RegradeExam": ADMIN,
+    "GetRegrade": ADMIN,
+    "SetAnswerKey": ADMIN,
+    "GetDeadLetter": ADMIN,
     "ImportExam": ADMIN,
     "CloseExam": ADMIN,
     "ReleaseExam": ADMIN,
@@ -54,6 +67,9 @@ ACCESS = {
     "CreateRehearsal": ADMIN,
     "RemoveRehearsal": ADMIN,
 }
+ENOUGH = {STAFF: ("proctor",), GRADER: ("grader",)}
+"""Which roles but admin may call what is not for students; there any will do."""
+
 SAVE = {"question_id": "q1", "choice": "B"}
 OWNED: dict[str, Callable[[str], Message]] = {
     "GetSession": lambda session: session_pb2.GetSessionRequest(session_id=session),
@@ -66,6 +82,8 @@ OWNED: dict[str, Callable[[str], Message]] = {
     "ResumeSession": lambda session: session_pb2.ResumeSessionRequest(session_id=session),
     "ExplainDeadline": lambda session: session_pb2.ExplainDeadlineRequest(session_id=session),
     "GetResult": lambda session: scoring_pb2.GetResultRequest(session_id=session),
+    "WatchResult": lambda session: scoring_pb2.WatchResultRequest(session_id=session),
+    "StreamResult": lambda session: scoring_pb2.StreamResultRequest(session_id=session),
 }
 """The RPCs by which a student reaches a session; it has to be their own."""
 
@@ -131,7 +149,7 @@ async def test_who_may_not_call_it_is_told_so_at_the_service_itself(stack: Stack
         powerless = {
             role: await empty(channel, method, stack.token(roles=[role] if role else []))
             for role in ("", "grader", "proctor")
-            if ACCESS[name] == ADMIN or (ACCESS[name] == STAFF and role != "proctor")
+            if ACCESS[name] == ADMIN or role not in ENOUGH.get(ACCESS[name], ("", "grader", "proctor"))
         }
 
     assert (nobody.code, nobody.reason) == ("UNAUTHENTICATED", "TOKEN_INVALID")

@@ -46,6 +46,7 @@ NEEDS_A_FAULT = {
     "DEADLINE_EXCEEDED": "a store has to be slower than the caller's patience, and REST has no deadline of its own",
     "RATE_LIMITED": "a student has to ask very often: tests/flows/test_rates.py",
     "INTERNAL": "a way to get one is a bug",
+    "GRADE_DIFFERS": "an essay has to be graded before: tests/flows/test_grading.py",
 }
 """Reasons that no call gives while everything works; each with where it is proved, or why it cannot be."""
 
@@ -342,6 +343,54 @@ async def sends_too_much(stack: Stack, small_exam: dict[str, Any]) -> Case:
     session, token = await started(stack, small_exam)
     items = [session_pb2.SaveItem(question_id="q4", text="x" * 20_000, idempotency_key=uuid.uuid4().hex) for _ in range(4)]
     return Case("BatchSaveAnswers", session_pb2.BatchSaveAnswersRequest(session_id=session, items=items), token)
+
+
+@gives("GRADING_TASK_NOT_FOUND")
+async def claims_what_nobody_waits_for(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("ClaimGradingTask", scoring_pb2.ClaimGradingTaskRequest(exam_id=exam), stack.token(roles=["grader"]))
+
+
+@gives("REGRADE_NOT_FOUND")
+async def looks_for_a_regrade_that_was_never_asked_for(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = scoring_pb2.GetRegradeRequest(exam_id=await imported(stack, small_exam), regrade_id=str(uuid.uuid4()))
+    return Case("GetRegrade", request, stack.token(roles=["admin"]))
+
+
+@gives("QUESTION_NOT_FOUND")
+async def mends_the_key_of_no_question(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = admin_pb2.SetAnswerKeyRequest(exam_id=await imported(stack, small_exam), question_id="q99", accept=["A"])
+    return Case("SetAnswerKey", request, stack.token(roles=["admin"]))
+
+
+async def claimed(stack: Stack, exam: str, grader: str) -> str:
+    """Have an answer be in a grader's hands; returns its task."""
+    task = (
+        await fetch(
+            stack,
+            """
+            INSERT INTO grading_task (session_id, question_id, exam_id, slot, status, grader, claim, lease_until)
+            VALUES (uuidv7(), 'q1', $1, 1, 'CLAIMED', $2, gen_random_uuid(), now() + interval '10 minutes') RETURNING id
+            """,
+            *(exam, grader),
+        )
+    )[0]["id"]
+    return str(task)
+
+
+@gives("CLAIM_LOST")
+async def renews_a_claim_that_is_not_theirs(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    task = await claimed(stack, await imported(stack, small_exam), "another")
+    request = scoring_pb2.RenewGradingTaskRequest(task_id=task, claim_id=str(uuid.uuid4()))
+    return Case("RenewGradingTask", request, stack.token(roles=["grader"]))
+
+
+@gives("TOO_MANY_CLAIMS")
+async def claims_a_twenty_first_task(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam, grader = await imported(stack, small_exam), fresh("g")
+    for _ in range(20):
+        await claimed(stack, exam, grader)
+    return Case("ClaimGradingTask", scoring_pb2.ClaimGradingTaskRequest(exam_id=exam), stack.token(grader, roles=["grader"]))
 
 
 @gives("DEAD_LETTER_NOT_FOUND")

@@ -18,6 +18,9 @@ VOLATILE = {
     "savedAt",
     "submittedAt",
     "rankAsOf",
+    "percentile",  # the same students stand there in turn
+    "timeSpentMs",
+    "scoredAt",
     "asOf",
     "remainingMs",
     "rank",

@@ -37,6 +37,7 @@ from ops.gateway import Gateway, auth_config, envoy_config
 from servers.engine import Answer, Metadata, Reading
 from servers.errors import DeadlineExceeded, InvalidField, status
 from servers.serving.rest import RestFront
+from servers.session.handing_in import SUBMIT_SESSION
 from servers.session.saves import SAVE_ANSWER
 
 ISSUER, AUDIENCE = "https://finalbell.test", "finalbell"
@@ -236,7 +237,7 @@ def saves(services: Services) -> RestFront:
             return Answer(b"", refused=status(DeadlineExceeded("The call's deadline has passed.")))
         return Answer(message.SerializeToString(), context.headers)
 
-    return RestFront([(SAVE_ANSWER, answering)], lambda: True)
+    return RestFront([(SAVE_ANSWER, answering), (SUBMIT_SESSION, answering)], lambda: True)
 
 
 def write_auth(gateway: Gateway) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servers.scoring.rules import Graded, Outcome, accepted, grade, grade_answer, within
-from stores.records import Answer, AnswerKind, Key, KeySet, Marking
+from servers.scoring.rules import Graded, Grader, Outcome, accepted, decided, grade_answer, time_spent, within
+from stores.records import Answer, AnswerKind, AnswerTimes, Key, KeySet, Marking
 
 PLAIN = Marking(correct=1, wrong=0, blank=0, partial=False)
 HARSH = Marking(correct=4, wrong=-1, blank=0, partial=False)
@@ -124,11 +124,62 @@ def test_nothing_answered_is_blank_for_every_type(blank: Answer | None, one: Key
 
 
 def test_an_essay_waits_for_a_person() -> None:
-    written = {"q1": Answer(AnswerKind.TEXT, "I would vote for it.")}
+    grader = Grader(KeySet("e", 1, 1, PARTIAL, (ESSAY,)))
 
-    grades = grade(written, KeySet("e", 1, 1, PLAIN, (ESSAY,)))
+    waiting = grader.grade({"q1": "t:I would vote for it."})
+    graded = grader.grade({"q1": "t:I would vote for it."}, {"q1": 7})
 
-    assert (grades.partial, grades.score, grades.max_score) == (True, 0, 10)
+    assert (waiting.pending, waiting.score, waiting.max_score) == (("q1",), 0, 20)
+    assert (graded.pending, graded.score, graded.graded[0].outcome) == ((), 14, Outcome.PARTIAL)
+
+
+@pytest.mark.parametrize(("void", "points", "most"), [("FULL_POINTS", 12, 12), ("DROP", 0, 0)])
+def test_a_voided_question_asks_nobody(void: str, points: int, most: int) -> None:
+    grader = Grader(KeySet("e", 1, 1, HARSH, (key("single_choice", {"choice": "B", "void": void}, points=3),)))
+
+    all_alike = [grader.grade(answers) for answers in ({}, {"q1": "c:A"}, {"q1": "c:B"})]
+
+    assert {(one.score, one.max_score, one.graded[0].outcome) for one in all_alike} == {(points, most, Outcome.VOIDED)}
+
+
+def test_any_of_several_accepted_options_is_right() -> None:
+    mended = key("single_choice", {"accept": ["B", "C"]})
+
+    assert [grade_answer(choice(one), mended, PLAIN).points for one in "ABC"] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("totals", "tolerance", "points"),
+    [
+        ([None], 0, None),
+        ([7], 0, 7),
+        ([7, None], 0, None),
+        ([7, 7], 0, 7),
+        ([7, 8], 0, None),
+        ([7, 8], 1, 8),
+        ([4, 8, None], 0, None),
+        ([4, 8, 7], 0, 7),
+        ([4, 8, 2], 0, 4),
+    ],
+)
+def test_two_graders_agree_or_a_third_decides(totals: list[int | None], tolerance: int, points: int | None) -> None:
+    assert decided(totals, tolerance) == points
+
+
+def test_the_time_of_a_question_runs_from_the_save_before_it_and_stands_still_in_a_pause() -> None:
+    times = AnswerTimes(started_ms=1_000, saved_ms={"q2": 61_000, "q1": 31_000, "q3": 191_000}, pauses=((70_000, 170_000),))
+
+    assert time_spent(times) == {"q1": 30_000, "q2": 30_000, "q3": 30_000}
+
+
+@given(answers=st.lists(st.sampled_from(["", "c:A", "c:B", "c:C", "-:"]), min_size=1, max_size=20))
+def test_what_a_grader_remembers_changes_no_grade(answers: list[str]) -> None:
+    keys = KeySet("e", 1, 1, HARSH, (SINGLE,))
+    busy = Grader(keys)
+
+    remembered = [busy.grade({"q1": one} if one else {}) for one in answers]
+
+    assert remembered == [Grader(keys).grade({"q1": one} if one else {}) for one in answers]
 
 
 picks = st.sets(st.sampled_from(LETTERS), min_size=1)
@@ -160,13 +211,8 @@ def test_one_more_wrong_pick_never_helps(picked: set[str], right: set[str], wron
 @given(st.permutations(range(4)))
 def test_the_order_of_the_questions_does_not_change_the_score(order: list[int]) -> None:
     keys = [Key(f"q{i}", k.type, "", k.points, k.answer) for i, k in enumerate((SINGLE, MULTIPLE, NUMERIC, SHORT))]
-    answers = {
-        "q0": choice("B"),
-        "q1": choices("A"),
-        "q2": Answer(AnswerKind.NUMBER, "3.49"),
-        "q3": Answer(AnswerKind.TEXT, "Bonn"),
-    }
+    answers = {"q0": "c:B", "q1": "m:A", "q2": "n:3.49", "q3": "t:Bonn"}
 
-    shuffled = grade(answers, KeySet("e", 1, 1, PARTIAL, tuple(keys[i] for i in order)))
+    shuffled = Grader(KeySet("e", 1, 1, PARTIAL, tuple(keys[i] for i in order))).grade(answers)
 
-    assert shuffled.score == grade(answers, KeySet("e", 1, 1, PARTIAL, tuple(keys))).score == 6 + 2 + 2 - 1
+    assert shuffled.score == Grader(KeySet("e", 1, 1, PARTIAL, tuple(keys))).grade(answers).score == 6 + 2 + 2 - 1

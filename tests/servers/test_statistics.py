@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from servers.scoring.flags import Flag
-from servers.scoring.rules import grade
+from servers.scoring.rules import Grader
 from servers.scoring.statistics import ExamStatistics, Item, ItemStatistics, Tally, item
 from stores.records import Answer, AnswerKind, Key, KeySet, Marking, Sheet, encode_answers
 
@@ -40,9 +40,7 @@ classes = st.lists(st.fixed_dictionaries({name: st.sampled_from(tries) for name,
 def sheet(answers: dict[str, str], paper: Sequence[Key] = PAPER, marking: Marking = MARKING) -> Sheet:
     """A result as the scoring worker would keep it; answers are packed, "" for none."""
     given_ = {question: packed for question, packed in answers.items() if packed}
-    grades = grade(
-        {question: Answer.unpacked(packed) for question, packed in given_.items()}, KeySet("e", 1, 1, marking, tuple(paper))
-    )
+    grades = Grader(KeySet("e", 1, 1, marking, tuple(paper))).grade(given_)
     return Sheet("s", UUID(int=0), [one.points for one in grades.graded], encode_answers(given_).decode())
 
 

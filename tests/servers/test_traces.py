@@ -54,7 +54,7 @@ async def test_a_submit_is_one_trace_through_both_services(
         good(await student.save(session, "q1", choice="B"))
         with (
             stopped(stack, "scoring-worker"),
-            another(stack, "session", OTLP=otlp) as (address, serving),
+            another(stack, "session", OTLP=otlp, PUBLISH_WAIT_MS="5000") as (address, serving),
             another(stack, "scoring-worker", OTLP=otlp) as (_, working),
         ):
             await nobody_pulls(stack)

@@ -69,6 +69,8 @@ async def sit_and_leave_a_row_everywhere(stores: Stores, exam: str) -> object:
         INSERT INTO standing (exam_id, student_id, session_id) VALUES ('{exam}', 'ann', {whose});
         INSERT INTO accommodation (student_id, exam_id, extra_seconds) VALUES ('ann', '{exam}', 9);
         INSERT INTO enrolment VALUES ('{exam}', 'ann', NULL);
+        INSERT INTO grading_task (session_id, question_id, exam_id, slot) VALUES ({whose}, 'q1', '{exam}', 1);
+        INSERT INTO regrade (exam_id, dry_run, key_version, results, actor, reason) VALUES ('{exam}', true, 1, 0, 'boss', '');
         INSERT INTO exam_statistics VALUES ('{exam}', 1, 1, '{{}}', now());
         """
     )

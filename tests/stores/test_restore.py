@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from servers.deadline import deadline
+from servers.scoring.rules import decided
 from servers.session.submits import decode, encode
 from stores import keys
 from stores.connect import Stores
@@ -20,6 +21,7 @@ from stores.records import (
     AnswerKind,
     Deadline,
     Frozen,
+    Mark,
     SavedAnswer,
     SaveOutcome,
     SessionFacts,
@@ -100,7 +102,7 @@ class Place:
     def __init__(self, stack: Stack, stores: Stores, exam: str) -> None:
         self.stack, self.exam, self.student = stack, exam, fresh("s")
         self.sessions, self.log, self.letters = Sessions(stores.postgres), SubmitLog(stores.nats), DeadLetters(stores.postgres)
-        self.results, self.starts = Results(stores.postgres), Starts(stores.postgres, deadline)
+        self.results, self.starts = Results(stores.postgres, decided), Starts(stores.postgres, deadline)
         self.where, self.event = "", b""
 
     async def start(self) -> UUID:
@@ -262,7 +264,9 @@ async def test_frozen_answers_that_only_redis_still_has_are_taken_from_there(
     with a_redis() as server:
         async with a_worker(stores, server.url) as worker:
             frozen = await place.hand_in(worker)
-            await place.sessions.mark_submitted([(frozen, None)])  # its event was in a stream that is gone
+            await place.sessions.mark_submitted(
+                [Mark(frozen.facts.session, frozen.submitted_ms, frozen.reason, frozen.answers_sha256, None)]
+            )  # its event was in a stream that is gone
             for number in range(keys.SHARDS):  # the server was started anew, and has forgotten nothing
                 await worker.redis.set(keys.run_key(number), "another process")
         async with a_worker(stores, server.url) as worker:

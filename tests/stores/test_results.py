@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servers.scoring.rules import decided
 from stores.boards import Boards, board_key, order_key, points_of
 from stores.connect import Stores
 from stores.records import Result, Standing, SubmitReason, answers_sha256, encode_answers
@@ -70,8 +71,8 @@ async def exam(stack: Stack, small_exam: dict[str, object], exam_id: str) -> str
 async def test_a_redelivered_batch_changes_nothing(stores: Stores, exam: str) -> None:
     result = await sat(stores, exam, "ada", 1, 1000, 7)
 
-    first = await Results(stores.postgres).keep([result])
-    again = await Results(stores.postgres).keep([replace(result, score=99), result][1:])
+    first = await Results(stores.postgres, decided).keep([result])
+    again = await Results(stores.postgres, decided).keep([replace(result, score=99), result][1:])
 
     assert (first.new, again.new) == (1, 0)
     assert again.totals[result.session].score == 7
@@ -80,10 +81,12 @@ async def test_a_redelivered_batch_changes_nothing(stores: Stores, exam: str) ->
 
 async def test_other_answers_for_a_scored_session_raise_an_alarm_and_change_nothing(stores: Stores, exam: str) -> None:
     result = await sat(stores, exam, "ada", 1, 1000, 7)
-    await Results(stores.postgres).keep([result])
+    await Results(stores.postgres, decided).keep([result])
     other = encode_answers({"q1": "c:A"})
 
-    again = await Results(stores.postgres).keep([replace(result, score=0, answers=other, answers_sha256=answers_sha256(other))])
+    again = await Results(stores.postgres, decided).keep(
+        [replace(result, score=0, answers=other, answers_sha256=answers_sha256(other))]
+    )
 
     assert again.differing == {result.session}
     assert again.totals[result.session].score == 7
@@ -93,7 +96,7 @@ async def test_a_session_that_nobody_started_is_named_and_not_kept(stores: Store
     known, unknown = await sat(stores, exam, "ada", 1, 1000, 7), await sat(stores, exam, "bob", 1, 1000, 7)
     await stores.postgres.execute("DELETE FROM exam_session WHERE id = $1", unknown.session)
 
-    kept = await Results(stores.postgres).keep([known, unknown])
+    kept = await Results(stores.postgres, decided).keep([known, unknown])
 
     assert kept.unknown == {unknown.session}
     assert set(kept.totals) == {known.session}
@@ -102,7 +105,7 @@ async def test_a_session_that_nobody_started_is_named_and_not_kept(stores: Store
 async def test_the_best_attempt_gives_the_place_in_whichever_order_they_are_scored(stores: Stores, exam: str) -> None:
     attempts = [await sat(stores, exam, "ada", n, 1000, score) for n, score in ((1, 5), (2, 9), (3, 7))]
 
-    await asyncio.gather(*(Results(stores.postgres).keep([attempt]) for attempt in attempts))
+    await asyncio.gather(*(Results(stores.postgres, decided).keep([attempt]) for attempt in attempts))
 
     assert await standing(stores, exam, "ada") == (9, attempts[1].session)
 
@@ -110,7 +113,7 @@ async def test_the_best_attempt_gives_the_place_in_whichever_order_they_are_scor
 async def test_a_result_that_waits_for_a_grader_has_no_place(stores: Stores, exam: str) -> None:
     waiting = replace(await sat(stores, exam, "ada", 1, 1000, 5), partial=True)
 
-    kept = await Results(stores.postgres).keep([waiting])
+    kept = await Results(stores.postgres, decided).keep([waiting])
 
     assert kept.totals[waiting.session].partial
     assert [one.order_key for one in kept.standings] == [None]
@@ -125,7 +128,7 @@ async def test_sql_and_redis_order_a_board_by_one_rule(stores: Stores, exam: str
     chance, boards = random.Random(policy), Boards(stores.boards)
     took = {f"student{n}": chance.choice([0, 999, 1000, 3_600_000]) for n in range(40)}
     results = [await sat(stores, exam, student, 1, ms, chance.randrange(-3, 4)) for student, ms in took.items()]
-    kept: Kept = await Results(stores.postgres).keep(results)
+    kept: Kept = await Results(stores.postgres, decided).keep(results)
     await boards.place(kept.standings)
     await boards.rebuild(exam, Standings(stores.postgres))
 
@@ -188,7 +191,7 @@ async def test_a_board_that_is_not_complete_is_not_shown(stores: Stores) -> None
 
 
 async def test_the_first_place_of_a_new_cohort_asks_for_a_rebuild(stores: Stores, exam: str) -> None:
-    boards, results = Boards(stores.boards), Results(stores.postgres)
+    boards, results = Boards(stores.boards), Results(stores.postgres, decided)
     await boards.place((await results.keep([await sat(stores, exam, "ada", 1, 1000, 7, ("north",))])).standings)
     await boards.rebuild(exam, Standings(stores.postgres))
     known = await results.keep([await sat(stores, exam, "bob", 1, 1000, 8, ("north",))])
@@ -200,7 +203,7 @@ async def test_the_first_place_of_a_new_cohort_asks_for_a_rebuild(stores: Stores
 
 
 async def test_a_rebuild_under_scoring_misses_nobody(stores: Stores, exam: str) -> None:
-    boards, results = Boards(stores.boards), Results(stores.postgres)
+    boards, results = Boards(stores.boards), Results(stores.postgres, decided)
     sittings = [await sat(stores, exam, f"student{n}", 1, 1000, n, ("north",)) for n in range(60)]
 
     async def score() -> None:
@@ -220,7 +223,7 @@ async def test_a_rebuild_under_scoring_misses_nobody(stores: Stores, exam: str) 
 
 async def test_a_board_that_is_deleted_during_its_rebuild_is_not_sealed_as_it_is(stores: Stores, exam: str) -> None:
     boards, standings = Boards(stores.boards), Standings(stores.postgres)
-    kept = await Results(stores.postgres).keep([await sat(stores, exam, "ada", 1, 1000, 7)])
+    kept = await Results(stores.postgres, decided).keep([await sat(stores, exam, "ada", 1, 1000, 7)])
     await boards.place(kept.standings)
 
     class Deleting(Standings):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from servers.scoring.rules import decided
 from stores.connect import Stores
 from stores.results import Results
 from stores.statistics import Statistics
@@ -16,7 +17,7 @@ async def test_every_scored_result_of_a_version_comes_once_however_small_the_pag
     await stack.import_exam(small_exam, exam_id)
     made = [await sat(stores, exam_id, f"s{n % 4}", n // 4 + 1, 1000, n) for n in range(9)]
     waiting, older = replace(made[7], partial=True), replace(made[8], exam_version=2)
-    await Results(stores.postgres).keep([*made[:7], waiting, older])
+    await Results(stores.postgres, decided).keep([*made[:7], waiting, older])
     wanted = sorted((one.student, one.session) for one in made[:7])
 
     for count in (1, 2, 7, 100):

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from nats.js.errors import NotFoundError
 
 from stores.connect import Stores
+from stores.deliveries import Deliveries
 from stores.submit_log import PublishOutcome, SubmitLog, subject
 from tests.stack import Stack, eventually, fresh, uuid7
 
@@ -81,3 +83,44 @@ async def test_a_consumer_that_is_made_again_leaves_no_subscription_behind(store
     counted = [await subscriptions() for _ in range(4)]
 
     assert len(set(counted)) == 1
+
+
+@pytest.fixture
+async def deliveries(stores: Stores) -> AsyncIterator[Deliveries]:
+    """A consumer of a stream of its own, which takes the subjects `ahead.*`."""
+    context = stores.nats.jetstream()
+    await context.add_stream(name="AHEAD", subjects=["ahead.*"])
+    await context.add_consumer("AHEAD", durable_name="one")
+    made = Deliveries(stores.nats, "AHEAD", "one")
+    await made.open()
+    try:
+        yield made
+    finally:
+        await made.close()
+        await context.delete_stream("AHEAD")
+
+
+async def test_a_batch_is_whatever_has_come_while_the_one_before_it_was_worked_on(stores: Stores, deliveries: Deliveries) -> None:
+    nothing = await deliveries.take(100, 0.1)
+    for number in range(30):
+        await stores.nats.jetstream().publish(f"ahead.{number}", b"")
+    await asyncio.sleep(0.2)
+
+    first, rest, none_left = await deliveries.take(20, 5), await deliveries.take(100, 5), await deliveries.take(100, 0.1)
+
+    assert [len(batch) for batch in (nothing, first, rest, none_left)] == [0, 20, 10, 0]
+    assert [one.subject for one in [*first, *rest]] == [f"ahead.{number}" for number in range(30)]
+
+
+async def test_whoever_pulls_hears_that_the_consumer_is_gone(stores: Stores, deliveries: Deliveries) -> None:
+    await deliveries.take(1, 0.1)
+    await stores.nats.jetstream().delete_consumer("AHEAD", "one")
+
+    async def gone() -> bool:
+        try:
+            await deliveries.take(1, 0.1)
+        except NotFoundError:
+            return True
+        return False
+
+    await eventually(gone)

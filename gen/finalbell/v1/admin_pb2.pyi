@@ -11,6 +11,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1130,3 +1131,275 @@ class RemoveRehearsalResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveRehearsalResponse: _TypeAlias = RemoveRehearsalResponse  # noqa: Y015
+
+@_typing.final
+class SetAnswerKeyRequest(_message.Message):
+    """SetAnswerKeyRequest says what counts as right from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Void:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VoidEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SetAnswerKeyRequest._Void.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VOID_UNSPECIFIED: SetAnswerKeyRequest._Void.ValueType  # 0
+        """VOID_UNSPECIFIED takes nothing out."""
+        FULL_POINTS: SetAnswerKeyRequest._Void.ValueType  # 1
+        """FULL_POINTS gives everybody all its points, answered or not."""
+        DROP: SetAnswerKeyRequest._Void.ValueType  # 2
+        """DROP counts it for nobody: no points, and `max_score` without it."""
+
+    class Void(_Void, metaclass=_VoidEnumTypeWrapper):
+        """Void is what happens to a question that is taken out."""
+
+    VOID_UNSPECIFIED: SetAnswerKeyRequest.Void.ValueType  # 0
+    """VOID_UNSPECIFIED takes nothing out."""
+    FULL_POINTS: SetAnswerKeyRequest.Void.ValueType  # 1
+    """FULL_POINTS gives everybody all its points, answered or not."""
+    DROP: SetAnswerKeyRequest.Void.ValueType  # 2
+    """DROP counts it for nobody: no points, and `max_score` without it."""
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    ACCEPT_FIELD_NUMBER: _builtins.int
+    ALSO_FIELD_NUMBER: _builtins.int
+    VOID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam; its newest paper is meant."""
+    question_id: _builtins.str
+    """question_id is the question."""
+    also: _builtins.bool
+    """also keeps what counted as right before beside `accept`; for single_choice and short_text."""
+    void: Global___SetAnswerKeyRequest.Void.ValueType
+    """void takes the question out instead."""
+    reason: _builtins.str
+    """reason is why; the audit log keeps it. At most 500 characters."""
+    @_builtins.property
+    def accept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """accept is what counts as right: single_choice: option ids, any of which is right; multiple_choice: the option ids that
+        are right together; numeric: one number; short_text: the accepted texts, the one to show first. Not for essays.
+        """
+
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        question_id: _builtins.str = ...,
+        accept: _abc.Iterable[_builtins.str] | None = ...,
+        also: _builtins.bool = ...,
+        void: Global___SetAnswerKeyRequest.Void.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "also", b"also", "exam_id", b"exam_id", "question_id", b"question_id", "reason", b"reason", "void", b"void"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAnswerKeyRequest: _TypeAlias = SetAnswerKeyRequest  # noqa: Y015
+
+@_typing.final
+class SetAnswerKeyResponse(_message.Message):
+    """SetAnswerKeyResponse says what changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    RESULTS_BEHIND_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.int
+    """key_version is the newest version of the keys."""
+    changed: _builtins.bool
+    """changed is false where it was so already."""
+    before: _builtins.str
+    """before is what counted as right, as in an exam file's `answer`."""
+    after: _builtins.str
+    """after is what counts as right now."""
+    results_behind: _builtins.int
+    """results_behind counts results that were graded with older keys: RegradeExam brings them up to it."""
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.int = ...,
+        changed: _builtins.bool = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        results_behind: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "changed", b"changed", "key_version", b"key_version", "results_behind", b"results_behind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAnswerKeyResponse: _TypeAlias = SetAnswerKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetScoringBacklogRequest(_message.Message):
+    """GetScoringBacklogRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScoringBacklogRequest: _TypeAlias = GetScoringBacklogRequest  # noqa: Y015
+
+@_typing.final
+class GetScoringBacklogResponse(_message.Message):
+    """GetScoringBacklogResponse is what waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNSCORED_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    KEPT_ROWS_FIELD_NUMBER: _builtins.int
+    GRADING_TASKS_FIELD_NUMBER: _builtins.int
+    EXAMS_FIELD_NUMBER: _builtins.int
+    unscored: _builtins.int
+    """unscored counts sessions that are handed in and have no result, as Redis knows them."""
+    parked: _builtins.int
+    """parked counts those of them that wait for an operator."""
+    dead_letters: _builtins.int
+    """dead_letters counts submits that could not be scored."""
+    kept_rows: _builtins.int
+    """kept_rows counts submits that JetStream did not take, kept in PostgreSQL until they are scored."""
+    grading_tasks: _builtins.int
+    """grading_tasks counts answers that wait for a grader."""
+    @_builtins.property
+    def exams(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExamBacklog]:
+        """exams are the exams with sessions whose score has taken longer than a second, the most first."""
+
+    def __init__(
+        self,
+        *,
+        unscored: _builtins.int = ...,
+        parked: _builtins.int = ...,
+        dead_letters: _builtins.int = ...,
+        kept_rows: _builtins.int = ...,
+        grading_tasks: _builtins.int = ...,
+        exams: _abc.Iterable[Global___ExamBacklog] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "exams", b"exams", "grading_tasks", b"grading_tasks", "kept_rows", b"kept_rows", "parked", b"parked", "unscored", b"unscored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScoringBacklogResponse: _TypeAlias = GetScoringBacklogResponse  # noqa: Y015
+
+@_typing.final
+class ExamBacklog(_message.Message):
+    """ExamBacklog is what waits in one exam."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FIELD_NUMBER: _builtins.int
+    OLDEST_SUBMITTED_AT_FIELD_NUMBER: _builtins.int
+    GRADING_TASKS_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    submitted: _builtins.int
+    """submitted counts sessions that are handed in and not scored."""
+    grading_tasks: _builtins.int
+    """grading_tasks counts answers that wait for a grader."""
+    @_builtins.property
+    def oldest_submitted_at(self) -> _timestamp_pb2.Timestamp:
+        """oldest_submitted_at is since when the oldest of them waits."""
+
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        submitted: _builtins.int = ...,
+        oldest_submitted_at: _timestamp_pb2.Timestamp | None = ...,
+        grading_tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_submitted_at", b"oldest_submitted_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "grading_tasks", b"grading_tasks", "oldest_submitted_at", b"oldest_submitted_at", "submitted", b"submitted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExamBacklog: _TypeAlias = ExamBacklog  # noqa: Y015
+
+@_typing.final
+class GetDeadLetterRequest(_message.Message):
+    """GetDeadLetterRequest names the letter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LETTER_ID_FIELD_NUMBER: _builtins.int
+    letter_id: _builtins.str
+    """letter_id is its number."""
+    def __init__(
+        self,
+        *,
+        letter_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["letter_id", b"letter_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeadLetterRequest: _TypeAlias = GetDeadLetterRequest  # noqa: Y015
+
+@_typing.final
+class GetDeadLetterResponse(_message.Message):
+    """GetDeadLetterResponse is the letter with what it holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LETTER_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    SUBMITTED_AT_FIELD_NUMBER: _builtins.int
+    ANSWERS_SHA256_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """subject is the JetStream subject that it came on."""
+    whole: _builtins.bool
+    """whole is true when the event can be read and its answers have the hash that it says: replaying sends it as it is."""
+    answers_sha256: _builtins.str
+    """answers_sha256 is the hash that the event says, in hexadecimal."""
+    answers: _builtins.str
+    """answers is the frozen answers' canonical encoding; empty for an event that cannot be read."""
+    @_builtins.property
+    def letter(self) -> Global___DeadLetter:
+        """letter is the letter."""
+
+    @_builtins.property
+    def submitted_at(self) -> _timestamp_pb2.Timestamp:
+        """submitted_at is when the session was handed in; absent for an event that cannot be read."""
+
+    def __init__(
+        self,
+        *,
+        letter: Global___DeadLetter | None = ...,
+        subject: _builtins.str = ...,
+        whole: _builtins.bool = ...,
+        submitted_at: _timestamp_pb2.Timestamp | None = ...,
+        answers_sha256: _builtins.str = ...,
+        answers: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["letter", b"letter", "submitted_at", b"submitted_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "answers_sha256", b"answers_sha256", "letter", b"letter", "subject", b"subject", "submitted_at", b"submitted_at", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeadLetterResponse: _TypeAlias = GetDeadLetterResponse  # noqa: Y015

@@ -80,6 +80,11 @@ class ExamAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardResponse.FromString,
                 _registered_method=True)
+        self.SetAnswerKey = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/SetAnswerKey',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.SetAnswerKeyRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.SetAnswerKeyResponse.FromString,
+                _registered_method=True)
         self.UpdateSchedule = channel.unary_unary(
                 '/finalbell.v1.ExamAdminService/UpdateSchedule',
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.UpdateScheduleRequest.SerializeToString,
@@ -190,6 +195,19 @@ class ExamAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAnswerKey(self, request, context):
+        """SetAnswerKey changes what counts as right for one question after the exam was imported, as a new version of the keys.
+
+        Submits from now on are graded with it; results that are there stay as they are until `RegradeExam`. The same change
+        again changes nothing.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`, `QUESTION_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD` (not an option, no number,
+        neither `accept` nor `void`, or both).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateSchedule(self, request, context):
         """UpdateSchedule moves when an exam opens and closes, also while students sit it: the time of every session that is
         still in progress is computed again before the reply. What is not named stays.
@@ -287,6 +305,11 @@ def add_ExamAdminServiceServicer_to_server(servicer, server):
                     servicer.VerifyLeaderboard,
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardResponse.SerializeToString,
+            ),
+            'SetAnswerKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAnswerKey,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.SetAnswerKeyRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.SetAnswerKeyResponse.SerializeToString,
             ),
             'UpdateSchedule': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateSchedule,
@@ -564,6 +587,33 @@ class ExamAdminService:
             _registered_method=True)
 
     @staticmethod
+    def SetAnswerKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/SetAnswerKey',
+            finalbell_dot_v1_dot_admin__pb2.SetAnswerKeyRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.SetAnswerKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def UpdateSchedule(request,
             target,
             options=(),
@@ -687,6 +737,16 @@ class SessionAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.FromString,
                 _registered_method=True)
+        self.GetScoringBacklog = channel.unary_unary(
+                '/finalbell.v1.SessionAdminService/GetScoringBacklog',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.GetScoringBacklogRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.GetScoringBacklogResponse.FromString,
+                _registered_method=True)
+        self.GetDeadLetter = channel.unary_unary(
+                '/finalbell.v1.SessionAdminService/GetDeadLetter',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.GetDeadLetterRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.GetDeadLetterResponse.FromString,
+                _registered_method=True)
         self.ListDeadLetters = channel.unary_unary(
                 '/finalbell.v1.SessionAdminService/ListDeadLetters',
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.ListDeadLettersRequest.SerializeToString,
@@ -715,6 +775,24 @@ class SessionAdminServiceServicer:
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
         (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
         `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetScoringBacklog(self, request, context):
+        """GetScoringBacklog says what is on its way to a score, and since when.
+
+        Errors: UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeadLetter(self, request, context):
+        """GetDeadLetter returns one submit that could not be scored, with its answers as they were sent.
+
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -757,6 +835,16 @@ def add_SessionAdminServiceServicer_to_server(servicer, server):
                     servicer.AdjustDeadline,
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.SerializeToString,
+            ),
+            'GetScoringBacklog': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScoringBacklog,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.GetScoringBacklogRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.GetScoringBacklogResponse.SerializeToString,
+            ),
+            'GetDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeadLetter,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.GetDeadLetterRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.GetDeadLetterResponse.SerializeToString,
             ),
             'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeadLetters,
@@ -802,6 +890,60 @@ class SessionAdminService:
             '/finalbell.v1.SessionAdminService/AdjustDeadline',
             finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineRequest.SerializeToString,
             finalbell_dot_v1_dot_admin__pb2.AdjustDeadlineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetScoringBacklog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionAdminService/GetScoringBacklog',
+            finalbell_dot_v1_dot_admin__pb2.GetScoringBacklogRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.GetScoringBacklogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.SessionAdminService/GetDeadLetter',
+            finalbell_dot_v1_dot_admin__pb2.GetDeadLetterRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.GetDeadLetterResponse.FromString,
             options,
             channel_credentials,
             insecure,

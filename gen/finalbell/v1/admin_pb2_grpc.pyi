@@ -80,6 +80,15 @@ class ExamAdminServiceStub:
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`.
     """
+    SetAnswerKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetAnswerKeyRequest, _admin_pb2.SetAnswerKeyResponse]
+    """SetAnswerKey changes what counts as right for one question after the exam was imported, as a new version of the keys.
+
+    Submits from now on are graded with it; results that are there stay as they are until `RegradeExam`. The same change
+    again changes nothing.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`, `QUESTION_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD` (not an option, no number,
+    neither `accept` nor `void`, or both).
+    """
     UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateScheduleRequest, _admin_pb2.UpdateScheduleResponse]
     """UpdateSchedule moves when an exam opens and closes, also while students sit it: the time of every session that is
     still in progress is computed again before the reply. What is not named stays.
@@ -166,6 +175,15 @@ class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
     """VerifyLeaderboard compares the boards of an exam with PostgreSQL and changes nothing.
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    SetAnswerKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetAnswerKeyRequest, _admin_pb2.SetAnswerKeyResponse]  # type: ignore[assignment]
+    """SetAnswerKey changes what counts as right for one question after the exam was imported, as a new version of the keys.
+
+    Submits from now on are graded with it; results that are there stay as they are until `RegradeExam`. The same change
+    again changes nothing.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`, `QUESTION_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD` (not an option, no number,
+    neither `accept` nor `void`, or both).
     """
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateScheduleRequest, _admin_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
     """UpdateSchedule moves when an exam opens and closes, also while students sit it: the time of every session that is
@@ -307,6 +325,21 @@ class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def SetAnswerKey(
+        self,
+        request: _admin_pb2.SetAnswerKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetAnswerKeyResponse, _abc.Awaitable[_admin_pb2.SetAnswerKeyResponse]]:
+        """SetAnswerKey changes what counts as right for one question after the exam was imported, as a new version of the keys.
+
+        Submits from now on are graded with it; results that are there stay as they are until `RegradeExam`. The same change
+        again changes nothing.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`, `QUESTION_NOT_FOUND`; INVALID_ARGUMENT `INVALID_FIELD` (not an option, no number,
+        neither `accept` nor `void`, or both).
+        """
+
+    @_abc_1.abstractmethod
     def UpdateSchedule(
         self,
         request: _admin_pb2.UpdateScheduleRequest,
@@ -381,6 +414,16 @@ class SessionAdminServiceStub:
     (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
     `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
     """
+    GetScoringBacklog: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetScoringBacklogRequest, _admin_pb2.GetScoringBacklogResponse]
+    """GetScoringBacklog says what is on its way to a score, and since when.
+
+    Errors: UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    GetDeadLetter: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetDeadLetterRequest, _admin_pb2.GetDeadLetterResponse]
+    """GetDeadLetter returns one submit that could not be scored, with its answers as they were sent.
+
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`.
+    """
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDeadLettersRequest, _admin_pb2.ListDeadLettersResponse]
     """ListDeadLetters lists the submits that could not be scored and wait for an operator, oldest first. Their students see
     SCORING. A submit whose session has a result by now waits no more.
@@ -412,6 +455,16 @@ class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
     (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
     `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+    """
+    GetScoringBacklog: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetScoringBacklogRequest, _admin_pb2.GetScoringBacklogResponse]  # type: ignore[assignment]
+    """GetScoringBacklog says what is on its way to a score, and since when.
+
+    Errors: UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    GetDeadLetter: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetDeadLetterRequest, _admin_pb2.GetDeadLetterResponse]  # type: ignore[assignment]
+    """GetDeadLetter returns one submit that could not be scored, with its answers as they were sent.
+
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`.
     """
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDeadLettersRequest, _admin_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
     """ListDeadLetters lists the submits that could not be scored and wait for an operator, oldest first. Their students see
@@ -447,6 +500,28 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_SUBMITTED`; INVALID_ARGUMENT `INVALID_FIELD`
         (`seconds` would end the session in the past); ALREADY_EXISTS `IDEMPOTENCY_KEY_REUSED`; UNAVAILABLE
         `STORE_UNAVAILABLE` (perhaps applied; repeat with the same key).
+        """
+
+    @_abc_1.abstractmethod
+    def GetScoringBacklog(
+        self,
+        request: _admin_pb2.GetScoringBacklogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetScoringBacklogResponse, _abc.Awaitable[_admin_pb2.GetScoringBacklogResponse]]:
+        """GetScoringBacklog says what is on its way to a score, and since when.
+
+        Errors: UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDeadLetter(
+        self,
+        request: _admin_pb2.GetDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetDeadLetterResponse, _abc.Awaitable[_admin_pb2.GetDeadLetterResponse]]:
+        """GetDeadLetter returns one submit that could not be scored, with its answers as they were sent.
+
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod

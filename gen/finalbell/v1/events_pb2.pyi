@@ -60,6 +60,7 @@ class SessionSubmitted(_message.Message):
     ANSWERS_FIELD_NUMBER: _builtins.int
     ANSWERS_SHA256_FIELD_NUMBER: _builtins.int
     REPLY_TO_FIELD_NUMBER: _builtins.int
+    SUBMIT_KEY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """session_id is the session, a UUID."""
     exam_id: _builtins.str
@@ -76,6 +77,8 @@ class SessionSubmitted(_message.Message):
     """answers_sha256 is the SHA-256 of `answers`, 32 bytes."""
     reply_to: _builtins.str
     """reply_to is a NATS subject for the inline reply, a batch of SessionScored; empty: nobody waits."""
+    submit_key: _builtins.bytes
+    """submit_key is who clicked it: a UUID of 16 bytes made of the click's idempotency key; empty for the bell."""
     @_builtins.property
     def submitted_at(self) -> _timestamp_pb2.Timestamp:
         """submitted_at is when it was handed in."""
@@ -92,10 +95,11 @@ class SessionSubmitted(_message.Message):
         answers: _builtins.bytes = ...,
         answers_sha256: _builtins.bytes = ...,
         reply_to: _builtins.str = ...,
+        submit_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "answers_sha256", b"answers_sha256", "exam_id", b"exam_id", "exam_version", b"exam_version", "reason", b"reason", "reply_to", b"reply_to", "session_id", b"session_id", "student_id", b"student_id", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "answers_sha256", b"answers_sha256", "exam_id", b"exam_id", "exam_version", b"exam_version", "reason", b"reason", "reply_to", b"reply_to", "session_id", b"session_id", "student_id", b"student_id", "submit_key", b"submit_key", "submitted_at", b"submitted_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,6 +138,30 @@ class SessionScored(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionScored: _TypeAlias = SessionScored  # noqa: Y015
+
+@_typing.final
+class ResultsChanged(_message.Message):
+    """ResultsChanged says which sessions have a result, or another one than before. It goes to every process that shows results."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """session_ids are UUIDs of 16 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        session_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_ids", b"session_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResultsChanged: _TypeAlias = ResultsChanged  # noqa: Y015
 
 @_typing.final
 class SessionsScored(_message.Message):

@@ -41,6 +41,8 @@ class Policy(_message.Message):
         """STAFF needs the role `admin` or `proctor`."""
         ADMIN: Policy._Access.ValueType  # 4
         """ADMIN needs the role `admin`."""
+        GRADER: Policy._Access.ValueType  # 5
+        """GRADER needs the role `grader` or `admin`."""
 
     class Access(_Access, metaclass=_AccessEnumTypeWrapper):
         """Access is the least that a caller must be."""
@@ -55,6 +57,8 @@ class Policy(_message.Message):
     """STAFF needs the role `admin` or `proctor`."""
     ADMIN: Policy.Access.ValueType  # 4
     """ADMIN needs the role `admin`."""
+    GRADER: Policy.Access.ValueType  # 5
+    """GRADER needs the role `grader` or `admin`."""
 
     class _Key:
         ValueType = _typing.NewType("ValueType", _builtins.int)

@@ -67,6 +67,9 @@ class Result(_message.Message):
     SUBMITTED_AT_FIELD_NUMBER: _builtins.int
     ANSWERS_SHA256_FIELD_NUMBER: _builtins.int
     RELEASES_AT_FIELD_NUMBER: _builtins.int
+    PERCENTILE_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    SCORED_AT_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     status: Global___Result.Status.ValueType
     """status is how far the scoring is."""
@@ -82,11 +85,14 @@ class Result(_message.Message):
     """revision rises with every change of the result, from 1."""
     answers_sha256: _builtins.str
     """answers_sha256 is the SHA-256 of the answers that were scored: the one that the submit was answered with."""
+    percentile: _builtins.float
+    """percentile is how much of the board is behind, 0 to 100: the share with fewer points, and half of those with as many;
+    absent with `rank`.
+    """
     receipt: _builtins.str
     """receipt is the server's signature under what was handed in, the same as in the submit's reply (docs/receipts.md); also of
-    a session that the bell handed in, and whether or not the score is there or may be shown. It proves which answers the
-    server had and when, not what they are worth. Absent where the server has no key for receipts, and for a moment after
-    the submit.
+    a session that the bell handed in, and whether or not the score may be shown. It proves which answers the server had and
+    when, not what they are worth. Absent where the server has no key for receipts, and while SCORING.
     """
     @_builtins.property
     def rank_as_of(self) -> _timestamp_pb2.Timestamp:
@@ -104,6 +110,14 @@ class Result(_message.Message):
     def releases_at(self) -> _timestamp_pb2.Timestamp:
         """releases_at is when the score will be shown, where a time is known; only while WITHHELD."""
 
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicResult]:
+        """topics sums the breakdown up by topic, in the paper's order; empty until the review is released, or without topics."""
+
+    @_builtins.property
+    def scored_at(self) -> _timestamp_pb2.Timestamp:
+        """scored_at is when the result became what it is; absent until scored."""
+
     def __init__(
         self,
         *,
@@ -117,14 +131,19 @@ class Result(_message.Message):
         submitted_at: _timestamp_pb2.Timestamp | None = ...,
         answers_sha256: _builtins.str = ...,
         releases_at: _timestamp_pb2.Timestamp | None = ...,
+        percentile: _builtins.float | None = ...,
+        topics: _abc.Iterable[Global___TopicResult] | None = ...,
+        scored_at: _timestamp_pb2.Timestamp | None = ...,
         receipt: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_rank", b"_rank", "_receipt", b"_receipt", "_score", b"_score", "max_score", b"max_score", "rank", b"rank", "rank_as_of", b"rank_as_of", "receipt", b"receipt", "releases_at", b"releases_at", "score", b"score", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_receipt", b"_receipt", "_score", b"_score", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "receipt", b"receipt", "releases_at", b"releases_at", "score", b"score", "scored_at", b"scored_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_rank", b"_rank", "_receipt", b"_receipt", "_score", b"_score", "answers_sha256", b"answers_sha256", "breakdown", b"breakdown", "max_score", b"max_score", "rank", b"rank", "rank_as_of", b"rank_as_of", "receipt", b"receipt", "releases_at", b"releases_at", "revision", b"revision", "score", b"score", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_receipt", b"_receipt", "_score", b"_score", "answers_sha256", b"answers_sha256", "breakdown", b"breakdown", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "receipt", b"receipt", "releases_at", b"releases_at", "revision", b"revision", "score", b"score", "scored_at", b"scored_at", "status", b"status", "submitted_at", b"submitted_at", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_score: _TypeAlias = _typing.Literal["max_score"]  # noqa: Y015
     _WhichOneofArgType__max_score: _TypeAlias = _typing.Literal["_max_score", b"_max_score"]  # noqa: Y015
+    _WhichOneofReturnType__percentile: _TypeAlias = _typing.Literal["percentile"]  # noqa: Y015
+    _WhichOneofArgType__percentile: _TypeAlias = _typing.Literal["_percentile", b"_percentile"]  # noqa: Y015
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
     _WhichOneofReturnType__receipt: _TypeAlias = _typing.Literal["receipt"]  # noqa: Y015
@@ -134,6 +153,8 @@ class Result(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_score) -> _WhichOneofReturnType__max_score | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__percentile) -> _WhichOneofReturnType__percentile | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__receipt) -> _WhichOneofReturnType__receipt | None: ...
@@ -141,6 +162,48 @@ class Result(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class TopicResult(_message.Message):
+    """TopicResult is what the questions of one topic were worth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    CORRECT_FIELD_NUMBER: _builtins.int
+    TIME_SPENT_MS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """topic is the topic; empty for the questions that have none."""
+    points: _builtins.int
+    """points is what its answers earned."""
+    max_points: _builtins.int
+    """max_points is the most that they could earn."""
+    questions: _builtins.int
+    """questions counts its questions, without voided ones."""
+    correct: _builtins.int
+    """correct counts those that earned all their points."""
+    time_spent_ms: _builtins.int
+    """time_spent_ms is the time that went into them, as in the breakdown."""
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        points: _builtins.int = ...,
+        max_points: _builtins.int = ...,
+        questions: _builtins.int = ...,
+        correct: _builtins.int = ...,
+        time_spent_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "max_points", b"max_points", "points", b"points", "questions", b"questions", "time_spent_ms", b"time_spent_ms", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopicResult: _TypeAlias = TopicResult  # noqa: Y015
 
 @_typing.final
 class BreakdownItem(_message.Message):
@@ -195,6 +258,9 @@ class BreakdownItem(_message.Message):
     GIVEN_FIELD_NUMBER: _builtins.int
     CORRECT_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    TIME_SPENT_MS_FIELD_NUMBER: _builtins.int
+    CRITERIA_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
     question_id: _builtins.str
     """question_id is the question."""
     topic: _builtins.str
@@ -211,6 +277,16 @@ class BreakdownItem(_message.Message):
     """correct is the right answer in the same form; for a short text the first accepted one; empty for an essay."""
     explanation: _builtins.str
     """explanation is the worked solution; empty where the exam has none."""
+    time_spent_ms: _builtins.int
+    """time_spent_ms is an estimate by the server's clock: from the save before it (or the start) to the save that stands for
+    it, pauses left out. Absent without an answer.
+    """
+    comment: _builtins.str
+    """comment is what the grader wrote to the student."""
+    @_builtins.property
+    def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___CriterionGrade]:
+        """criteria is how graders judged an essay; empty for other types, and where the grade is a mean of two."""
+
     def __init__(
         self,
         *,
@@ -222,14 +298,923 @@ class BreakdownItem(_message.Message):
         given: _builtins.str = ...,
         correct: _builtins.str = ...,
         explanation: _builtins.str = ...,
+        time_spent_ms: _builtins.int | None = ...,
+        criteria: _abc.Iterable[Global___CriterionGrade] | None = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_time_spent_ms", b"_time_spent_ms", "time_spent_ms", b"time_spent_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_spent_ms", b"_time_spent_ms", "comment", b"comment", "correct", b"correct", "criteria", b"criteria", "explanation", b"explanation", "given", b"given", "max_points", b"max_points", "outcome", b"outcome", "points", b"points", "question_id", b"question_id", "time_spent_ms", b"time_spent_ms", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__time_spent_ms: _TypeAlias = _typing.Literal["time_spent_ms"]  # noqa: Y015
+    _WhichOneofArgType__time_spent_ms: _TypeAlias = _typing.Literal["_time_spent_ms", b"_time_spent_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time_spent_ms) -> _WhichOneofReturnType__time_spent_ms | None: ...
+
+Global___BreakdownItem: _TypeAlias = BreakdownItem  # noqa: Y015
+
+@_typing.final
+class CriterionGrade(_message.Message):
+    """CriterionGrade is what one criterion of a rubric was worth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRITERION_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    criterion: _builtins.str
+    """criterion is its name in the rubric; set by the server."""
+    points: _builtins.int
+    """points is what the answer earned, from 0 to the criterion's maxPoints."""
+    max_points: _builtins.int
+    """max_points is the most that it can earn; set by the server."""
+    comment: _builtins.str
+    """comment is for the student; at most 2,000 characters."""
+    def __init__(
+        self,
+        *,
+        criterion: _builtins.str = ...,
+        points: _builtins.int = ...,
+        max_points: _builtins.int = ...,
+        comment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "explanation", b"explanation", "given", b"given", "max_points", b"max_points", "outcome", b"outcome", "points", b"points", "question_id", b"question_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "criterion", b"criterion", "max_points", b"max_points", "points", b"points"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BreakdownItem: _TypeAlias = BreakdownItem  # noqa: Y015
+Global___CriterionGrade: _TypeAlias = CriterionGrade  # noqa: Y015
+
+@_typing.final
+class WatchResultRequest(_message.Message):
+    """WatchResultRequest names the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is a UUID."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResultRequest: _TypeAlias = WatchResultRequest  # noqa: Y015
+
+@_typing.final
+class WatchResultResponse(_message.Message):
+    """WatchResultResponse holds the result as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___Result:
+        """result is what the session is worth."""
+
+    def __init__(
+        self,
+        *,
+        result: Global___Result | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResultResponse: _TypeAlias = WatchResultResponse  # noqa: Y015
+
+@_typing.final
+class StreamResultRequest(_message.Message):
+    """StreamResultRequest names the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is a UUID."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamResultRequest: _TypeAlias = StreamResultRequest  # noqa: Y015
+
+@_typing.final
+class GradingTask(_message.Message):
+    """GradingTask is one answer for one grader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GradingTask._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: GradingTask._Status.ValueType  # 0
+        """STATUS_UNSPECIFIED is never sent."""
+        OPEN: GradingTask._Status.ValueType  # 1
+        """OPEN waits for a grader; a claim that has run out is OPEN again."""
+        CLAIMED: GradingTask._Status.ValueType  # 2
+        """CLAIMED is somebody's until `claimed_until`."""
+        GRADED: GradingTask._Status.ValueType  # 3
+        """GRADED is done."""
+        CANCELLED: GradingTask._Status.ValueType  # 4
+        """CANCELLED needs no grade any more: its question was voided."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Status is how far it is."""
+
+    STATUS_UNSPECIFIED: GradingTask.Status.ValueType  # 0
+    """STATUS_UNSPECIFIED is never sent."""
+    OPEN: GradingTask.Status.ValueType  # 1
+    """OPEN waits for a grader; a claim that has run out is OPEN again."""
+    CLAIMED: GradingTask.Status.ValueType  # 2
+    """CLAIMED is somebody's until `claimed_until`."""
+    GRADED: GradingTask.Status.ValueType  # 3
+    """GRADED is done."""
+    CANCELLED: GradingTask.Status.ValueType  # 4
+    """CANCELLED needs no grade any more: its question was voided."""
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CLAIMED_UNTIL_FIELD_NUMBER: _builtins.int
+    GRADER_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id is the task; it says nothing about whose answer it is."""
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    question_id: _builtins.str
+    """question_id is the question."""
+    slot: _builtins.int
+    """slot is the how manieth grade of the same answer this is, from 1; 3 is the one that settles a disagreement."""
+    status: Global___GradingTask.Status.ValueType
+    """status is how far it is."""
+    grader_id: _builtins.str
+    """grader_id is who has claimed or graded it: the caller, or for admins anybody."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """created_at is since when it waits."""
+
+    @_builtins.property
+    def claimed_until(self) -> _timestamp_pb2.Timestamp:
+        """claimed_until is when the claim runs out; only while CLAIMED."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        exam_id: _builtins.str = ...,
+        question_id: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        status: Global___GradingTask.Status.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        claimed_until: _timestamp_pb2.Timestamp | None = ...,
+        grader_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claimed_until", b"claimed_until", "created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_until", b"claimed_until", "created_at", b"created_at", "exam_id", b"exam_id", "grader_id", b"grader_id", "question_id", b"question_id", "slot", b"slot", "status", b"status", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GradingTask: _TypeAlias = GradingTask  # noqa: Y015
+
+@_typing.final
+class RubricCriterion(_message.Message):
+    """RubricCriterion is one thing that an essay is graded by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRITERION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
+    criterion: _builtins.str
+    """criterion is its name."""
+    description: _builtins.str
+    """description says what earns how much."""
+    max_points: _builtins.int
+    """max_points is the most that it can earn."""
+    def __init__(
+        self,
+        *,
+        criterion: _builtins.str = ...,
+        description: _builtins.str = ...,
+        max_points: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["criterion", b"criterion", "description", b"description", "max_points", b"max_points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RubricCriterion: _TypeAlias = RubricCriterion  # noqa: Y015
+
+@_typing.final
+class ListGradingTasksRequest(_message.Message):
+    """ListGradingTasksRequest filters tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is one exam. Default: all."""
+    question_id: _builtins.str
+    """question_id is one question. Default: all."""
+    status: Global___GradingTask.Status.ValueType
+    """status is one status. Default: OPEN and CLAIMED."""
+    page_size: _builtins.int
+    """page_size is how many a page holds, 1 to 200. Default: 50."""
+    page_token: _builtins.str
+    """page_token is the `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        question_id: _builtins.str = ...,
+        status: Global___GradingTask.Status.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "page_size", b"page_size", "page_token", b"page_token", "question_id", b"question_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGradingTasksRequest: _TypeAlias = ListGradingTasksRequest  # noqa: Y015
+
+@_typing.final
+class ListGradingTasksResponse(_message.Message):
+    """ListGradingTasksResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty on the last page."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___GradingTask]:
+        """tasks are the tasks, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___GradingTask] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGradingTasksResponse: _TypeAlias = ListGradingTasksResponse  # noqa: Y015
+
+@_typing.final
+class ClaimGradingTaskRequest(_message.Message):
+    """ClaimGradingTaskRequest says which task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is one exam. Default: any."""
+    question_id: _builtins.str
+    """question_id is one question. Default: any."""
+    task_id: _builtins.str
+    """task_id is one task, a UUID. Default: the one that waits longest."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        question_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "question_id", b"question_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimGradingTaskRequest: _TypeAlias = ClaimGradingTaskRequest  # noqa: Y015
+
+@_typing.final
+class ClaimGradingTaskResponse(_message.Message):
+    """ClaimGradingTaskResponse is the claimed task with all that a grader needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    STEM_FIELD_NUMBER: _builtins.int
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    RUBRIC_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    claim_id: _builtins.str
+    """claim_id is what renewing, releasing and grading need."""
+    stem: _builtins.str
+    """stem is the question's text."""
+    passage: _builtins.str
+    """passage is the text that the question is about; empty where it has none."""
+    answer: _builtins.str
+    """answer is what the student wrote."""
+    student_id: _builtins.str
+    """student_id is whose answer it is; only where the exam's grading is not blind."""
+    @_builtins.property
+    def task(self) -> Global___GradingTask:
+        """task is the task."""
+
+    @_builtins.property
+    def rubric(self) -> _containers.RepeatedCompositeFieldContainer[Global___RubricCriterion]:
+        """rubric is what to grade by."""
+
+    def __init__(
+        self,
+        *,
+        task: Global___GradingTask | None = ...,
+        claim_id: _builtins.str = ...,
+        stem: _builtins.str = ...,
+        passage: _builtins.str = ...,
+        rubric: _abc.Iterable[Global___RubricCriterion] | None = ...,
+        answer: _builtins.str = ...,
+        student_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "claim_id", b"claim_id", "passage", b"passage", "rubric", b"rubric", "stem", b"stem", "student_id", b"student_id", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimGradingTaskResponse: _TypeAlias = ClaimGradingTaskResponse  # noqa: Y015
+
+@_typing.final
+class RenewGradingTaskRequest(_message.Message):
+    """RenewGradingTaskRequest names the claim."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id is a UUID."""
+    claim_id: _builtins.str
+    """claim_id is what claiming gave."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewGradingTaskRequest: _TypeAlias = RenewGradingTaskRequest  # noqa: Y015
+
+@_typing.final
+class RenewGradingTaskResponse(_message.Message):
+    """RenewGradingTaskResponse holds the task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task(self) -> Global___GradingTask:
+        """task is the task, with its new `claimed_until`."""
+
+    def __init__(
+        self,
+        *,
+        task: Global___GradingTask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewGradingTaskResponse: _TypeAlias = RenewGradingTaskResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseGradingTaskRequest(_message.Message):
+    """ReleaseGradingTaskRequest names the claim."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id is a UUID."""
+    claim_id: _builtins.str
+    """claim_id is what claiming gave."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseGradingTaskRequest: _TypeAlias = ReleaseGradingTaskRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseGradingTaskResponse(_message.Message):
+    """ReleaseGradingTaskResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseGradingTaskResponse: _TypeAlias = ReleaseGradingTaskResponse  # noqa: Y015
+
+@_typing.final
+class SubmitGradeRequest(_message.Message):
+    """SubmitGradeRequest is a grade."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    CRITERIA_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id is a UUID."""
+    claim_id: _builtins.str
+    """claim_id is what claiming gave."""
+    comment: _builtins.str
+    """comment is for the student, about the whole answer; at most 5,000 characters."""
+    @_builtins.property
+    def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___CriterionGrade]:
+        """criteria has one entry for each criterion of the rubric, in its order."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+        criteria: _abc.Iterable[Global___CriterionGrade] | None = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "comment", b"comment", "criteria", b"criteria", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitGradeRequest: _TypeAlias = SubmitGradeRequest  # noqa: Y015
+
+@_typing.final
+class SubmitGradeResponse(_message.Message):
+    """SubmitGradeResponse says what the grade led to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
+    points: _builtins.int
+    """points is what the answer is worth now, before the exam's marking; absent while another grader is waited for."""
+    scored: _builtins.bool
+    """scored is true when the session waits for no grade any more: its result is SCORED and ranked."""
+    @_builtins.property
+    def task(self) -> Global___GradingTask:
+        """task is the task, GRADED."""
+
+    def __init__(
+        self,
+        *,
+        task: Global___GradingTask | None = ...,
+        points: _builtins.int | None = ...,
+        scored: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_points", b"_points", "points", b"points", "task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_points", b"_points", "points", b"points", "scored", b"scored", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__points: _TypeAlias = _typing.Literal["points"]  # noqa: Y015
+    _WhichOneofArgType__points: _TypeAlias = _typing.Literal["_points", b"_points"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__points) -> _WhichOneofReturnType__points | None: ...
+
+Global___SubmitGradeResponse: _TypeAlias = SubmitGradeResponse  # noqa: Y015
+
+@_typing.final
+class Regrade(_message.Message):
+    """Regrade is one run over the results of an exam that were graded with older keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Regrade._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: Regrade._Status.ValueType  # 0
+        """STATUS_UNSPECIFIED is never sent."""
+        RUNNING: Regrade._Status.ValueType  # 1
+        """RUNNING goes on in the background; ask again."""
+        DONE: Regrade._Status.ValueType  # 2
+        """DONE is complete. Results that arrive late, graded with older keys, are still swept afterwards."""
+        FAILED: Regrade._Status.ValueType  # 3
+        """FAILED has stopped; `error` says why. What it did stays, and another regrade goes on from there."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Status is how far it is."""
+
+    STATUS_UNSPECIFIED: Regrade.Status.ValueType  # 0
+    """STATUS_UNSPECIFIED is never sent."""
+    RUNNING: Regrade.Status.ValueType  # 1
+    """RUNNING goes on in the background; ask again."""
+    DONE: Regrade.Status.ValueType  # 2
+    """DONE is complete. Results that arrive late, graded with older keys, are still swept afterwards."""
+    FAILED: Regrade.Status.ValueType  # 3
+    """FAILED has stopped; `error` says why. What it did stays, and another regrade goes on from there."""
+
+    REGRADE_ID_FIELD_NUMBER: _builtins.int
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    SCORES_CHANGED_FIELD_NUMBER: _builtins.int
+    SCORES_RAISED_FIELD_NUMBER: _builtins.int
+    SCORES_LOWERED_FIELD_NUMBER: _builtins.int
+    LARGEST_GAIN_FIELD_NUMBER: _builtins.int
+    LARGEST_LOSS_FIELD_NUMBER: _builtins.int
+    MEAN_CHANGE_FIELD_NUMBER: _builtins.int
+    RANKS_CHANGED_FIELD_NUMBER: _builtins.int
+    LARGEST_RANK_MOVE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUESTED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    regrade_id: _builtins.str
+    """regrade_id is the run."""
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    dry_run: _builtins.bool
+    """dry_run is true for one that only looks."""
+    status: Global___Regrade.Status.ValueType
+    """status is how far it is."""
+    key_version: _builtins.int
+    """key_version is the keys' version that results are brought up to."""
+    results: _builtins.int
+    """results counts the results with older keys, as of its beginning."""
+    done: _builtins.int
+    """done counts those that it has looked at."""
+    scores_changed: _builtins.int
+    """scores_changed counts results whose score is (or would be) another one."""
+    scores_raised: _builtins.int
+    """scores_raised counts those that rose."""
+    scores_lowered: _builtins.int
+    """scores_lowered counts those that fell."""
+    largest_gain: _builtins.int
+    """largest_gain is the most that a score rises by, in points."""
+    largest_loss: _builtins.int
+    """largest_loss is the most that a score falls by, in points."""
+    mean_change: _builtins.float
+    """mean_change is the mean over all results with older keys, in points."""
+    ranks_changed: _builtins.int
+    """ranks_changed counts students whose rank is (or would be) another one; compared before anything changes."""
+    largest_rank_move: _builtins.int
+    """largest_rank_move is the most places that a student moves by."""
+    requested_by: _builtins.str
+    """requested_by is who asked for it."""
+    reason: _builtins.str
+    """reason is why, as the admin said."""
+    error: _builtins.str
+    """error is why it failed; empty otherwise."""
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegradeExample]:
+        """examples are up to twenty results whose score moves most."""
+
+    @_builtins.property
+    def requested_at(self) -> _timestamp_pb2.Timestamp:
+        """requested_at is when."""
+
+    @_builtins.property
+    def finished_at(self) -> _timestamp_pb2.Timestamp:
+        """finished_at is when it was done; absent while it runs."""
+
+    def __init__(
+        self,
+        *,
+        regrade_id: _builtins.str = ...,
+        exam_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        status: Global___Regrade.Status.ValueType = ...,
+        key_version: _builtins.int = ...,
+        results: _builtins.int = ...,
+        done: _builtins.int = ...,
+        scores_changed: _builtins.int = ...,
+        scores_raised: _builtins.int = ...,
+        scores_lowered: _builtins.int = ...,
+        largest_gain: _builtins.int = ...,
+        largest_loss: _builtins.int = ...,
+        mean_change: _builtins.float = ...,
+        ranks_changed: _builtins.int = ...,
+        largest_rank_move: _builtins.int = ...,
+        examples: _abc.Iterable[Global___RegradeExample] | None = ...,
+        requested_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        requested_at: _timestamp_pb2.Timestamp | None = ...,
+        finished_at: _timestamp_pb2.Timestamp | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "requested_at", b"requested_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "dry_run", b"dry_run", "error", b"error", "exam_id", b"exam_id", "examples", b"examples", "finished_at", b"finished_at", "key_version", b"key_version", "largest_gain", b"largest_gain", "largest_loss", b"largest_loss", "largest_rank_move", b"largest_rank_move", "mean_change", b"mean_change", "ranks_changed", b"ranks_changed", "reason", b"reason", "regrade_id", b"regrade_id", "requested_at", b"requested_at", "requested_by", b"requested_by", "results", b"results", "scores_changed", b"scores_changed", "scores_lowered", b"scores_lowered", "scores_raised", b"scores_raised", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Regrade: _TypeAlias = Regrade  # noqa: Y015
+
+@_typing.final
+class RegradeExample(_message.Message):
+    """RegradeExample is one result that moves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    SCORE_BEFORE_FIELD_NUMBER: _builtins.int
+    SCORE_AFTER_FIELD_NUMBER: _builtins.int
+    RANK_BEFORE_FIELD_NUMBER: _builtins.int
+    RANK_AFTER_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the session."""
+    student_id: _builtins.str
+    """student_id is the student."""
+    score_before: _builtins.int
+    """score_before is its score with the older keys."""
+    score_after: _builtins.int
+    """score_after is its score with the newest."""
+    rank_before: _builtins.int
+    """rank_before is the student's rank before; absent without one."""
+    rank_after: _builtins.int
+    """rank_after is the student's rank after; absent without one."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        student_id: _builtins.str = ...,
+        score_before: _builtins.int = ...,
+        score_after: _builtins.int = ...,
+        rank_before: _builtins.int | None = ...,
+        rank_after: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rank_after", b"_rank_after", "_rank_before", b"_rank_before", "rank_after", b"rank_after", "rank_before", b"rank_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rank_after", b"_rank_after", "_rank_before", b"_rank_before", "rank_after", b"rank_after", "rank_before", b"rank_before", "score_after", b"score_after", "score_before", b"score_before", "session_id", b"session_id", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rank_after: _TypeAlias = _typing.Literal["rank_after"]  # noqa: Y015
+    _WhichOneofArgType__rank_after: _TypeAlias = _typing.Literal["_rank_after", b"_rank_after"]  # noqa: Y015
+    _WhichOneofReturnType__rank_before: _TypeAlias = _typing.Literal["rank_before"]  # noqa: Y015
+    _WhichOneofArgType__rank_before: _TypeAlias = _typing.Literal["_rank_before", b"_rank_before"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_after) -> _WhichOneofReturnType__rank_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_before) -> _WhichOneofReturnType__rank_before | None: ...
+
+Global___RegradeExample: _TypeAlias = RegradeExample  # noqa: Y015
+
+@_typing.final
+class RegradeExamRequest(_message.Message):
+    """RegradeExamRequest asks for a regrade."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    dry_run: _builtins.bool
+    """dry_run asks only what would change."""
+    reason: _builtins.str
+    """reason is why; the history of every changed result keeps it. At most 500 characters."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "exam_id", b"exam_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegradeExamRequest: _TypeAlias = RegradeExamRequest  # noqa: Y015
+
+@_typing.final
+class RegradeExamResponse(_message.Message):
+    """RegradeExamResponse holds the regrade."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGRADE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def regrade(self) -> Global___Regrade:
+        """regrade is the run."""
+
+    def __init__(
+        self,
+        *,
+        regrade: Global___Regrade | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["regrade", b"regrade"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["regrade", b"regrade"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegradeExamResponse: _TypeAlias = RegradeExamResponse  # noqa: Y015
+
+@_typing.final
+class GetRegradeRequest(_message.Message):
+    """GetRegradeRequest names the run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    REGRADE_ID_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    regrade_id: _builtins.str
+    """regrade_id is a UUID."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        regrade_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "regrade_id", b"regrade_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRegradeRequest: _TypeAlias = GetRegradeRequest  # noqa: Y015
+
+@_typing.final
+class GetRegradeResponse(_message.Message):
+    """GetRegradeResponse holds the regrade."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGRADE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def regrade(self) -> Global___Regrade:
+        """regrade is the run."""
+
+    def __init__(
+        self,
+        *,
+        regrade: Global___Regrade | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["regrade", b"regrade"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["regrade", b"regrade"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRegradeResponse: _TypeAlias = GetRegradeResponse  # noqa: Y015
+
+@_typing.final
+class ListResultHistoryRequest(_message.Message):
+    """ListResultHistoryRequest names the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is a UUID."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResultHistoryRequest: _TypeAlias = ListResultHistoryRequest  # noqa: Y015
+
+@_typing.final
+class ResultRevision(_message.Message):
+    """ResultRevision is what a result once was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    REPLACED_AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """revision is its number, from 1."""
+    score: _builtins.int
+    """score is what it was worth."""
+    status: Global___Result.Status.ValueType
+    """status is SCORED or PARTIAL."""
+    key_version: _builtins.int
+    """key_version is the version of the keys that it was graded with."""
+    reason: _builtins.str
+    """reason is why."""
+    @_builtins.property
+    def replaced_at(self) -> _timestamp_pb2.Timestamp:
+        """replaced_at is when the next revision took its place."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        score: _builtins.int = ...,
+        status: Global___Result.Status.ValueType = ...,
+        key_version: _builtins.int = ...,
+        replaced_at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replaced_at", b"replaced_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version", "reason", b"reason", "replaced_at", b"replaced_at", "revision", b"revision", "score", b"score", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResultRevision: _TypeAlias = ResultRevision  # noqa: Y015
+
+@_typing.final
+class ListResultHistoryResponse(_message.Message):
+    """ListResultHistoryResponse holds the revisions that were replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultRevision]:
+        """revisions are oldest first; the result itself is not among them."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___ResultRevision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResultHistoryResponse: _TypeAlias = ListResultHistoryResponse  # noqa: Y015
 
 @_typing.final
 class GetResultRequest(_message.Message):

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from finalbell.v1 import scoring_pb2 as finalbell_dot_v1_dot_scoring__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -41,6 +42,56 @@ class ScoringServiceStub:
                 request_serializer=finalbell_dot_v1_dot_scoring__pb2.GetResultRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_scoring__pb2.GetResultResponse.FromString,
                 _registered_method=True)
+        self.WatchResult = channel.unary_stream(
+                '/finalbell.v1.ScoringService/WatchResult',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.WatchResultRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.WatchResultResponse.FromString,
+                _registered_method=True)
+        self.StreamResult = channel.unary_stream(
+                '/finalbell.v1.ScoringService/StreamResult',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.StreamResultRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.ListGradingTasks = channel.unary_unary(
+                '/finalbell.v1.ScoringService/ListGradingTasks',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.ListGradingTasksRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListGradingTasksResponse.FromString,
+                _registered_method=True)
+        self.ClaimGradingTask = channel.unary_unary(
+                '/finalbell.v1.ScoringService/ClaimGradingTask',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.ClaimGradingTaskRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.ClaimGradingTaskResponse.FromString,
+                _registered_method=True)
+        self.RenewGradingTask = channel.unary_unary(
+                '/finalbell.v1.ScoringService/RenewGradingTask',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.RenewGradingTaskRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.RenewGradingTaskResponse.FromString,
+                _registered_method=True)
+        self.ReleaseGradingTask = channel.unary_unary(
+                '/finalbell.v1.ScoringService/ReleaseGradingTask',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.ReleaseGradingTaskRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.ReleaseGradingTaskResponse.FromString,
+                _registered_method=True)
+        self.SubmitGrade = channel.unary_unary(
+                '/finalbell.v1.ScoringService/SubmitGrade',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.SubmitGradeRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.SubmitGradeResponse.FromString,
+                _registered_method=True)
+        self.RegradeExam = channel.unary_unary(
+                '/finalbell.v1.ScoringService/RegradeExam',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.RegradeExamRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.RegradeExamResponse.FromString,
+                _registered_method=True)
+        self.GetRegrade = channel.unary_unary(
+                '/finalbell.v1.ScoringService/GetRegrade',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.GetRegradeRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.GetRegradeResponse.FromString,
+                _registered_method=True)
+        self.ListResultHistory = channel.unary_unary(
+                '/finalbell.v1.ScoringService/ListResultHistory',
+                request_serializer=finalbell_dot_v1_dot_scoring__pb2.ListResultHistoryRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListResultHistoryResponse.FromString,
+                _registered_method=True)
         self.ListReceiptKeys = channel.unary_unary(
                 '/finalbell.v1.ScoringService/ListReceiptKeys',
                 request_serializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysRequest.SerializeToString,
@@ -72,6 +123,107 @@ class ScoringServiceServicer:
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_IN_PROGRESS` before the submit; UNAVAILABLE
         `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchResult(self, request, context):
+        """WatchResult sends the result of one of the caller's sessions: what GetResult answers now, then again whenever it
+        changes (scored, graded, regraded, released). The stream ends after an hour, and when the service stops: call again.
+
+        Errors: those of GetResult; RESOURCE_EXHAUSTED `RATE_LIMITED` when too many watch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamResult(self, request, context):
+        """StreamResult is WatchResult for browsers: server-sent events of type `result`, whose data is the JSON that
+        `GET …/result` answers and whose id is the result's revision. A comment line comes every 15 s while nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGradingTasks(self, request, context):
+        """ListGradingTasks returns answers that wait for a grader, oldest first, without the answers themselves.
+
+        Errors: PERMISSION_DENIED `ROLE_REQUIRED`; INVALID_ARGUMENT `INVALID_FIELD`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimGradingTask(self, request, context):
+        """ClaimGradingTask gives the caller a task alone for ten minutes: the one that is named, or the one that waits longest.
+
+        The reply holds the answer, the question with its rubric, and a `claim_id` that renewing, releasing and grading need.
+        A claim that runs out may be taken by somebody else. Nobody grades the same answer twice where two graders are asked
+        for, and nobody learns whose answer it is unless the exam says so.
+
+        Errors: NOT_FOUND `GRADING_TASK_NOT_FOUND` (none waits for this grader); RESOURCE_EXHAUSTED `TOO_MANY_CLAIMS` with
+        twenty claims open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewGradingTask(self, request, context):
+        """RenewGradingTask lets a claim last ten minutes from now on.
+
+        Errors: NOT_FOUND `GRADING_TASK_NOT_FOUND`; FAILED_PRECONDITION `CLAIM_LOST` (it ran out and somebody else has taken
+        the task, or it is graded).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseGradingTask(self, request, context):
+        """ReleaseGradingTask gives a claimed task back ungraded. Errors: those of RenewGradingTask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitGrade(self, request, context):
+        """SubmitGrade grades a claimed task: points and a comment for each criterion of the rubric.
+
+        The same grade under the same claim may be sent again and is answered as the first time. When it is the last grade
+        that a session waited for, its result becomes SCORED and is ranked. Where the exam asks for two graders who disagree,
+        the answer goes to a third, and the median of the three counts.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` (not one grade per criterion, points out of range); those of
+        RenewGradingTask; ALREADY_EXISTS `GRADE_DIFFERS` (this claim has graded it otherwise before).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegradeExam(self, request, context):
+        """RegradeExam grades the results of an exam again that were graded with older keys than the newest, in the background
+        and beside running submits and grades; or, as a dry run, only says what that would change. HTTP 202 with the regrade
+        to be asked for again. While one is running, the same call answers with that one.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRegrade(self, request, context):
+        """GetRegrade returns how far a regrade is, and what it has changed (or would change).
+
+        Errors: NOT_FOUND `REGRADE_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListResultHistory(self, request, context):
+        """ListResultHistory returns what a session's result was before grades and regrades changed it, oldest first.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,6 +270,56 @@ def add_ScoringServiceServicer_to_server(servicer, server):
                     request_deserializer=finalbell_dot_v1_dot_scoring__pb2.GetResultRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_scoring__pb2.GetResultResponse.SerializeToString,
             ),
+            'WatchResult': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchResult,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.WatchResultRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.WatchResultResponse.SerializeToString,
+            ),
+            'StreamResult': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamResult,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.StreamResultRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ListGradingTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGradingTasks,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListGradingTasksRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.ListGradingTasksResponse.SerializeToString,
+            ),
+            'ClaimGradingTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimGradingTask,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.ClaimGradingTaskRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.ClaimGradingTaskResponse.SerializeToString,
+            ),
+            'RenewGradingTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewGradingTask,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.RenewGradingTaskRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.RenewGradingTaskResponse.SerializeToString,
+            ),
+            'ReleaseGradingTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseGradingTask,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.ReleaseGradingTaskRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.ReleaseGradingTaskResponse.SerializeToString,
+            ),
+            'SubmitGrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitGrade,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.SubmitGradeRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.SubmitGradeResponse.SerializeToString,
+            ),
+            'RegradeExam': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegradeExam,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.RegradeExamRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.RegradeExamResponse.SerializeToString,
+            ),
+            'GetRegrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRegrade,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.GetRegradeRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.GetRegradeResponse.SerializeToString,
+            ),
+            'ListResultHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListResultHistory,
+                    request_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListResultHistoryRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_scoring__pb2.ListResultHistoryResponse.SerializeToString,
+            ),
             'ListReceiptKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListReceiptKeys,
                     request_deserializer=finalbell_dot_v1_dot_scoring__pb2.ListReceiptKeysRequest.FromString,
@@ -163,6 +365,276 @@ class ScoringService:
             '/finalbell.v1.ScoringService/GetResult',
             finalbell_dot_v1_dot_scoring__pb2.GetResultRequest.SerializeToString,
             finalbell_dot_v1_dot_scoring__pb2.GetResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchResult(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/WatchResult',
+            finalbell_dot_v1_dot_scoring__pb2.WatchResultRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.WatchResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamResult(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/StreamResult',
+            finalbell_dot_v1_dot_scoring__pb2.StreamResultRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGradingTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/ListGradingTasks',
+            finalbell_dot_v1_dot_scoring__pb2.ListGradingTasksRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.ListGradingTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimGradingTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/ClaimGradingTask',
+            finalbell_dot_v1_dot_scoring__pb2.ClaimGradingTaskRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.ClaimGradingTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewGradingTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/RenewGradingTask',
+            finalbell_dot_v1_dot_scoring__pb2.RenewGradingTaskRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.RenewGradingTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseGradingTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/ReleaseGradingTask',
+            finalbell_dot_v1_dot_scoring__pb2.ReleaseGradingTaskRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.ReleaseGradingTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitGrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/SubmitGrade',
+            finalbell_dot_v1_dot_scoring__pb2.SubmitGradeRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.SubmitGradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegradeExam(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/RegradeExam',
+            finalbell_dot_v1_dot_scoring__pb2.RegradeExamRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.RegradeExamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRegrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/GetRegrade',
+            finalbell_dot_v1_dot_scoring__pb2.GetRegradeRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.GetRegradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListResultHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ScoringService/ListResultHistory',
+            finalbell_dot_v1_dot_scoring__pb2.ListResultHistoryRequest.SerializeToString,
+            finalbell_dot_v1_dot_scoring__pb2.ListResultHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ Results: what a session was worth, and what all of an exam say about its questio
 
 from collections import abc as _abc
 from finalbell.v1 import scoring_pb2 as _scoring_pb2
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -45,6 +46,66 @@ class ScoringServiceStub:
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_IN_PROGRESS` before the submit; UNAVAILABLE
     `STORE_UNAVAILABLE`.
     """
+    WatchResult: _grpc.UnaryStreamMultiCallable[_scoring_pb2.WatchResultRequest, _scoring_pb2.WatchResultResponse]
+    """WatchResult sends the result of one of the caller's sessions: what GetResult answers now, then again whenever it
+    changes (scored, graded, regraded, released). The stream ends after an hour, and when the service stops: call again.
+
+    Errors: those of GetResult; RESOURCE_EXHAUSTED `RATE_LIMITED` when too many watch.
+    """
+    StreamResult: _grpc.UnaryStreamMultiCallable[_scoring_pb2.StreamResultRequest, _httpbody_pb2.HttpBody]
+    """StreamResult is WatchResult for browsers: server-sent events of type `result`, whose data is the JSON that
+    `GET …/result` answers and whose id is the result's revision. A comment line comes every 15 s while nothing changes.
+    """
+    ListGradingTasks: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ListGradingTasksRequest, _scoring_pb2.ListGradingTasksResponse]
+    """ListGradingTasks returns answers that wait for a grader, oldest first, without the answers themselves.
+
+    Errors: PERMISSION_DENIED `ROLE_REQUIRED`; INVALID_ARGUMENT `INVALID_FIELD`.
+    """
+    ClaimGradingTask: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ClaimGradingTaskRequest, _scoring_pb2.ClaimGradingTaskResponse]
+    """ClaimGradingTask gives the caller a task alone for ten minutes: the one that is named, or the one that waits longest.
+
+    The reply holds the answer, the question with its rubric, and a `claim_id` that renewing, releasing and grading need.
+    A claim that runs out may be taken by somebody else. Nobody grades the same answer twice where two graders are asked
+    for, and nobody learns whose answer it is unless the exam says so.
+
+    Errors: NOT_FOUND `GRADING_TASK_NOT_FOUND` (none waits for this grader); RESOURCE_EXHAUSTED `TOO_MANY_CLAIMS` with
+    twenty claims open.
+    """
+    RenewGradingTask: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.RenewGradingTaskRequest, _scoring_pb2.RenewGradingTaskResponse]
+    """RenewGradingTask lets a claim last ten minutes from now on.
+
+    Errors: NOT_FOUND `GRADING_TASK_NOT_FOUND`; FAILED_PRECONDITION `CLAIM_LOST` (it ran out and somebody else has taken
+    the task, or it is graded).
+    """
+    ReleaseGradingTask: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ReleaseGradingTaskRequest, _scoring_pb2.ReleaseGradingTaskResponse]
+    """ReleaseGradingTask gives a claimed task back ungraded. Errors: those of RenewGradingTask."""
+    SubmitGrade: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.SubmitGradeRequest, _scoring_pb2.SubmitGradeResponse]
+    """SubmitGrade grades a claimed task: points and a comment for each criterion of the rubric.
+
+    The same grade under the same claim may be sent again and is answered as the first time. When it is the last grade
+    that a session waited for, its result becomes SCORED and is ranked. Where the exam asks for two graders who disagree,
+    the answer goes to a third, and the median of the three counts.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` (not one grade per criterion, points out of range); those of
+    RenewGradingTask; ALREADY_EXISTS `GRADE_DIFFERS` (this claim has graded it otherwise before).
+    """
+    RegradeExam: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.RegradeExamRequest, _scoring_pb2.RegradeExamResponse]
+    """RegradeExam grades the results of an exam again that were graded with older keys than the newest, in the background
+    and beside running submits and grades; or, as a dry run, only says what that would change. HTTP 202 with the regrade
+    to be asked for again. While one is running, the same call answers with that one.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    GetRegrade: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.GetRegradeRequest, _scoring_pb2.GetRegradeResponse]
+    """GetRegrade returns how far a regrade is, and what it has changed (or would change).
+
+    Errors: NOT_FOUND `REGRADE_NOT_FOUND`.
+    """
+    ListResultHistory: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ListResultHistoryRequest, _scoring_pb2.ListResultHistoryResponse]
+    """ListResultHistory returns what a session's result was before grades and regrades changed it, oldest first.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+    """
     ListReceiptKeys: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ListReceiptKeysRequest, _scoring_pb2.ListReceiptKeysResponse]
     """ListReceiptKeys lists the public keys that receipts are signed with, the older ones too, for whoever verifies one. It
     needs no token. Over REST the reply is a JSON Web Key Set (RFC 7517), as libraries read it; keep a copy.
@@ -83,6 +144,66 @@ class ScoringServiceAsyncStub(ScoringServiceStub):
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_IN_PROGRESS` before the submit; UNAVAILABLE
     `STORE_UNAVAILABLE`.
+    """
+    WatchResult: _aio.UnaryStreamMultiCallable[_scoring_pb2.WatchResultRequest, _scoring_pb2.WatchResultResponse]  # type: ignore[assignment]
+    """WatchResult sends the result of one of the caller's sessions: what GetResult answers now, then again whenever it
+    changes (scored, graded, regraded, released). The stream ends after an hour, and when the service stops: call again.
+
+    Errors: those of GetResult; RESOURCE_EXHAUSTED `RATE_LIMITED` when too many watch.
+    """
+    StreamResult: _aio.UnaryStreamMultiCallable[_scoring_pb2.StreamResultRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """StreamResult is WatchResult for browsers: server-sent events of type `result`, whose data is the JSON that
+    `GET …/result` answers and whose id is the result's revision. A comment line comes every 15 s while nothing changes.
+    """
+    ListGradingTasks: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ListGradingTasksRequest, _scoring_pb2.ListGradingTasksResponse]  # type: ignore[assignment]
+    """ListGradingTasks returns answers that wait for a grader, oldest first, without the answers themselves.
+
+    Errors: PERMISSION_DENIED `ROLE_REQUIRED`; INVALID_ARGUMENT `INVALID_FIELD`.
+    """
+    ClaimGradingTask: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ClaimGradingTaskRequest, _scoring_pb2.ClaimGradingTaskResponse]  # type: ignore[assignment]
+    """ClaimGradingTask gives the caller a task alone for ten minutes: the one that is named, or the one that waits longest.
+
+    The reply holds the answer, the question with its rubric, and a `claim_id` that renewing, releasing and grading need.
+    A claim that runs out may be taken by somebody else. Nobody grades the same answer twice where two graders are asked
+    for, and nobody learns whose answer it is unless the exam says so.
+
+    Errors: NOT_FOUND `GRADING_TASK_NOT_FOUND` (none waits for this grader); RESOURCE_EXHAUSTED `TOO_MANY_CLAIMS` with
+    twenty claims open.
+    """
+    RenewGradingTask: _aio.UnaryUnaryMultiCallable[_scoring_pb2.RenewGradingTaskRequest, _scoring_pb2.RenewGradingTaskResponse]  # type: ignore[assignment]
+    """RenewGradingTask lets a claim last ten minutes from now on.
+
+    Errors: NOT_FOUND `GRADING_TASK_NOT_FOUND`; FAILED_PRECONDITION `CLAIM_LOST` (it ran out and somebody else has taken
+    the task, or it is graded).
+    """
+    ReleaseGradingTask: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ReleaseGradingTaskRequest, _scoring_pb2.ReleaseGradingTaskResponse]  # type: ignore[assignment]
+    """ReleaseGradingTask gives a claimed task back ungraded. Errors: those of RenewGradingTask."""
+    SubmitGrade: _aio.UnaryUnaryMultiCallable[_scoring_pb2.SubmitGradeRequest, _scoring_pb2.SubmitGradeResponse]  # type: ignore[assignment]
+    """SubmitGrade grades a claimed task: points and a comment for each criterion of the rubric.
+
+    The same grade under the same claim may be sent again and is answered as the first time. When it is the last grade
+    that a session waited for, its result becomes SCORED and is ranked. Where the exam asks for two graders who disagree,
+    the answer goes to a third, and the median of the three counts.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` (not one grade per criterion, points out of range); those of
+    RenewGradingTask; ALREADY_EXISTS `GRADE_DIFFERS` (this claim has graded it otherwise before).
+    """
+    RegradeExam: _aio.UnaryUnaryMultiCallable[_scoring_pb2.RegradeExamRequest, _scoring_pb2.RegradeExamResponse]  # type: ignore[assignment]
+    """RegradeExam grades the results of an exam again that were graded with older keys than the newest, in the background
+    and beside running submits and grades; or, as a dry run, only says what that would change. HTTP 202 with the regrade
+    to be asked for again. While one is running, the same call answers with that one.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    GetRegrade: _aio.UnaryUnaryMultiCallable[_scoring_pb2.GetRegradeRequest, _scoring_pb2.GetRegradeResponse]  # type: ignore[assignment]
+    """GetRegrade returns how far a regrade is, and what it has changed (or would change).
+
+    Errors: NOT_FOUND `REGRADE_NOT_FOUND`.
+    """
+    ListResultHistory: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ListResultHistoryRequest, _scoring_pb2.ListResultHistoryResponse]  # type: ignore[assignment]
+    """ListResultHistory returns what a session's result was before grades and regrades changed it, oldest first.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`.
     """
     ListReceiptKeys: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ListReceiptKeysRequest, _scoring_pb2.ListReceiptKeysResponse]  # type: ignore[assignment]
     """ListReceiptKeys lists the public keys that receipts are signed with, the older ones too, for whoever verifies one. It
@@ -125,6 +246,126 @@ class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_IN_PROGRESS` before the submit; UNAVAILABLE
         `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchResult(
+        self,
+        request: _scoring_pb2.WatchResultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scoring_pb2.WatchResultResponse], _abc.AsyncIterator[_scoring_pb2.WatchResultResponse]]:
+        """WatchResult sends the result of one of the caller's sessions: what GetResult answers now, then again whenever it
+        changes (scored, graded, regraded, released). The stream ends after an hour, and when the service stops: call again.
+
+        Errors: those of GetResult; RESOURCE_EXHAUSTED `RATE_LIMITED` when too many watch.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamResult(
+        self,
+        request: _scoring_pb2.StreamResultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """StreamResult is WatchResult for browsers: server-sent events of type `result`, whose data is the JSON that
+        `GET …/result` answers and whose id is the result's revision. A comment line comes every 15 s while nothing changes.
+        """
+
+    @_abc_1.abstractmethod
+    def ListGradingTasks(
+        self,
+        request: _scoring_pb2.ListGradingTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.ListGradingTasksResponse, _abc.Awaitable[_scoring_pb2.ListGradingTasksResponse]]:
+        """ListGradingTasks returns answers that wait for a grader, oldest first, without the answers themselves.
+
+        Errors: PERMISSION_DENIED `ROLE_REQUIRED`; INVALID_ARGUMENT `INVALID_FIELD`.
+        """
+
+    @_abc_1.abstractmethod
+    def ClaimGradingTask(
+        self,
+        request: _scoring_pb2.ClaimGradingTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.ClaimGradingTaskResponse, _abc.Awaitable[_scoring_pb2.ClaimGradingTaskResponse]]:
+        """ClaimGradingTask gives the caller a task alone for ten minutes: the one that is named, or the one that waits longest.
+
+        The reply holds the answer, the question with its rubric, and a `claim_id` that renewing, releasing and grading need.
+        A claim that runs out may be taken by somebody else. Nobody grades the same answer twice where two graders are asked
+        for, and nobody learns whose answer it is unless the exam says so.
+
+        Errors: NOT_FOUND `GRADING_TASK_NOT_FOUND` (none waits for this grader); RESOURCE_EXHAUSTED `TOO_MANY_CLAIMS` with
+        twenty claims open.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewGradingTask(
+        self,
+        request: _scoring_pb2.RenewGradingTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.RenewGradingTaskResponse, _abc.Awaitable[_scoring_pb2.RenewGradingTaskResponse]]:
+        """RenewGradingTask lets a claim last ten minutes from now on.
+
+        Errors: NOT_FOUND `GRADING_TASK_NOT_FOUND`; FAILED_PRECONDITION `CLAIM_LOST` (it ran out and somebody else has taken
+        the task, or it is graded).
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseGradingTask(
+        self,
+        request: _scoring_pb2.ReleaseGradingTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.ReleaseGradingTaskResponse, _abc.Awaitable[_scoring_pb2.ReleaseGradingTaskResponse]]:
+        """ReleaseGradingTask gives a claimed task back ungraded. Errors: those of RenewGradingTask."""
+
+    @_abc_1.abstractmethod
+    def SubmitGrade(
+        self,
+        request: _scoring_pb2.SubmitGradeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.SubmitGradeResponse, _abc.Awaitable[_scoring_pb2.SubmitGradeResponse]]:
+        """SubmitGrade grades a claimed task: points and a comment for each criterion of the rubric.
+
+        The same grade under the same claim may be sent again and is answered as the first time. When it is the last grade
+        that a session waited for, its result becomes SCORED and is ranked. Where the exam asks for two graders who disagree,
+        the answer goes to a third, and the median of the three counts.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` (not one grade per criterion, points out of range); those of
+        RenewGradingTask; ALREADY_EXISTS `GRADE_DIFFERS` (this claim has graded it otherwise before).
+        """
+
+    @_abc_1.abstractmethod
+    def RegradeExam(
+        self,
+        request: _scoring_pb2.RegradeExamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.RegradeExamResponse, _abc.Awaitable[_scoring_pb2.RegradeExamResponse]]:
+        """RegradeExam grades the results of an exam again that were graded with older keys than the newest, in the background
+        and beside running submits and grades; or, as a dry run, only says what that would change. HTTP 202 with the regrade
+        to be asked for again. While one is running, the same call answers with that one.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRegrade(
+        self,
+        request: _scoring_pb2.GetRegradeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.GetRegradeResponse, _abc.Awaitable[_scoring_pb2.GetRegradeResponse]]:
+        """GetRegrade returns how far a regrade is, and what it has changed (or would change).
+
+        Errors: NOT_FOUND `REGRADE_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListResultHistory(
+        self,
+        request: _scoring_pb2.ListResultHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.ListResultHistoryResponse, _abc.Awaitable[_scoring_pb2.ListResultHistoryResponse]]:
+        """ListResultHistory returns what a session's result was before grades and regrades changed it, oldest first.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod

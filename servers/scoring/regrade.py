@@ -1,0 +1,289 @@
+"""Regrading: results that were graded with keys that were wrong are graded again, beside everything else that goes on.
+
+A run is a row that says who asked; what is left of it can always be seen from the results themselves (those with older
+keys), so that a run that is killed goes on where it was, and what arrives late under old keys is swept afterwards.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID, uuid4
+
+import asyncpg
+import structlog
+from finalbell.v1 import scoring_pb2 as pb
+
+from servers import errors
+from servers.messages import timestamp
+from servers.scoring.grading import Tell, derived
+from servers.scoring.rules import Grader, voided
+from servers.serving.run import sleep_until
+from servers.serving.wrap import Call
+from stores.answer_keys import AnswerKeys
+from stores.boards import order_key
+from stores.catalog import Catalog
+from stores.records import Attempt, Result
+from stores.regrades import Regrade, Regrades
+from stores.revisions import Regraded, Revisions
+
+CHUNK = 200
+PAGE = 5_000
+EXAMPLES = 20
+LOOK_SECONDS = 1.0
+SWEEP_EVERY = 5
+SWEPT = "its answers arrived while older keys were still in use"
+Worth = tuple[int, bool]
+"""What a session would be worth: its score, and whether it would wait for a grader."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a run changes, or would change: what `regrade.report` holds."""
+
+    changed: int = 0
+    raised: int = 0
+    lowered: int = 0
+    gain: int = 0
+    loss: int = 0
+    total: int = 0
+    ranks: int = 0
+    places: int = 0
+    examples: list[dict[str, object]] = field(default_factory=list)
+
+    def count(self, before: Result, after: Result) -> None:
+        """Count one result."""
+        difference = after.score - before.score
+        self.changed += difference != 0
+        self.raised += difference > 0
+        self.lowered += difference < 0
+        self.gain, self.loss = max(self.gain, difference), max(self.loss, -difference)
+        self.total += difference
+
+    def show(self, before: Result, after: Result) -> None:
+        """Keep one result as an example, if its score moves more than the others'."""
+        if after.score == before.score:
+            return
+        example = {"session": str(before.session), "student": before.student, "before": before.score, "after": after.score}
+        self.examples = sorted([*self.examples, example], key=_size, reverse=True)[:EXAMPLES]
+
+    def plain(self) -> dict[str, object]:
+        """Return it as JSON's values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Regrading:
+    """Answers for regrades, and does them: one at a time in each process."""
+
+    def __init__(self, regrades: Regrades, revisions: Revisions, keys: AnswerKeys, catalog: Catalog, tell: Tell) -> None:
+        self._regrades = regrades
+        self._revisions = revisions
+        self._keys = keys
+        self._catalog = catalog
+        self._tell = tell
+        self._worker = uuid4()
+        self._told_until = datetime.now(UTC) - timedelta(minutes=1)
+        self._asked = asyncio.Event()
+
+    async def request(self, request: pb.RegradeExamRequest, call: Call) -> pb.RegradeExamResponse:
+        """Ask for a run."""
+        if await self._catalog.exam(request.exam_id) is None:
+            raise errors.ExamNotFound("There is no such exam.")
+        run = await self._regrades.request(request.exam_id, call.caller.student, request.reason, dry_run=request.dry_run)
+        self._asked.set()
+        call.answer_with(202)
+        return pb.RegradeExamResponse(regrade=_message(run))
+
+    async def read(self, request: pb.GetRegradeRequest, call: Call) -> pb.GetRegradeResponse:
+        """Return how far a run is."""
+        run = await self._regrades.read(request.exam_id, UUID(request.regrade_id))
+        if run is None:
+            raise errors.RegradeNotFound("There is no such regrade of this exam.")
+        return pb.GetRegradeResponse(regrade=_message(run))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Do what was asked for, here or anywhere; and sweep up what came late."""
+        rounds = 0
+        while not stop.is_set():
+            try:
+                while not stop.is_set() and (run := await self._regrades.take(self._worker)) is not None:
+                    await self._do(run, stop)
+                rounds += 1
+                if rounds % SWEEP_EVERY == 0:
+                    await self._sweep()
+                    await self._sweep_boards()
+            except Exception as failure:  # a store is away; the lease ends by itself
+                log.warning("no regrade", error=f"{type(failure).__name__}: {failure}"[:200])
+            await self._wait(stop)
+
+    async def _wait(self, stop: asyncio.Event) -> None:
+        self._asked.clear()
+        asked = asyncio.ensure_future(self._asked.wait())
+        resting = asyncio.ensure_future(sleep_until(stop, LOOK_SECONDS))
+        await asyncio.wait([asked, resting], return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (asked, resting):
+            waiting.cancel()
+
+    async def _do(self, run: Regrade, stop: asyncio.Event) -> None:
+        """Do one run, or what is left of it."""
+        try:
+            changes = await self._foreseen(run)
+            if changes is None:
+                return
+            if not run.dry_run:
+                report = Changes(ranks=changes.ranks, places=changes.places, examples=changes.examples)
+                if run.report:  # it goes on where another worker was
+                    report = Changes(**run.report)  # type: ignore[arg-type]
+                for grader in await self._graders(run.exam):
+                    while not stop.is_set() and (await self._chunk(grader, run, report)).looked_at:
+                        pass
+                if stop.is_set():
+                    return
+        except LookupError as missing:
+            await self._regrades.finish(run.id, self._worker, str(missing))
+            return
+        await self._regrades.finish(run.id, self._worker)
+
+    async def _chunk(self, grader: Grader, run: Regrade | None, report: Changes) -> Regraded:
+        """Regrade some results, and tell boards and watchers."""
+
+        async def note(connection: asyncpg.Connection, done: Regraded) -> None:
+            for before, after in done.changed:
+                report.count(before, after)
+            if run is not None:
+                await self._regrades.add(connection, run.id, done.looked_at, report.plain())
+
+        reason = (run.reason or "regraded") if run is not None else SWEPT
+        place = (grader.keys.exam, grader.keys.exam_version, grader.keys.key_version)
+        out = [key.question for key in grader.keys.keys if voided(key) is not None]
+        done = await self._revisions.regrade(place, CHUNK, partial(derived, grader), reason, out, note)
+        await self._tell([after.session for _, after in done.changed], done.standings)
+        return done
+
+    async def _sweep(self) -> None:
+        for exam, exam_version, key_version in await self._regrades.swept():
+            grader = await self._grader(exam, exam_version, key_version)
+            while (await self._chunk(grader, None, Changes())).looked_at:
+                pass
+
+    async def _sweep_boards(self) -> None:
+        """Tell the boards once more of what changed lately: whoever changed it may have died before it did."""
+        self._told_until, standings = await self._revisions.changed_since(self._told_until)
+        if standings:
+            await self._tell([], standings)
+
+    async def _foreseen(self, run: Regrade) -> Changes | None:
+        """Grade everything that is behind, and change nothing: what scores and ranks would become. None: another worker has
+        the run by now."""
+        changes, worth, looked_at = Changes(), dict[UUID, Worth](), 0
+        for grader in await self._graders(run.exam):
+            keys, after = grader.keys, None
+            while page := await self._revisions.page_behind(keys.exam, keys.exam_version, keys.key_version, after, CHUNK):
+                essays = await self._revisions.essays([result.session for result in page]) if grader.has_essay else {}
+                for result, new in await asyncio.to_thread(_graded, page, grader, essays):
+                    changes.count(result, new)
+                    changes.show(result, new)
+                    worth[result.session] = new.score, new.partial
+                after, looked_at = page[-1].session, looked_at + len(page)
+                if not await self._regrades.note(run.id, self._worker, looked_at if run.dry_run else run.done, run.report):
+                    return None
+        await self._compare_ranks(run.exam, worth, changes)
+        if run.dry_run:
+            await self._regrades.note(run.id, self._worker, looked_at, changes.plain())
+        return changes
+
+    async def _compare_ranks(self, exam_id: str, worth: Mapping[UUID, Worth], changes: Changes) -> None:
+        exam, attempts, after = await self._catalog.exam(exam_id), list[Attempt](), None
+        if exam is None:
+            raise LookupError("the exam is gone")
+        while page := await self._revisions.attempts(exam_id, after, PAGE):
+            attempts += page
+            after = page[-1].session
+        before, later = await asyncio.to_thread(_ranks_before_and_after, attempts, worth, exam.tie_break)
+        for student in before.keys() | later.keys():
+            if before.get(student) != later.get(student):
+                changes.ranks += 1
+                changes.places = max(changes.places, abs(before.get(student, 0) - later.get(student, 0)))
+        for example in changes.examples:
+            example["rankBefore"], example["rankAfter"] = (ranks.get(str(example["student"])) for ranks in (before, later))
+
+    async def _graders(self, exam: str) -> Sequence[Grader]:
+        """Return a grader with the newest keys for every version of an exam's paper."""
+        return [await self._grader(*place) for place in await self._keys.papers(exam)]
+
+    async def _grader(self, exam: str, exam_version: int, key_version: int) -> Grader:
+        keys = await self._keys.read(exam, exam_version, key_version)
+        if keys is None:
+            raise LookupError(f"key version {key_version} is not complete")
+        return Grader(keys)
+
+
+def _graded(page: Sequence[Result], grader: Grader, essays: Mapping[UUID, Mapping[str, int]]) -> list[tuple[Result, Result]]:
+    return [(result, derived(grader, result, essays.get(result.session, {}))) for result in page]
+
+
+def _ranks_before_and_after(
+    attempts: Sequence[Attempt], worth: Mapping[UUID, Worth], policy: str
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Return everybody's competition rank as it is, and as it would be with `worth` in the place of what results have."""
+    before, after = dict[str, int](), dict[str, int]()
+    for attempt in attempts:
+        score, partial = worth.get(attempt.session, (attempt.score, attempt.partial))
+        if not attempt.partial:
+            key = order_key(attempt.score, attempt.tiebreak, policy)
+            before[attempt.student] = max(before.get(attempt.student, key), key)
+        if not partial:
+            key = order_key(score, attempt.tiebreak, policy)
+            after[attempt.student] = max(after.get(attempt.student, key), key)
+    return _ranks(before), _ranks(after)
+
+
+def _ranks(keys: Mapping[str, int]) -> Mapping[str, int]:
+    ranks, rank, last = dict[str, int](), 0, None
+    for place, (student, key) in enumerate(sorted(keys.items(), key=lambda item: item[1], reverse=True), 1):
+        rank = rank if key == last else place
+        ranks[student], last = rank, key
+    return ranks
+
+
+def _size(example: Mapping[str, object]) -> int:
+    return abs(int(str(example["after"])) - int(str(example["before"])))
+
+
+def _message(run: Regrade) -> pb.Regrade:
+    changes = Changes(**run.report) if run.report else Changes()  # type: ignore[arg-type]
+    message = pb.Regrade(
+        regrade_id=str(run.id),
+        exam_id=run.exam,
+        dry_run=run.dry_run,
+        status=pb.Regrade.Status.Value(run.status),
+        key_version=run.key_version,
+        results=run.results,
+        done=run.done,
+        scores_changed=changes.changed,
+        scores_raised=changes.raised,
+        scores_lowered=changes.lowered,
+        largest_gain=changes.gain,
+        largest_loss=changes.loss,
+        mean_change=changes.total / run.results if run.results else 0,
+        ranks_changed=changes.ranks,
+        largest_rank_move=changes.places,
+        requested_by=run.actor,
+        reason=run.reason,
+        requested_at=timestamp(run.requested_ms),
+        finished_at=timestamp(run.finished_ms) if run.finished_ms is not None else None,
+        error=run.error,
+    )
+    for one in changes.examples:
+        message.examples.add(
+            session_id=str(one["session"]),
+            student_id=str(one["student"]),
+            score_before=int(str(one["before"])),
+            score_after=int(str(one["after"])),
+            rank_before=one.get("rankBefore"),
+            rank_after=one.get("rankAfter"),
+        )
+    return message

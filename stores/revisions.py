@@ -1,0 +1,272 @@
+"""Revisions: later changes of results, by a grade or a regrade. Each keeps what it replaced, and says `WHERE revision = $read`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from stores.grading import TASKS, Decide, graded_essays
+from stores.records import Attempt, Grade, GradeOutcome, Result, ResultRevision, Standing
+from stores.results import STANDING, TIEBREAK, open_tasks, restate, result_of, standing_of
+from stores.sessions import milliseconds
+
+RESULT = "SELECT r.*, s.submitted_at, s.submit_reason FROM result r JOIN exam_session s ON s.id = r.session_id"
+Derive = Callable[[Result, Mapping[str, int]], Result]
+"""Grades a result's frozen answers again, with what its decided essays were given (points before the marking)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """What a grade led to: the essay's points once they are decided, and the session's result where it changed."""
+
+    outcome: GradeOutcome
+    points: int | None = None
+    result: Result | None = None
+    standings: Sequence[Standing] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Regraded:
+    """What one chunk of a regrade did: how many results it looked at, those that changed (before, after), who stands where."""
+
+    looked_at: int
+    changed: Sequence[tuple[Result, Result]]
+    standings: Sequence[Standing]
+
+
+Note = Callable[[asyncpg.Connection, Regraded], Awaitable[None]]
+"""Notes a chunk's progress in its transaction."""
+
+
+class Revisions:
+    """Changes of results that are there."""
+
+    def __init__(self, pool: asyncpg.Pool, decide: Decide) -> None:
+        self._pool = pool
+        self._decide = decide
+
+    async def read(self, session: UUID) -> Result | None:
+        """Return a session's result as it is now, or None."""
+        row = await self._pool.fetchrow(f"{RESULT} WHERE r.session_id = $1", session)
+        return result_of(row) if row else None
+
+    async def history(self, session: UUID) -> Sequence[ResultRevision] | None:
+        """Return the revisions of a session's result that were replaced, oldest first; None: no such session."""
+        known = await self._pool.fetchval("SELECT true FROM exam_session WHERE id = $1", session)
+        rows = await self._pool.fetch("SELECT * FROM result_history WHERE session_id = $1 ORDER BY revision", session)
+        found = [
+            ResultRevision(
+                row["revision"],
+                row["score"],
+                row["status"] == "PARTIAL",
+                row["key_version"],
+                milliseconds(row["replaced_at"]),
+                row["reason"],
+            )
+            for row in rows
+        ]
+        return found if known else None
+
+    async def grade(self, grade: Grade, session: UUID, key_version: int, derive: Derive) -> Graded:
+        """Keep a grade and what follows from it, in one transaction: a third task, or the result's next revision.
+
+        The result's row is locked first, as everywhere. CHANGED: it was regraded with other keys than `key_version` meanwhile.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            row = await connection.fetchrow(f"{RESULT} WHERE r.session_id = $1 FOR UPDATE OF r", session)
+            old = result_of(row)
+            if old.key_version != key_version:
+                return Graded(GradeOutcome.CHANGED)
+            outcome = await _keep(connection, grade)
+            if outcome not in (GradeOutcome.GRADED, GradeOutcome.REPEATED):
+                return Graded(outcome)
+            rows = await connection.fetch(TASKS, [session])
+            essays = {question: essay.total for (_, question), essay in graded_essays(rows, self._decide).items()}
+            new = derive(old, essays)
+            points = essays.get(grade.question)
+            if points is None:
+                await _third(connection, grade)
+            if not _worth_the_same(old, new):
+                await _replace(connection, [(old, new)], f"graded by {grade.grader}")
+            return Graded(outcome, points, new, await restate(connection, {(new.exam, new.student)}))
+
+    async def behind(self, exam: str, exam_version: int, key_version: int) -> int:
+        """Return how many results of a paper were graded with older keys."""
+        count: int = await self._pool.fetchval(
+            "SELECT count(*) FROM result WHERE exam_id = $1 AND exam_version = $2 AND key_version < $3",
+            *(exam, exam_version, key_version),
+        )
+        return count
+
+    async def page_behind(self, exam: str, exam_version: int, key_version: int, after: UUID | None, count: int) -> Sequence[Result]:
+        """Return results that were graded with older keys, by session, from the one after `after`."""
+        rows = await self._pool.fetch(
+            f"""
+            {RESULT} WHERE r.exam_id = $1 AND r.exam_version = $2 AND r.key_version < $3 AND ($4::uuid IS NULL OR r.session_id > $4)
+            ORDER BY r.session_id LIMIT $5
+            """,
+            *(exam, exam_version, key_version, after, count),
+        )
+        return [result_of(row) for row in rows]
+
+    async def attempts(self, exam: str, after: UUID | None, count: int) -> Sequence[Attempt]:
+        """Return what every attempt at an exam claims its student's place with, by session, from the one after `after`."""
+        rows = await self._pool.fetch(
+            f"""
+            SELECT r.session_id, r.student_id, r.score, r.status, {TIEBREAK} AS tiebreak
+            FROM result r JOIN exam_session s ON s.id = r.session_id JOIN exam e ON e.id = r.exam_id
+            WHERE r.exam_id = $1 AND ($2::uuid IS NULL OR r.session_id > $2) ORDER BY r.session_id LIMIT $3
+            """,  # noqa: S608
+            *(exam, after, count),
+        )
+        return [
+            Attempt(row["session_id"], row["student_id"], row["score"], row["status"] == "PARTIAL", row["tiebreak"]) for row in rows
+        ]
+
+    async def changed_since(self, since: datetime) -> tuple[datetime, Sequence[Standing]]:
+        """Return the standings of students whose results were changed after `since`, up to ten seconds ago, and that moment.
+
+        A change bears the time of its transaction's begin: ten seconds later it is certainly committed.
+        """
+        until = await self._pool.fetchval("SELECT now() - interval '10 seconds'")
+        rows = await self._pool.fetch(
+            f"""
+            SELECT {STANDING} FROM standing
+            WHERE (exam_id, student_id) IN (SELECT exam_id, student_id FROM result WHERE changed_at > $1 AND changed_at <= $2)
+            """,  # noqa: S608
+            *(since, until),
+        )
+        return until, [standing_of(row) for row in rows]
+
+    async def essays(self, sessions: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
+        """Return what decided essays were given, by session and question."""
+        found: dict[UUID, dict[str, int]] = {session: {} for session in sessions}
+        for (session, question), essay in graded_essays(await self._pool.fetch(TASKS, sessions), self._decide).items():
+            found[session][question] = essay.total
+        return found
+
+    async def regrade(
+        self, paper: tuple[str, int, int], count: int, derive: Derive, reason: str, voided: Sequence[str], note: Note
+    ) -> Regraded:
+        """Bring some results of a paper (exam, its version, the keys' version) up to newer keys, in one transaction with `note`;
+        those that a grader holds just now come with the next.
+
+        A result that is worth the same only notes the keys' version; another one becomes a new revision. Tasks for `voided`
+        questions that nobody has graded are cancelled, and those that a mended key asks for again are opened.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(
+                f"""
+                {RESULT} WHERE r.exam_id = $1 AND r.exam_version = $2 AND r.key_version < $3
+                ORDER BY r.session_id LIMIT $4 FOR UPDATE OF r SKIP LOCKED
+                """,
+                *(*paper, count),
+            )
+            old = [result_of(row) for row in rows]
+            sessions = [result.session for result in old]
+            given: dict[UUID, dict[str, int]] = {session: {} for session in sessions}
+            for (session, question), essay in graded_essays(await connection.fetch(TASKS, sessions), self._decide).items():
+                given[session][question] = essay.total
+            new = await asyncio.to_thread(lambda: [derive(result, given[result.session]) for result in old])
+            changed = [(before, after) for before, after in zip(old, new, strict=True) if not _worth_the_same(before, after)]
+            await connection.execute(
+                "UPDATE result SET key_version = $2 WHERE session_id = ANY ($1)",
+                [before.session for before, after in zip(old, new, strict=True) if _worth_the_same(before, after)],
+                paper[2],
+            )
+            await _replace(connection, changed, reason)
+            await _settle_tasks(connection, new, voided)
+            standings = await restate(connection, {(result.exam, result.student) for _, result in changed})
+            done = Regraded(len(old), changed, standings)
+            await note(connection, done)
+        return done
+
+
+def _worth_the_same(before: Result, after: Result) -> bool:
+    return (before.points, before.score, before.max_score, before.partial) == (
+        after.points,
+        after.score,
+        after.max_score,
+        after.partial,
+    )
+
+
+async def _keep(connection: asyncpg.Connection, grade: Grade) -> GradeOutcome:
+    """Write a grade into its task, if the claim is still the grader's own."""
+    given = ([*grade.points], [*grade.comments], grade.comment)
+    done = await connection.execute(
+        """
+        UPDATE grading_task SET status = 'GRADED', points = $4, comments = $5, comment = $6, graded_at = now(), lease_until = NULL
+        WHERE id = $1 AND claim = $2 AND grader = $3 AND status = 'CLAIMED'
+        """,
+        *(grade.task, grade.claim, grade.grader, *given),
+    )
+    if done == "UPDATE 1":
+        return GradeOutcome.GRADED
+    row = await connection.fetchrow("SELECT * FROM grading_task WHERE id = $1", grade.task)
+    if (row["claim"], row["grader"], row["status"]) != (grade.claim, grade.grader, "GRADED"):
+        return GradeOutcome.LOST
+    return GradeOutcome.REPEATED if (row["points"], row["comments"], row["comment"]) == given else GradeOutcome.DIFFERS
+
+
+async def _third(connection: asyncpg.Connection, grade: Grade) -> None:
+    """Ask a third grader where the two that were asked have both graded, and disagree."""
+    await connection.execute(
+        """
+        INSERT INTO grading_task (session_id, question_id, exam_id, slot)
+        SELECT session_id, question_id, min(exam_id), 3 FROM grading_task
+        WHERE (session_id, question_id) = (SELECT session_id, question_id FROM grading_task WHERE id = $1)
+          AND status <> 'CANCELLED'
+        GROUP BY 1, 2 HAVING count(*) = 2 AND bool_and(status = 'GRADED')
+        ON CONFLICT (session_id, question_id, slot) DO UPDATE SET status = 'OPEN', grader = NULL, claim = NULL, lease_until = NULL
+        WHERE grading_task.status = 'CANCELLED'
+        """,
+        grade.task,
+    )
+
+
+async def _replace(connection: asyncpg.Connection, changes: Sequence[tuple[Result, Result]], reason: str) -> None:
+    """Write next revisions, and keep those that they replace; each only over the revision that was read, whose row is locked."""
+    if not changes:
+        return
+    await connection.execute(
+        """
+        INSERT INTO result_history (session_id, revision, score, status, key_version, points, reason)
+        SELECT r.session_id, r.revision, r.score, r.status, r.key_version, r.points, $3
+        FROM result r JOIN unnest($1::uuid[], $2::int[]) AS old (session_id, revision) USING (session_id, revision)
+        """,
+        [old.session for old, _ in changes],
+        [old.revision for old, _ in changes],
+        reason,
+    )
+    await connection.execute(
+        """
+        UPDATE result r SET score = n.score, max_score = n.max_score, status = n.status, key_version = n.key_version,
+          points = n.points::int[], revision = r.revision + 1, changed_at = now()
+        FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::text[], $6::int[], $7::text[])
+          AS n (session_id, revision, score, max_score, status, key_version, points)
+        WHERE r.session_id = n.session_id AND r.revision = n.revision
+        """,
+        [old.session for old, _ in changes],
+        [old.revision for old, _ in changes],
+        [new.score for _, new in changes],
+        [new.max_score for _, new in changes],
+        ["PARTIAL" if new.partial else "SCORED" for _, new in changes],
+        [new.key_version for _, new in changes],
+        ["{" + ",".join(map(str, new.points)) + "}" for _, new in changes],
+    )
+
+
+async def _settle_tasks(connection: asyncpg.Connection, results: Sequence[Result], voided: Sequence[str]) -> None:
+    await connection.execute(
+        """
+        UPDATE grading_task SET status = 'CANCELLED', grader = NULL, claim = NULL, lease_until = NULL
+        WHERE session_id = ANY ($1) AND question_id = ANY ($2) AND status IN ('OPEN', 'CLAIMED')
+        """,
+        [result.session for result in results],
+        list(voided),
+    )
+    await open_tasks(connection, results)
