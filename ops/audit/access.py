@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from ops.audit.records import Call, Checked, Evidence, Exam, Violation
+from ops.audit.kept import Exam
+from ops.audit.records import Call, Checked, Evidence, Violation
 
 NOT_FOUND = ("NOT_FOUND", "SESSION_NOT_FOUND")
 NOBODY = frozenset({"no token", "bad token"})

@@ -1,11 +1,13 @@
 """I1–I9: what was saved counts, once and in order, until time is over; and what a lost Redis may cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 
-from ops.audit.records import EPOCH, Call, Checked, Evidence, Fault, History, Result, Save, Session, Stores, Violation
-from ops.audit.rules import as_ms, deadline
-from ops.audit.scored import frozen_answers
+from ops.audit.kept import Result, Session, Stores
+from ops.audit.losses import Losses
+from ops.audit.records import EPOCH, Call, Checked, Evidence, Save, Violation
+from ops.audit.rules import as_ms, deadline_ms, unfrozen
 
 REMEMBERED = 64
 """How many replaced saves of a session the server knows by their key."""
@@ -20,7 +22,7 @@ def saves_are_scored(evidence: Evidence) -> Checked:
     facts, broken = 0, []
     for session, saves in evidence.history.saves.items():
         result = evidence.stores.result_of.get(session)
-        if result is None or (answers := frozen_answers(result)) is None:
+        if result is None or (answers := unfrozen(result.answers)) is None:
             continue
         losses = Losses(session, evidence)
         by_question = _by_question(saves)
@@ -31,7 +33,7 @@ def saves_are_scored(evidence: Evidence) -> Checked:
     return Checked("I1 I2 I8 I9 I25", "questions with an acknowledged save in a scored session", facts, broken)
 
 
-def _misjudged(result: Result, question: str, scored: str | None, saves: Sequence[Save], losses: "Losses") -> Violation | None:
+def _misjudged(result: Result, question: str, scored: str | None, saves: Sequence[Save], losses: Losses) -> Violation | None:
     """Return what is wrong with one question's scored answer; None: it may be what it is."""
     acknowledged = sorted((save for save in saves if save.acknowledged), key=lambda save: save.versions[-1])
     certain = [save for save in acknowledged if not losses.allowed(save)]
@@ -143,14 +145,14 @@ def _after(at_ms: int, ends_ms: int | None, what: str) -> str | None:
 
 
 def _wrong_times(session: Session, stores: Stores) -> Iterator[str]:
-    right = deadline(stores.exams[session.exam], session)
+    right, ends_ms = deadline_ms(stores.exams[session.exam], session), as_ms(session.ends_at)
     over = session.submitted_at or session.ends_at  # terms that changed later are not this session's any more
     theirs = session.settled and (session.terms_changed_at is None or session.terms_changed_at < over)
-    if theirs and session.ends_at != right:
-        yield f"it ends at {session.ends_at}, but the terms of its deadline make {right}."
-    if session.submitted_at is not None and session.submitted_at > session.ends_at:
+    if theirs and ends_ms != right:
+        yield f"it ends at {session.ends_at}, but the terms of its deadline make {datetime.fromtimestamp(right / 1000, UTC)}."
+    if session.submitted_at is not None and as_ms(session.submitted_at) > ends_ms:
         yield f"it was handed in at {session.submitted_at}, after its end at {session.ends_at}."
-    if session.reason == "BELL" and session.submitted_at != session.ends_at:
+    if session.reason == "BELL" and (session.submitted_at is None or as_ms(session.submitted_at) != ends_ms):
         yield f"the bell handed it in as of {session.submitted_at}, and not as of its end at {session.ends_at}."
 
 
@@ -161,7 +163,7 @@ def nothing_after_the_submit(evidence: Evidence) -> Checked:
         calls = evidence.history.by_session.get(session.id, ())
         over = session.submitted_at is not None
         facts += over
-        if over and session.live_status == "IN_PROGRESS":
+        if over and evidence.stores.live.get(session.id) == "IN_PROGRESS":
             broken.append(Violation("I6", session.id, f"it is {session.status} in PostgreSQL and running in Redis."))
         told = min((call.received_ms or 0.0 for call in calls if _says_over(call)), default=None)
         for save in evidence.history.saves.get(session.id, ()):
@@ -215,7 +217,7 @@ def _time_was_given(session: Session) -> bool:
     return bool(session.pauses or session.adjusted_seconds or changed)
 
 
-def _forgotten(view: Call, saves: Sequence[Save], losses: "Losses") -> Iterator[tuple[str, str]]:
+def _forgotten(view: Call, saves: Sequence[Save], losses: Losses) -> Iterator[tuple[str, str]]:
     """Find acknowledged answers that a view does not have, though no wipe can have taken them."""
     if view.reply.answers is None or view.reply.status in ("SUBMITTED", "SCORED"):
         return  # frozen answers come back without versions; what was scored is compared elsewhere
@@ -246,70 +248,6 @@ def _going_back(views: Sequence[Call]) -> Iterator[str]:
 
 def _listed(values: set[object]) -> str:
     return " and ".join(sorted(map(str, values)))
-
-
-class Losses:
-    """What a wipe or a failover may have taken from one session: acknowledged saves that no restore brought back."""
-
-    def __init__(self, session: str, evidence: Evidence) -> None:
-        history, stores = evidence.history, evidence.stores
-        calls = history.by_session.get(session, ())
-        self._session = session
-        self._stores = stores
-        self._faults = _in_life(history, calls)
-        self._wipes = [fault for fault in self._faults if fault.loses]
-        row = stores.sessions.get(session)
-        self._epoch = row.epoch if row else 0
-        self._through = {
-            call.reply.epoch: call.reply.restored_through or 0
-            for call in calls
-            if call.rpc in ("GetSession", "StartSession") and call.reply.epoch
-        }
-
-    def wiped(self, save: Save) -> bool:
-        """Whether Redis lost saves by a fault's nature after this one was on its way."""
-        return any(fault.until_ms >= save.sent_ms for fault in self._wipes)
-
-    def allowed(self, save: Save, version: int | None = None) -> bool:
-        """Whether this acknowledged save may be gone: a wipe came, and no restore is known to have brought it back.
-
-        A save that was sent again after a wipe has two versions; `version` is the one that counts, by default the last.
-        """
-        if not self.wiped(save):
-            return False
-        version = save.versions[-1] if version is None else version
-        later = sorted(epoch for epoch in self._through if epoch > version // EPOCH)
-        for epoch in later:
-            through = self._through[epoch]
-            if through < version:
-                return True
-            if through // EPOCH > version // EPOCH:
-                break  # an epoch in between that nobody read: it may be gone since
-        else:
-            if self._epoch <= (later[-1] if later else version // EPOCH):
-                return False  # no restore since, or every one brought it back
-        return self._stores.written.get((self._session, save.question), -1) < version
-
-    def number(self, save: Save) -> str:
-        """Return the promise that its loss breaks."""
-        if self.wiped(save):
-            return "I8"
-        killed = any(fault.unit == "redis" and fault.until_ms >= save.sent_ms for fault in self._faults)
-        return "I9" if killed else "I1"
-
-    def history_of(self, save: Save) -> str:
-        """Return the faults since a save, as the end of a sentence."""
-        since = [fault.shown for fault in self._faults if fault.until_ms >= save.sent_ms]
-        return f"; since then: {', '.join(since[:6])}" if since else ""
-
-
-def _in_life(history: History, calls: Sequence[Call]) -> Sequence[Fault]:
-    """Return the faults between a session's first call and the answer to its submit, after which it is safe."""
-    if not calls:
-        return ()
-    submits = [call.received_ms or 0.0 for call in calls if call.rpc == "SubmitSession" and call.good]
-    safe = min(submits, default=float("inf"))
-    return [fault for fault in history.faults if fault.until_ms >= calls[0].sent_ms and fault.at_ms <= safe]
 
 
 def _by_question(saves: Sequence[Save]) -> Mapping[str, Sequence[Save]]:

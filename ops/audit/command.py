@@ -55,12 +55,12 @@ def check(postgres: str, redis: str, exams: Sequence[str], history: Path | None)
 
     recorded = histories.read(history) if history else History()
     wanted = list(exams) or sorted({call.exam for call in recorded.calls if call.exam and call.rpc == "StartSession" and call.good})
-    evidence = Evidence(stores.read(postgres, redis, wanted), recorded)
+    evidence = Evidence(stores.read(postgres, redis, wanted, recorded.wiped), recorded)
     return [one(evidence) for one in _checks(with_history=history is not None)]
 
 
 def _checks(*, with_history: bool) -> "Sequence[Callable[[Evidence], Checked]]":
-    from ops.audit import access, answers, scored
+    from ops.audit import access, answers, boards, grades, scored
 
     always = (
         answers.time_decides,
@@ -68,10 +68,11 @@ def _checks(*, with_history: bool) -> "Sequence[Callable[[Evidence], Checked]]":
         scored.hashes_agree,
         scored.one_result_each,
         scored.results_only_grow,
-        scored.scores_recomputed,
+        grades.scores_recomputed,
+        grades.grades_add_up,
         scored.one_submit_for_all,
         scored.bell_rings,
-        scored.boards_say_what_results_say,
+        boards.boards_say_what_results_say,
         access.keys_stay_inside,
     )
     told = (

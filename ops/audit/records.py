@@ -1,9 +1,10 @@
-"""What the auditor reads and what it says: plain values."""
+"""What clients recorded and what the auditor says of it: plain values. What the stores hold is in kept.py."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from functools import cached_property
+
+from ops.audit.kept import Stores
 
 EPOCH = 1_000_000
 """A save's version is epoch × 1,000,000 + n."""
@@ -177,6 +178,11 @@ class History:
                 found.setdefault(call.session, []).append(call)
         return found
 
+    @property
+    def wiped(self) -> frozenset[str]:
+        """The sessions of whose saves a fault may have taken some out of Redis."""
+        return frozenset(self.by_session) if any(fault.loses for fault in self.faults) else frozenset()
+
     @cached_property
     def saves(self) -> Mapping[str, Sequence[Save]]:
         """The saves of each session, by those who own it."""
@@ -192,155 +198,6 @@ class History:
 def _save(session: str, same: Sequence[Call]) -> Save:
     first = same[0]
     return Save(session, first.key, first.question, first.answer, first.client_seq, tuple(same))
-
-
-# What the stores hold
-
-
-@dataclass(frozen=True, slots=True)
-class Exam:
-    """An exam's policies, as far as they decide what is right."""
-
-    id: str
-    created_at: datetime
-    duration_seconds: int
-    closes_at: datetime | None
-    closed: bool
-    released: bool
-    tie_break: str
-    release_score: str
-    release_review: str
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question of a paper with its key; `answer` is as the exam file has it."""
-
-    id: str
-    type: str
-    points: int
-    answer: Mapping[str, object] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """One version of an exam's keys: what its answers are worth. The questions stand in the paper's order."""
-
-    correct: int
-    wrong: int
-    blank: int
-    partial: bool
-    questions: Sequence[Question]
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A row of `exam_session`, and what Redis says of the same session now (None: it does not know it)."""
-
-    id: str
-    exam: str
-    exam_version: int
-    student: str
-    cohorts: Sequence[str]
-    alias: str
-    started_at: datetime
-    ends_at: datetime
-    status: str
-    submitted_at: datetime | None
-    reason: str | None
-    answers_sha256: str | None
-    epoch: int
-    live_status: str | None = None
-    pauses: Sequence[tuple[datetime, datetime, datetime | None]] = ()
-    """Each pause: when it began, when it ends by itself, when it was resumed."""
-
-    extra_seconds: int = 0
-    """What its student's accommodation adds."""
-
-    adjusted_seconds: int = 0
-    settled: bool = True
-    """Whether its end is up to the facts behind it; a sweep sees to it within seconds."""
-
-    terms_changed_at: datetime | None = None
-    """When the terms that are not its own last changed: its student's accommodation, its exam."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A row of `result`."""
-
-    session: str
-    exam: str
-    exam_version: int
-    student: str
-    score: int
-    max_score: int
-    status: str
-    revision: int
-    key_version: int
-    answers: str
-    answers_sha256: str
-    points: Sequence[int]
-    scored_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A row of `standing`."""
-
-    exam: str
-    student: str
-    cohorts: Sequence[str]
-    score: int | None
-    tiebreak: int | None
-    order_key: int | None
-    session: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """A board in Redis: whether it says that it is complete, and what it orders its students by."""
-
-    complete: bool
-    places: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Stores:
-    """PostgreSQL at one moment, and Redis just after it."""
-
-    now: datetime
-    exams: Mapping[str, Exam]
-    keys: Mapping[tuple[str, int, int], Keys]
-    sessions: Mapping[str, Session]
-    results: Sequence[Result]
-    replaced: Mapping[str, Sequence[tuple[int, int]]]
-    """Per session, what a grade or a regrade replaced: revision and score."""
-
-    written: Mapping[tuple[str, str], int]
-    """Per session and question, the version that snapshots have written."""
-
-    waiting: frozenset[str]
-    """Sessions whose submit waits in PostgreSQL for JetStream."""
-
-    buried: frozenset[str]
-    """Sessions that wait for an operator."""
-
-    standings: Sequence[Standing]
-    boards: Mapping[tuple[str, str | None], Board]
-    holding: bool
-    """Whether the bell is held back."""
-
-    secrets: Mapping[str, Sequence[str]]
-    """Per exam, its explanations and its long accepted texts: what no student's key in Redis may hold."""
-
-    open_keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Per exam, the values of what Redis keeps for everybody: papers and boards' names."""
-
-    @cached_property
-    def result_of(self) -> Mapping[str, Result]:
-        """The result of each session."""
-        return {result.session: result for result in self.results}
 
 
 @dataclass(frozen=True, slots=True)

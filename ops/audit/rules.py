@@ -1,17 +1,14 @@
-"""The rules once more, written from the documents: grades, the canonical encoding, the deadline, the order of a board."""
+"""The rules once more, written from the documents: the canonical encoding, the deadline, the order of a board."""
 
 import hashlib
+import json
 import math
-import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Context, Decimal, Inexact
-from typing import cast
+from decimal import Decimal
 
-from ops.audit.records import Exam, Keys, Question, Session
+from ops.audit.kept import Exam, Session
 
-EXACT = Context(prec=1000, traps=[Inexact])
 ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 MILLISECOND = timedelta(milliseconds=1)
 
@@ -25,6 +22,28 @@ def canonical(answers: Mapping[str, str]) -> str:
     return "{" + ",".join(f"{_quoted(question)}:{_quoted(answer)}" for question, answer in kept) + "}"
 
 
+def unfrozen(text: str) -> Mapping[str, str] | None:
+    """Read frozen answers; None when the text is no object of texts."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and all(type(value) is str for value in found.values()) else None
+
+
+def is_canonical(text: str, answers: Mapping[str, str]) -> bool:
+    """Whether a text, which was read as these answers, is their canonical encoding.
+
+    Mostly its length proves it. Without a backslash every string is its own encoding, so that no text can say the same with
+    fewer characters than its strings have, six a pair (four quotes, colon, comma or brace) and one brace more; whoever has
+    just as many has no blank, and no question twice. The order, and that nothing was taken back, are left to see.
+    """
+    if "\\" in text or ':"-' in text:
+        return canonical(answers) == text
+    shortest = len("".join(answers)) + len("".join(answers.values())) + 6 * len(answers) + 1
+    return len(text) == max(2, shortest) and list(answers) == sorted(answers)
+
+
 def sha256(text: str) -> str:
     """Return the SHA-256 of a text's UTF-8, in lower-case hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -34,89 +53,28 @@ def _quoted(text: str) -> str:
     return '"' + "".join(ESCAPES.get(c) or (f"\\u{ord(c):04x}" if c < " " else c) for c in text) + '"'
 
 
-# Grades (docs/exam-files.md)
-
-
-@dataclass(frozen=True, slots=True)
-class Worth:
-    """What a session is worth: points in paper order, and whether an essay waits for people (its points are 0 here)."""
-
-    points: Sequence[int]
-    score: int
-    max_score: int
-    pending: frozenset[int]
-
-
-def worth(answers: Mapping[str, str], keys: Keys) -> Worth:
-    """Grade frozen answers with one version of the keys."""
-    points = [_points(answers.get(question.id), question, keys) for question in keys.questions]
-    known = [0 if one is None else one for one in points]
-    pending = frozenset(place for place, one in enumerate(points) if one is None)
-    return Worth(known, sum(known), sum(question.points for question in keys.questions) * keys.correct, pending)
-
-
-def _points(packed: str | None, question: Question, keys: Keys) -> int | None:
-    """Return the points of one answer, None for an essay that somebody has to read."""
-    given = "" if packed is None or packed.startswith("-") else packed[2:]
-    if not given.split():
-        return question.points * keys.blank
-    if question.type == "essay":
-        return None
-    if question.answer is None:
-        raise ValueError(f"question {question.id} has no key")
-    if question.type == "multiple_choice" and keys.partial:
-        right = set(cast(Sequence[str], question.answer["choices"]))
-        balance = sum(1 if pick in right else -1 for pick in given.split(","))
-        return max(0, balance) * question.points * keys.correct // len(right)
-    return question.points * (keys.correct if _right(given, question.type, question.answer) else keys.wrong)
-
-
-def _right(given: str, kind: str, key: Mapping[str, object]) -> bool:
-    if kind == "single_choice":
-        return given == key["choice"]
-    if kind == "multiple_choice":
-        return sorted(given.split(",")) == sorted(cast(Sequence[str], key["choices"]))
-    if kind == "numeric":
-        return _near(given, str(key["number"]), str(key.get("tolerance", "0")), relative=bool(key.get("relative", False)))
-    if kind == "short_text":
-        fold = bool(key.get("caseSensitive", False)) is False
-        return _plain(given, fold=fold) in [_plain(one, fold=fold) for one in cast(Sequence[str], key["accept"])]
-    raise ValueError(f"a question of type {kind} has no key")
-
-
-def _near(given: str, wanted: str, tolerance: str, *, relative: bool) -> bool:
-    """Whether a number is within its tolerance, both ends included; exact, or an error."""
-    number, key, allowed = Decimal(given), Decimal(wanted), Decimal(tolerance)
-    if relative:
-        allowed = EXACT.multiply(allowed, EXACT.abs(key))
-    return EXACT.abs(EXACT.subtract(number, key)) <= allowed
-
-
-def _plain(text: str, *, fold: bool) -> str:
-    """Write a text as it is compared: NFKC, single blanks, no outer ones, and no case unless it matters."""
-    text = unicodedata.normalize("NFKC", text)
-    if fold:
-        text = unicodedata.normalize("NFKC", text.casefold())
-    return " ".join(text.split())
-
-
 # The deadline (DESIGN 7). Pauses, accommodations and adjustments are terms of this one sum.
 
 
-def deadline(exam: Exam, session: Session) -> datetime:
-    """Return the last moment at which an answer is accepted; a pause that is on is taken to run until it ends by itself."""
-    end = session.started_at + timedelta(seconds=exam.duration_seconds) + paused(session, None)
+def deadline_ms(exam: Exam, session: Session) -> int:
+    """Return the last moment at which an answer is accepted; a pause that is on is taken to run until it ends by itself.
+
+    It is a sum of whole milliseconds: each moment that PostgreSQL has more exactly is rounded to the nearest one first.
+    """
+    stood = sum(as_ms(min(p.ends_by, p.resumed or p.ends_by)) - as_ms(p.began) for p in session.pauses)
+    end = as_ms(session.started_at) + exam.duration_seconds * 1000 + stood
     if exam.closes_at is not None:
-        end = min(end, exam.closes_at)
-    return end + timedelta(seconds=session.extra_seconds + session.adjusted_seconds)
+        end = min(end, as_ms(exam.closes_at))
+    extra = accommodated(exam.duration_seconds, session.extra_seconds, session.factor)
+    return end + (extra + session.adjusted_seconds) * 1000
 
 
-def paused(session: Session, until: datetime | None) -> timedelta:
+def paused(session: Session, until: datetime) -> timedelta:
     """Return for how long a session's clock stood still, up to a moment."""
     total = timedelta(0)
-    for began, ends_by, resumed in session.pauses:
-        if until is None or began < until:
-            total += min(at for at in (ends_by, resumed, until) if at is not None) - began
+    for pause in session.pauses:
+        if pause.began < until:
+            total += min(at for at in (pause.ends_by, pause.resumed, until) if at is not None) - pause.began
     return total
 
 
@@ -160,5 +118,5 @@ def ranks(order_keys: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def as_ms(at: datetime) -> int:
-    """Return a moment in milliseconds since the epoch, rounded as replies are."""
+    """Return a moment in milliseconds since the epoch, rounded to the nearest: the only times that the product knows."""
     return round(at.timestamp() * 1000)

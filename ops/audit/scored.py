@@ -1,12 +1,12 @@
-"""I6 and I10–I17: each submit has one result, which anybody can recompute; and the boards say what the results say."""
+"""I6 and I10–I14: each submit has one result, of what was frozen, and nothing that was said of it turns back."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from itertools import pairwise
 
-from ops.audit.records import Call, Checked, Evidence, Exam, Result, Session, Standing, Stores, Violation
-from ops.audit.rules import as_ms, canonical, order_key, ranks, sha256, tie_break, worth
+from ops.audit.kept import Result, Session, Stores
+from ops.audit.records import Call, Checked, Evidence, Violation
+from ops.audit.rules import as_ms, is_canonical, sha256, unfrozen
 
 BELL = timedelta(seconds=7)
 """The bell's grace of 2 s, and the 5 s within which it rings."""
@@ -16,22 +16,13 @@ FORWARD = {"IN_PROGRESS": 0, "PAUSED": 0, "SUBMITTED": 1, "SCORED": 2}
 RESULT_FORWARD = {"SCORING": 0, "PARTIAL": 1, "SCORED": 2}
 
 
-def frozen_answers(result: Result) -> Mapping[str, str] | None:
-    """Return the answers that were scored; None when the text is no object of texts."""
-    try:
-        found = json.loads(result.answers)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else None
-
-
 def hashes_agree(evidence: Evidence) -> Checked:
     """I6: what is scored is byte for byte what was frozen: its text is canonical, and every hash of it is the same."""
     broken = []
     for result in evidence.stores.results:
-        about, answers, right = result.session, frozen_answers(result), sha256(result.answers)
+        about, answers, right = result.session, unfrozen(result.answers), sha256(result.answers)
         session = evidence.stores.sessions.get(result.session)
-        if answers is None or canonical(answers) != result.answers:
+        if answers is None or not is_canonical(result.answers, answers):
             broken.append(Violation("I6", about, "the answers that were scored are not in their canonical encoding."))
         if result.answers_sha256 != right:
             broken.append(Violation("I6", about, "the hash of its result is not that of the answers that were scored."))
@@ -57,8 +48,10 @@ def one_result_each(evidence: Evidence) -> Checked:
         results = count.get(session.id, 0)
         if results > 1:
             broken.append(Violation("I10", session.id, f"it has {results} results."))
-        if results == 0 and session.status != "IN_PROGRESS":
+        if results == 0 and (session.status != "IN_PROGRESS" or session.id in stores.waiting):
             broken.append(Violation("I10", session.id, f"it is {session.status} and has no result{_where(session.id, stores)}."))
+        if results and session.id in stores.waiting:
+            broken.append(Violation("I10", session.id, "it has a result, and its submit still waits in PostgreSQL."))
     told = {
         session: call
         for session, calls in evidence.history.by_session.items()
@@ -102,10 +95,12 @@ def results_only_grow(evidence: Evidence) -> Checked:
     for result in evidence.stores.results:
         facts += 1
         replaced = evidence.stores.replaced.get(result.session, ())
-        if [revision for revision, _ in replaced] != list(range(1, result.revision)):
+        if [earlier.revision for earlier in replaced] != list(range(1, result.revision)):
             what = f"it is at revision {result.revision}, and {len(replaced)} earlier ones are on record."
             broken.append(Violation("I11", result.session, what))
-        scores = {**dict(replaced), result.revision: result.score}
+        if unexplained := [earlier.revision for earlier in replaced if not earlier.reason.strip()]:
+            broken.append(Violation("I11", result.session, f"its revisions {unexplained} were replaced without a reason."))
+        scores = {**{earlier.revision: earlier.score for earlier in replaced}, result.revision: result.score}
         for call in evidence.history.by_session.get(result.session, ()):
             score = call.reply.score
             if score is None or not call.good or call.claims:
@@ -121,31 +116,6 @@ def _fell(earlier: Call, later: Call) -> bool:
     before, after = RESULT_FORWARD.get(earlier.reply.status or ""), RESULT_FORWARD.get(later.reply.status or "")
     lower = before is not None and after is not None and after < before
     return lower or (earlier.reply.revision or 0) > (later.reply.revision or earlier.reply.revision or 0)
-
-
-def scores_recomputed(evidence: Evidence) -> Checked:
-    """I12, I15: each score is what the frozen answers are worth under the keys that the result names, all of them there."""
-    broken = []
-    for result in evidence.stores.results:
-        keys = evidence.stores.keys.get((result.exam, result.exam_version, result.key_version))
-        answers = frozen_answers(result)
-        if keys is None or not keys.questions or any(q.answer is None for q in keys.questions):
-            broken.append(Violation("I15", result.session, f"its key version {result.key_version} is not there as a whole."))
-            continue
-        if answers is None:
-            continue  # the hashes' check says so
-        right = worth(answers, keys)
-        graded = sum(result.points[place] for place in right.pending if place < len(result.points))
-        points = [result.points[p] if p in right.pending and p < len(result.points) else n for p, n in enumerate(right.points)]
-        if list(result.points) != points or result.score != right.score + graded:
-            what = f"its score is {result.score}, and its answers are worth {right.score + graded}"
-            wrong = [q.id for q, was, n in zip(keys.questions, result.points, points, strict=False) if was != n]
-            broken.append(Violation("I12", result.session, f"{what} (questions {', '.join(wrong) or 'none'})."))
-        if result.max_score != right.max_score:
-            broken.append(Violation("I12", result.session, f"its maximum is {result.max_score}, not {right.max_score}."))
-        if result.revision == 1 and (result.status == "PARTIAL") != bool(right.pending):
-            broken.append(Violation("I12", result.session, f"it is {result.status} with {len(right.pending)} essays to grade."))
-    return Checked("I12 I15", "results", len(evidence.stores.results), broken)
 
 
 def one_submit_for_all(evidence: Evidence) -> Checked:
@@ -195,98 +165,3 @@ def bell_rings(evidence: Evidence) -> Checked:
             late = (stores.now - session.ends_at).total_seconds()
             broken.append(Violation("I14", session.id, f"it ended {late:.0f} s ago, and nobody has handed it in."))
     return Checked("I14", "sessions past their end", len(over), broken)
-
-
-def boards_say_what_results_say(evidence: Evidence) -> Checked:
-    """I16, I17: standings are the best scored results by the published rule, and each board in Redis is exactly those."""
-    stores, broken, facts = evidence.stores, [], 0
-    for exam in stores.exams.values():
-        best = _best(exam, stores)
-        standings = {standing.student: standing for standing in stores.standings if standing.exam == exam.id}
-        facts += len(best)
-        for student in best.keys() | standings.keys():
-            wrong = _misplaced(best.get(student), standings.get(student))
-            broken += [Violation("I17", exam.id, f"student {student}: {wrong}.")] if wrong else []
-        cohorts = {cohort for standing in standings.values() for cohort in standing.cohorts}
-        for cohort in (None, *sorted(cohorts)):
-            placed = {s.student: s.key for s in best.values() if cohort is None or cohort in s.cohorts}
-            broken += [Violation("I16", exam.id, what) for what in _unlike(placed, cohort, exam, stores)]
-        facts_seen, wrong_ranks = _shown_ranks(exam, {s.student: s.key for s in best.values()}, evidence)
-        facts += facts_seen
-        broken += wrong_ranks
-    return Checked("I16 I17", "students with a place, and ranks shown after the drain", facts, broken)
-
-
-class _Place:
-    """Where a student stands by their best scored attempt."""
-
-    def __init__(self, exam: Exam, session: Session, result: Result, cohorts: frozenset[str]) -> None:
-        self.student, self.session, self.score, self.cohorts = session.student, session.id, result.score, cohorts
-        self.tie = tie_break(exam, session)
-        self.key = order_key(exam, result.score, self.tie)
-
-
-def _best(exam: Exam, stores: Stores) -> dict[str, _Place]:
-    sessions = [(stores.sessions.get(result.session), result) for result in stores.results if result.exam == exam.id]
-    cohorts: dict[str, frozenset[str]] = {}
-    for session, _ in sessions:
-        if session is not None:
-            cohorts[session.student] = cohorts.get(session.student, frozenset()) | frozenset(session.cohorts)
-    best: dict[str, _Place] = {}
-    for session, result in sessions:
-        if session is None or result.status != "SCORED":
-            continue
-        place = _Place(exam, session, result, cohorts[session.student])
-        known = best.get(session.student)
-        if known is None or (place.key, known.session) > (known.key, place.session):
-            best[session.student] = place
-    return best
-
-
-def _misplaced(right: _Place | None, standing: Standing | None) -> str | None:
-    if right is None:
-        placed = standing is not None and standing.order_key is not None
-        return "stands on the board without a scored result" if placed else None
-    if standing is None:
-        return f"has a result of {right.score} and no standing"
-    if (standing.score, standing.order_key) != (right.score, right.key):
-        return f"stands with score {standing.score}, order key {standing.order_key}; right are {right.score}, {right.key}"
-    if standing.session != right.session:
-        return f"stands with session {standing.session}, the best is {right.session}"
-    return None
-
-
-def _unlike(right: Mapping[str, int], cohort: str | None, exam: Exam, stores: Stores) -> Iterator[str]:
-    """Say how a board in Redis differs from what it should be; one without places need not be there."""
-    board = stores.boards.get((exam.id, cohort))
-    if board is None or (not right and not board.places):
-        return
-    name = "the board" if cohort is None else f"the board of {cohort}"
-    if not board.complete:
-        yield f"{name} is not complete: run 'finalbell leaderboard rebuild {exam.id}'."
-    differ = sorted(s for s in right.keys() | board.places.keys() if right.get(s) != board.places.get(s))
-    if differ:
-        first = differ[0]
-        example = f"{first}: {board.places.get(first)}, not {right.get(first)}"
-        yield f"{name} differs for {len(differ)} of {len(right)} students ({example})."
-
-
-def _shown_ranks(exam: Exam, keys: Mapping[str, int], evidence: Evidence) -> tuple[int, Sequence[Violation]]:
-    """Compare the ranks that were shown after the drain: before it they were of another moment."""
-    drained, right = evidence.history.drained_ms, ranks(keys)
-    facts, broken = 0, []
-    for call in evidence.history.calls if drained is not None else ():
-        if call.exam != exam.id or call.claims or not call.good or drained is None or call.sent_ms < drained:
-            continue
-        if call.rpc == "GetResult" and call.reply.rank is not None:
-            facts += 1
-            if right.get(call.student) != call.reply.rank:
-                what = f"{call.student} was told rank {call.reply.rank}, not {right.get(call.student)} (line {call.line})."
-                broken.append(Violation("I17", exam.id, what))
-        if call.rpc == "GetLeaderboard" and call.reply.entries is not None and not call.reply.rebuilding:
-            facts += len(call.reply.entries)
-            shown = [(entry[0], entry[2]) for entry in call.reply.entries]
-            ordered = sorted(keys, key=lambda student: (keys[student], student), reverse=True)[: len(shown)]
-            if shown != [(right[student], student) for student in ordered]:
-                broken.append(Violation("I17", exam.id, f"its board was shown in another order (line {call.line})."))
-    return facts, broken

@@ -1,0 +1,102 @@
+"""I16 and I17: standings and boards say what the results say."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ops.audit.kept import Exam, Result, Session, Standing, Stores
+from ops.audit.records import Checked, Evidence, Violation
+from ops.audit.rules import order_key, ranks, tie_break
+
+
+def boards_say_what_results_say(evidence: Evidence) -> Checked:
+    """I16, I17: standings are the best scored results by the published rule, and each board in Redis is exactly those."""
+    stores, broken, facts = evidence.stores, [], 0
+    for exam in stores.exams.values():
+        best = _best(exam, stores)
+        standings = {standing.student: standing for standing in stores.standings if standing.exam == exam.id}
+        facts += len(best)
+        for student in best.keys() | standings.keys():
+            wrong = _misplaced(best.get(student), standings.get(student))
+            broken += [Violation("I17", exam.id, f"student {student}: {wrong}.")] if wrong else []
+        cohorts = {cohort for standing in standings.values() for cohort in standing.cohorts}
+        for cohort in (None, *sorted(cohorts)):
+            placed = {s.student: s.key for s in best.values() if cohort is None or cohort in s.cohorts}
+            broken += [Violation("I16", exam.id, what) for what in _unlike(placed, cohort, exam, stores)]
+        facts_seen, wrong_ranks = _shown_ranks(exam, {s.student: s.key for s in best.values()}, evidence)
+        facts += facts_seen
+        broken += wrong_ranks
+    return Checked("I16 I17", "students with a place, and ranks shown after the drain", facts, broken)
+
+
+class _Place:
+    """Where a student stands by their best scored attempt."""
+
+    def __init__(self, exam: Exam, session: Session, result: Result, cohorts: frozenset[str]) -> None:
+        self.student, self.session, self.score, self.cohorts = session.student, session.id, result.score, cohorts
+        self.tie = tie_break(exam, session)
+        self.key = order_key(exam, result.score, self.tie)
+
+
+def _best(exam: Exam, stores: Stores) -> dict[str, _Place]:
+    sessions = [(stores.sessions.get(result.session), result) for result in stores.results if result.exam == exam.id]
+    cohorts: dict[str, frozenset[str]] = {}
+    for session, _ in sessions:
+        if session is not None:
+            cohorts[session.student] = cohorts.get(session.student, frozenset()) | frozenset(session.cohorts)
+    best: dict[str, _Place] = {}
+    for session, result in sessions:
+        if session is None or result.status != "SCORED":
+            continue
+        place = _Place(exam, session, result, cohorts[session.student])
+        known = best.get(session.student)
+        if known is None or (place.key, known.session) > (known.key, place.session):
+            best[session.student] = place
+    return best
+
+
+def _misplaced(right: _Place | None, standing: Standing | None) -> str | None:
+    if right is None:
+        placed = standing is not None and standing.order_key is not None
+        return "stands on the board without a scored result" if placed else None
+    if standing is None:
+        return f"has a result of {right.score} and no standing"
+    if (standing.score, standing.order_key) != (right.score, right.key):
+        return f"stands with score {standing.score}, order key {standing.order_key}; right are {right.score}, {right.key}"
+    if standing.session != right.session:
+        return f"stands with session {standing.session}, the best is {right.session}"
+    return None
+
+
+def _unlike(right: Mapping[str, int], cohort: str | None, exam: Exam, stores: Stores) -> Iterator[str]:
+    """Say how a board in Redis differs from what it should be; one without places need not be there."""
+    board = stores.boards.get((exam.id, cohort))
+    if board is None or (not right and not board.places):
+        return
+    name = "the board" if cohort is None else f"the board of {cohort}"
+    if not board.complete:
+        yield f"{name} is not complete: run 'finalbell leaderboard rebuild {exam.id}'."
+    differ = sorted(s for s in right.keys() | board.places.keys() if right.get(s) != board.places.get(s))
+    if differ:
+        first = differ[0]
+        example = f"{first}: {board.places.get(first)}, not {right.get(first)}"
+        yield f"{name} differs for {len(differ)} of {len(right)} students ({example})."
+
+
+def _shown_ranks(exam: Exam, keys: Mapping[str, int], evidence: Evidence) -> tuple[int, Sequence[Violation]]:
+    """Compare the ranks that were shown after the drain: before it they were of another moment."""
+    drained, right = evidence.history.drained_ms, ranks(keys)
+    facts, broken = 0, []
+    for call in evidence.history.calls if drained is not None else ():
+        if call.exam != exam.id or call.claims or not call.good or drained is None or call.sent_ms < drained:
+            continue
+        if call.rpc == "GetResult" and call.reply.rank is not None:
+            facts += 1
+            if right.get(call.student) != call.reply.rank:
+                what = f"{call.student} was told rank {call.reply.rank}, not {right.get(call.student)} (line {call.line})."
+                broken.append(Violation("I17", exam.id, what))
+        if call.rpc == "GetLeaderboard" and call.reply.entries is not None and not call.reply.rebuilding:
+            facts += len(call.reply.entries)
+            shown = [(entry[0], entry[2]) for entry in call.reply.entries]
+            ordered = sorted(keys, key=lambda student: (keys[student], student), reverse=True)[: len(shown)]
+            if shown != [(right[student], student) for student in ordered]:
+                broken.append(Violation("I17", exam.id, f"its board was shown in another order (line {call.line})."))
+    return facts, broken
