@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from bench.local import Stack, stack
 from bench.measure import arguments, build_load, keep, load
-from bench.saves import lost, prepare
+from bench.saves import lost
+from bench.sittings import prepare
 
 REPEATED = ("503", "429")
 

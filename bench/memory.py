@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from bench.local import PAPER, Stack, stack, until
 from bench.losses import nothing_waits
 from bench.measure import arguments, keep, table
-from bench.saves import prepare
+from bench.sittings import prepare
 from servers.session.rules import body_digest, key_digest
 from stores import keys
 from stores.live import MAX_ANSWER_BYTES, MAX_LOG_ENTRIES

@@ -1,4 +1,4 @@
-"""Draws what bench/saves.py measured: how many saves went through, and how long they took, against how many were offered.
+"""Draws what bench/saves.py measured (saves that went through, and how long they took, against those offered), and submits.py.
 
 python -m bench.plot [bench/results/saves.json] [bench/results/saves.svg]
 """
@@ -39,6 +39,27 @@ def draw(measured: Path, to: Path) -> None:
     picture.supxlabel(
         f"{machine['cpu']}, {machine['cores']} cores for everything, load included; C = {c:,.0f}", fontsize=7, color="#666"
     )
+    picture.savefig(to, metadata={"Date": None})
+
+
+def draw_submits(measured: Path, to: Path) -> None:
+    """Draw what waited for its score, and who was ranked, from the first submit of each burst (or from the bell) on."""
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figures = json.loads(measured.read_text())
+    picture, (waiting, ranked) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    for burst in (one for one in figures["bursts"] if one["backlog"]):
+        seconds, backlog, placed = zip(*burst["backlog"], strict=True)
+        waiting.plot(seconds, backlog, label=burst["name"], linewidth=1)
+        ranked.plot(seconds, placed, label=burst["name"], linewidth=1)
+    waiting.set(xlabel="seconds", ylabel="handed in, not scored yet", title="The backlog")
+    ranked.set(xlabel="seconds", ylabel="students on the board", title="Scored and ranked")
+    waiting.legend(frameon=False)
+    for axes in (waiting, ranked):
+        axes.grid(alpha=0.25)
+    machine = figures["machine"]
+    about = f"{machine['cpu']}, {machine['cores']} cores for everything, load included; C = {figures['c']['median']:,.0f}"
+    picture.supxlabel(about, fontsize=7, color="#666")
     picture.savefig(to, metadata={"Date": None})
 
 

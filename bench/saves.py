@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from bench.local import EXAM, FINALBELL, ROOT, Stack, free_port, stack, until
+from bench.local import ROOT, Stack, free_port, stack, until
 from bench.losses import nothing_waits
 from bench.measure import Figure, Run, arguments, build_load, keep, load, machine, measure_c, served, table
 from bench.plot import draw
+from bench.sittings import prepare
 from ops.keys import AUDIENCE, ISSUER
 from stores.pipeline import function_name
 
@@ -53,12 +54,6 @@ class Plan:
 
     c_seconds: float
     """Seconds that each measurement of C takes."""
-
-
-def prepare(place: Stack, count: int, file: Path) -> None:
-    """Start sessions through the gateway, which is what warms the token caches on a real day."""
-    command = [*FINALBELL, "rehearse", EXAM, "--prepare", str(count), "--out", str(file), "--home", str(place.home)]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, timeout=1_800)
 
 
 def saves(place: Stack, engine: str, sessions: Path, plan: Plan, c: list[float]) -> Measured:

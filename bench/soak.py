@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 
 from bench.local import Stack, stack
 from bench.measure import arguments, build_load, keep, load, resident, table
-from bench.saves import lost, prepare
+from bench.saves import lost
+from bench.sittings import prepare
 
 EVERY_SECONDS = 10.0
 

@@ -96,7 +96,7 @@ func (l *load) take() *save {
 func main() {
 	var o options
 	var sessions, acked string
-	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), or empty (gRPC calls of bench/peers/empty.py)")
+	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), or empty (gRPC calls of bench/peers/empty.py)")
 	flag.StringVar(&o.address, "address", "127.0.0.1:8080", "host:port")
 	flag.StringVar(&sessions, "sessions", "", "file of sessions, one JSON object a line")
 	flag.IntVar(&o.connections, "connections", 128, "how many connections")
@@ -117,6 +117,10 @@ func main() {
 		os.Exit(2)
 	}
 	l := &load{options: o, sessions: read, tally: newTally(), acks: newAcks(acked != "")}
+	if o.mode == "submit" {
+		l.submitAll()
+		return
+	}
 	l.began = time.Now()
 	measured := l.began.Add(time.Duration(o.warm * float64(time.Second)))
 	l.ends = measured.Add(time.Duration(o.seconds * float64(time.Second)))

@@ -38,7 +38,7 @@ func (l *load) rest() {
 			_, err := wire.Write(buffer)
 			status := 0
 			if err == nil {
-				status, body, err = readReply(reader, body[:0])
+				status, _, body, err = readReply(reader, body[:0])
 			}
 			if err != nil { // nobody knows whether it is saved: the same key again
 				wire.Close()
@@ -115,23 +115,24 @@ func restRequest(to []byte, one *save, o options) []byte {
 	return append(to, body...)
 }
 
-// readReply reads one HTTP/1.1 reply that has a length (every reply of the gateway's has one, or is chunked).
-func readReply(reader *bufio.Reader, body []byte) (int, []byte, error) {
+// readReply reads one HTTP/1.1 reply that has a length (every reply of the gateway's has one, or is chunked): its status,
+// Retry-After in seconds, and body.
+func readReply(reader *bufio.Reader, body []byte) (int, int, []byte, error) {
 	line, err := reader.ReadSlice('\n')
 	if err != nil {
-		return 0, nil, err
+		return 0, 0, nil, err
 	}
 	if len(line) < 12 {
-		return 0, nil, errors.New("no status line")
+		return 0, 0, nil, errors.New("no status line")
 	}
 	status, err := strconv.Atoi(string(line[9:12]))
 	if err != nil {
-		return 0, nil, err
+		return 0, 0, nil, err
 	}
-	length, chunked := 0, false
+	length, retry, chunked := 0, 0, false
 	for {
 		if line, err = reader.ReadSlice('\n'); err != nil {
-			return 0, nil, err
+			return 0, 0, nil, err
 		}
 		line = bytes.TrimRight(line, "\r\n")
 		if len(line) == 0 {
@@ -140,8 +141,10 @@ func readReply(reader *bufio.Reader, body []byte) (int, []byte, error) {
 		name, value, _ := bytes.Cut(line, []byte(":"))
 		if len(name) == 14 && bytes.EqualFold(name, []byte("content-length")) {
 			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
-				return 0, nil, err
+				return 0, 0, nil, err
 			}
+		} else if len(name) == 11 && bytes.EqualFold(name, []byte("retry-after")) {
+			retry, _ = strconv.Atoi(string(bytes.TrimSpace(value)))
 		} else if len(name) == 17 && bytes.EqualFold(name, []byte("transfer-encoding")) {
 			chunked = true
 		}
@@ -149,27 +152,27 @@ func readReply(reader *bufio.Reader, body []byte) (int, []byte, error) {
 	for {
 		if chunked {
 			if line, err = reader.ReadSlice('\n'); err != nil {
-				return 0, nil, err
+				return 0, 0, nil, err
 			}
 			size, err := strconv.ParseInt(string(bytes.TrimSpace(line)), 16, 32)
 			if err != nil {
-				return 0, nil, err
+				return 0, 0, nil, err
 			}
 			length = int(size)
 		}
 		start := len(body)
 		body = append(body, make([]byte, length)...)
 		if _, err = io.ReadFull(reader, body[start:]); err != nil {
-			return 0, nil, err
+			return 0, 0, nil, err
 		}
 		if !chunked {
-			return status, body, nil
+			return status, retry, body, nil
 		}
 		if _, err = reader.Discard(2); err != nil {
-			return 0, nil, err
+			return 0, 0, nil, err
 		}
 		if length == 0 {
-			return status, body, nil
+			return status, retry, body, nil
 		}
 	}
 }
