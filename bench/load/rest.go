@@ -87,11 +87,11 @@ func (l *load) answered(one *save, status int, body []byte) bool {
 }
 
 func reason(body []byte) string {
-	_, rest, found := bytes.Cut(body, []byte(`"reason":"`))
+	_, rest, found := bytes.Cut(body, []byte(`"reason":`))
 	if !found {
 		return string(body[:min(len(body), 80)])
 	}
-	name, _, _ := bytes.Cut(rest, []byte(`"`))
+	name, _, _ := bytes.Cut(bytes.TrimLeft(rest, ` "`), []byte(`"`))
 	return string(name)
 }
 

@@ -36,7 +36,7 @@ KEEP = """
 """
 MARK = "UPDATE exam_session SET status = 'SCORED', submitted_at = now(), submit_reason = 'CLICK' WHERE id = $1"
 STAND = """
-  INSERT INTO standing (exam_id, student_id, score, order_key, session_id, version) VALUES ($1, $2, $3, $3, $4, 1)
+  INSERT INTO standing (exam_id, student_id, score, order_key, session_id, version) VALUES ($1, $2, $3::int, $3::int::bigint, $4, 1)
   ON CONFLICT (exam_id, student_id) DO UPDATE SET score = greatest(standing.score, excluded.score)
 """
 
