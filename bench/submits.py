@@ -34,8 +34,8 @@ from bench.plot import draw_submits
 from bench.sittings import Sittings, import_mock, sat
 from ops.client import client
 from ops.keys import AUDIENCE, ISSUER
+from stores import keys
 
-SHARDS = 64
 BELL_SECONDS = 90
 """How far ahead the exam's close is set: 100,000 ends have to be moved before it."""
 
@@ -81,7 +81,7 @@ class Burst:
     """From the flip to the result's transaction, by the servers' clocks: p50, p99, longest."""
 
     refused: Mapping[str, int] = field(default_factory=dict)
-    cpu_us: Mapping[str, float] = field(default_factory=dict)
+    cpu_us: dict[str, float] = field(default_factory=dict)
     wal_bytes: float = 0
     backlog: Sequence[tuple[float, int, int]] = ()
     """Seconds, sessions flipped and not scored, sessions ranked."""
@@ -98,6 +98,14 @@ class Burst:
         """Whether something was refused for good; 503 and 429 are repeated until they are answered, as an app does."""
         refused = [what for what in self.refused if not what.removeprefix("result: ").startswith(("503", "429"))]
         return bool(refused or self.unanswered or self.differences)
+
+    def hear(self, told: Mapping[str, Any]) -> None:
+        """Take what the load tool says, its own CPU time included."""
+        self.answered, self.p50_ms, self.p99_ms, self.max_ms = told["seconds"], told["p50Ms"], told["p99Ms"], told["maxMs"]
+        self.visible_p50_ms, self.visible_p99_ms = told["visibleP50Ms"], told["visibleP99Ms"]
+        self.status, self.refused = told["status"], told["refused"]
+        self.unanswered = self.sessions - min(told["answered"], told["visible"])
+        self.cpu_us["load"] = round(told["loadCpuSeconds"] * 1e6 / self.sessions, 1)
 
 
 class Watched:
@@ -126,8 +134,8 @@ class Watched:
     def _sample(self) -> None:
         while not self._stop.wait(0.1):
             with self._redis.pipeline(transaction=False) as pipeline:
-                for number in range(SHARDS):
-                    pipeline.zcard(f"unscored:{{{number:02d}}}")
+                for number in range(keys.SHARDS):
+                    pipeline.zcard(keys.unscored_key(number))
                 pipeline.zcard(f"lb:{{{self._exam}}}")
                 *waiting, ranked = pipeline.execute()
             ranked = max(0, ranked - 1)  # the sentinel
@@ -144,11 +152,8 @@ def clicked(place: Stack, name: str, sittings: Sittings, rate: float, connection
         watched.start(time.monotonic())
         told = handed_in(urlsplit(place.read()["gateway"]).netloc, sittings, rate, connections)
         found.ranked = watched.wait()
-    found.answered, found.p50_ms, found.p99_ms, found.max_ms = told["seconds"], told["p50Ms"], told["p99Ms"], told["maxMs"]
-    found.visible_p50_ms, found.visible_p99_ms = told["visibleP50Ms"], told["visibleP99Ms"]
-    found.status, found.refused, found.backlog = told["status"], told["refused"], watched.curve
-    found.unanswered = sittings.count - min(told["answered"], told["visible"])
-    found.cpu_us = {**found.cpu_us, "load": round(told["loadCpuSeconds"] * 1e6 / sittings.count, 1)}
+    found.hear(told)
+    found.backlog = watched.curve
     audit(place, sittings, found)
     return found
 
@@ -165,7 +170,7 @@ def handed_in(address: str, sittings: Sittings, rate: float, connections: int) -
 def rung(place: Stack, name: str, sittings: Sittings) -> Burst:
     """Let the exam close: every session ends in one moment, and nobody clicks."""
     ahead = 10 + BELL_SECONDS * sittings.count / 100_000
-    found, closes = Burst(name, sittings.count, 0), _whole_second(datetime.now(UTC) + timedelta(seconds=ahead))
+    found, closes = Burst(name, sittings.count, 0), (datetime.now(UTC) + timedelta(seconds=ahead)).replace(microsecond=0)
     with client(place.home, None, None) as admin:
         request = UpdateScheduleRequest(exam_id=sittings.exam)
         request.closes_at.FromDatetime(closes)
@@ -181,10 +186,6 @@ def rung(place: Stack, name: str, sittings: Sittings) -> Burst:
     found.backlog = watched.curve
     audit(place, sittings, found)
     return found
-
-
-def _whole_second(at: datetime) -> datetime:
-    return at.replace(microsecond=0)
 
 
 async def _none(place: Stack, query: str) -> bool:
@@ -260,13 +261,10 @@ def naive(place: Stack, sittings: Sittings) -> Burst:
         used, written = cpu(place, {"peer": peer.pid}), asyncio.run(_wal(place))
         told = handed_in(address, sittings, 0, 64)
         after = cpu(place, {"peer": peer.pid})
-    found.answered = found.ranked = told["seconds"]
-    found.p50_ms, found.p99_ms, found.max_ms = told["p50Ms"], told["p99Ms"], told["maxMs"]
-    found.visible_p50_ms, found.visible_p99_ms = told["visibleP50Ms"], told["visibleP99Ms"]
-    found.status, found.refused = told["status"], told["refused"]
-    found.unanswered = sittings.count - told["answered"]
     found.cpu_us = {unit: round((after[unit] - used[unit]) * 1e6 / sittings.count, 1) for unit in after}
-    found.cpu_us |= {"session": found.cpu_us.pop("peer"), "load": round(told["loadCpuSeconds"] * 1e6 / sittings.count, 1)}
+    found.cpu_us["session"] = found.cpu_us.pop("peer")
+    found.hear(told)
+    found.ranked = found.answered  # the peer ranks before it answers
     found.wal_bytes = round((asyncio.run(_wal(place)) - written) / sittings.count)
     return found
 

@@ -31,7 +31,6 @@ type submits struct {
 	refused  map[string]int
 	broken   int
 	asked    int
-	last     time.Time
 }
 
 type submitReport struct {
@@ -111,7 +110,7 @@ func (s *submits) submit(line *wire, one *session, key string, due time.Time) in
 		}
 		if status == 200 || status == 202 {
 			now := uint32(time.Since(due).Microseconds())
-			s.answered, s.last = append(s.answered, now), time.Now()
+			s.answered = append(s.answered, now)
 			s.status[status]++
 			if status == 200 {
 				s.visible = append(s.visible, now)
