@@ -22,6 +22,7 @@ from grpc import StatusCode
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of site-packages
 SAVE = "/finalbell.v1.SessionService/SaveAnswer"
 SUBMIT = "/finalbell.v1.SessionService/SubmitSession"
+RESULT = "/finalbell.v1.ScoringService/GetResult"
 ROOM, ROOM_TOGETHER = 256, 1024
 """How many calls may be with one worker at a time; more are refused at once. A worker that answers 1,000 a second, some of
 them submits that wait a quarter of a second for their score, holds 256; a slower one should not hold more, since its
@@ -36,18 +37,20 @@ class Gateway:
     """Where the gateway listens, what stands behind it, and whose tokens it takes.
 
     `upstreams` has the keys session, scoring, leaderboard, content and admin, each with the addresses of its workers;
-    every address is an IP address. `saves` is where the session service's workers take saves as REST: sockets on the same
-    machine, or addresses too. Envoy reads `jwks` once, when it starts, and does not start while there is no key in
-    it. Where keys change while it runs, `auth` is a file in a folder of its own that holds `auth_config`, written
-    before Envoy starts and replaced by a rename whenever `jwks` changes. `origins` is an RE2 pattern of the web origins
-    that may call from a browser, matched whole. `sources` holds `envoy.yaml` and `response.lua`, `descriptors` is
-    `api.binpb`; they are read here and written into the configuration, so that Envoy needs no other file.
+    every address is an IP address. `saves` is where the session service's workers take saves and submits as REST, `results`
+    where the scoring service's take GetResult: sockets on the same machine, or addresses too. Envoy reads `jwks` once, when
+    it starts, and does not start while there is no key in it. Where keys change while it runs, `auth` is a file in a folder
+    of its own that holds `auth_config`, written before Envoy starts and replaced by a rename whenever `jwks` changes.
+    `origins` is an RE2 pattern of the web origins that may call from a browser, matched whole. `sources` holds `envoy.yaml`
+    and `response.lua`, `descriptors` is `api.binpb`; they are read here and written into the configuration, so that Envoy
+    needs no other file.
     """
 
     listen: tuple[str, int]
     admin: tuple[str, int]
     upstreams: Mapping[str, Sequence[tuple[str, int]]]
     saves: Sequence[Path | tuple[str, int]]
+    results: Sequence[Path | tuple[str, int]]
     jwks: Path
     issuer: str
     audience: str
@@ -76,11 +79,12 @@ def envoy_config(gateway: Gateway) -> str:
         "local_replies": [mapper for reply in LOCAL_REPLIES for mapper in _mappers(reply)],
         "save_path": _rest_path(api, SAVE, "[0-9A-Fa-f-]{36}"),
         "submit_path": _rest_path(api, SUBMIT, "[0-9A-Fa-f-]{36}"),
+        "result_path": _rest_path(api, RESULT, "[0-9A-Fa-f-]{36}"),
         "unwrapped": "|".join(_unwrapped(api)),
         "path_fields_in_query": "|".join(_path_fields_in_query(api)),
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
     }
-    for name, workers in {**gateway.upstreams, "saves": gateway.saves}.items():
+    for name, workers in {**gateway.upstreams, "saves": gateway.saves, "results": gateway.results}.items():
         values |= {
             name: [_endpoint(worker) for worker in workers],
             f"{name}_room": (ROOM_TOGETHER if name in TOGETHER else ROOM) * len(workers),

@@ -205,13 +205,16 @@ def worker_name(unit: str, worker: int) -> str:
 def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
     """Envoy with the gateway's configuration; it calls each worker by its own port, so that it knows which one hangs."""
     upstreams = {unit: [("127.0.0.1", at.own(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in SERVED}
-    saves = [home.socket(worker_name("session", worker)) for worker in range(workers.get("session", 1))]
+    sockets = {
+        unit: [home.socket(worker_name(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in ("session", "scoring")
+    }
     config = envoy_config(
         Gateway(
             listen=("127.0.0.1", at.gateway),
             admin=("127.0.0.1", at.ports["envoy admin"]),
             upstreams=upstreams,
-            saves=saves,
+            saves=sockets["session"],
+            results=sockets["scoring"],
             jwks=home.jwks,
             issuer=ISSUER,
             audience=AUDIENCE,

@@ -22,7 +22,7 @@ from servers.receipts import Receipts
 from servers.scoring.grading import Grading
 from servers.scoring.item_statistics import ItemStatistics
 from servers.scoring.news import News
-from servers.scoring.reading import Reading
+from servers.scoring.reading import GET_RESULT, Reading
 from servers.scoring.regrade import Regrading
 from servers.scoring.rules import decided
 from servers.scoring.service import ScoringService
@@ -152,7 +152,7 @@ async def scoring(parts: Parts) -> Hosted:
     reading = Reading(parts.results, parts.revisions, parts.catalog, parts.live, showing, news)
     servicer = ScoringService(reading, signing, grading, regrading, statistics)
     services = [(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)]
-    return Hosted(services=services, workers=[news.run, regrading.run], drains=[statistics.drain])
+    return Hosted(services=services, rest=[GET_RESULT], workers=[news.run, regrading.run], drains=[statistics.drain])
 
 
 async def scoring_worker(parts: Parts) -> Hosted:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
+from json.encoder import encode_basestring
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -72,16 +73,11 @@ class Receipts:
 def payload(submission: Submission) -> bytes:
     """Return what is signed: RFC 8785 of one flat object, whose strings are ASCII and whose one number is a whole one."""
     at = EPOCH + timedelta(milliseconds=submission.submitted_ms)
-    return _canonical(
-        {
-            "answersSha256": submission.answers_sha256.hex(),
-            "examId": submission.exam,
-            "examVersion": submission.exam_version,
-            "sessionId": str(submission.session),
-            "studentId": submission.student,
-            "submittedAt": at.isoformat(timespec="milliseconds") + "Z",
-        }
-    )
+    return (
+        f'{{"answersSha256":"{submission.answers_sha256.hex()}","examId":{encode_basestring(submission.exam)}'
+        f',"examVersion":{submission.exam_version},"sessionId":"{submission.session}"'
+        f',"studentId":{encode_basestring(submission.student)},"submittedAt":"{at.isoformat(timespec="milliseconds")}Z"}}'
+    ).encode()
 
 
 def _canonical(value: dict[str, str | int]) -> bytes:

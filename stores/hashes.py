@@ -1,5 +1,6 @@
 """How a session lies in Redis: one hash of short fields and packed answers. `functions/_prelude.lua` says the same in Lua."""
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -24,6 +25,8 @@ from stores.records import (
 
 ANSWER_HEAD = struct.Struct(">6s6sIH")
 LOG_HEAD = struct.Struct(">6s6sI8s4s")
+CLEARED = ord("-")
+ESCAPED = re.compile(rb"[\x00-\x1f\\]")
 STATUS = {"I": SessionStatus.IN_PROGRESS, "S": SessionStatus.SUBMITTED, "D": SessionStatus.SCORED}
 STATUS_LETTER = {status: letter for letter, status in STATUS.items()}
 
@@ -140,9 +143,7 @@ def read_frozen(session: UUID, reply: Sequence[object]) -> Frozen | NotFlipped:
     if outcome not in (SubmitOutcome.FLIPPED, SubmitOutcome.ALREADY, SubmitOutcome.EXHAUSTED):
         return NotFlipped(outcome, int(cast(int, reply[2])), now_ms)
     fields = read_fields(reply[2:])
-    head = ANSWER_HEAD.size
-    packed = {name[2:].decode(): value[head:].decode() for name, value in fields.items() if name.startswith(b"a:")}
-    encoded = encode_answers(packed)
+    encoded = frozen_answers(fields)
     return Frozen(
         outcome=outcome,
         facts=_facts(session, fields),
@@ -154,6 +155,24 @@ def read_frozen(session: UUID, reply: Sequence[object]) -> Frozen | NotFlipped:
         answers_sha256=answers_sha256(encoded),
         scored=fields[b"s"] == b"D",
     )
+
+
+def frozen_answers(fields: Mapping[bytes, bytes]) -> bytes:
+    """Return what `encode_answers` makes of a hash's answers.
+
+    JSON is joined from the bytes as they lie here, which takes a third of the time that decoding and writing them takes; but for
+    what JSON has to escape, which its own writer does. A quotation mark sorts before whatever an id may hold, so that sorting the
+    members sorts their names.
+    """
+    start = ANSWER_HEAD.size
+    members = [
+        name[2:] + b'":"' + packed[start:] for name, packed in fields.items() if name[:2] == b"a:" and packed[start] != CLEARED
+    ]
+    members.sort()
+    joined = b'","'.join(members)
+    if joined.count(b'"') != max(0, 4 * len(members) - 2) or ESCAPED.search(joined):
+        return encode_answers({name[2:].decode(): packed[start:].decode() for name, packed in fields.items() if name[:2] == b"a:"})
+    return b'{"' + joined + b'"}' if members else b"{}"
 
 
 def read_log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:

@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from stores.grading import TASKS, Decide, graded_essays
+from stores.pipeline import Coalescer
 from stores.records import AnswerTimes, GradedEssay, Result, SessionStatus, Standing, SubmitReason
 from stores.sessions import milliseconds, moment
 
@@ -23,7 +24,7 @@ TIEBREAK = """
 """
 """What breaks a tie of session `s` of exam `e`, in ms; the smaller is the better."""
 
-RESTATED = f"""
+BEST = f"""
   WITH attempt AS (
     SELECT r.exam_id, r.student_id, r.session_id, r.score, r.status, s.alias, s.cohorts, e.tie_break,
       {TIEBREAK} AS tiebreak
@@ -37,25 +38,39 @@ RESTATED = f"""
     END AS order_key
     FROM attempt, LATERAL (SELECT 1::bigint << CASE tie_break WHEN 'DURATION' THEN 27 ELSE 35 END AS range) bits
   ), best AS (
-    SELECT DISTINCT ON (exam_id, student_id) * FROM keyed
-    ORDER BY exam_id, student_id, (status = 'SCORED') DESC, order_key DESC, session_id
+    SELECT DISTINCT ON (exam_id, student_id) exam_id, student_id, alias,
+      CASE WHEN status = 'SCORED' THEN score END AS score,
+      CASE WHEN status = 'SCORED' THEN tiebreak END AS tiebreak,
+      CASE WHEN status = 'SCORED' THEN order_key END AS order_key,
+      CASE WHEN status = 'SCORED' THEN session_id END AS session_id
+    FROM keyed
+    ORDER BY exam_id, student_id, (status = 'SCORED') DESC, keyed.order_key DESC, keyed.session_id
   ), clubs AS (
-    SELECT exam_id, student_id, array_agg(DISTINCT cohort ORDER BY cohort) FILTER (WHERE cohort IS NOT NULL) AS cohorts
+    SELECT exam_id, student_id,
+      coalesce(array_agg(DISTINCT cohort ORDER BY cohort) FILTER (WHERE cohort IS NOT NULL), '{{}}') AS cohorts
     FROM attempt LEFT JOIN LATERAL unnest(cohorts) AS cohort ON true GROUP BY 1, 2
   )
+"""  # noqa: S608
+"""What the standings of (exam, student) pairs have to be: the best SCORED result gives the place."""
+
+STATED = f"""
+  {BEST}
+  INSERT INTO standing AS t (exam_id, student_id, alias, cohorts, score, tiebreak, order_key, session_id, version)
+  SELECT exam_id, student_id, b.alias, c.cohorts, b.score, b.tiebreak, b.order_key, b.session_id, 1
+  FROM best b JOIN clubs c USING (exam_id, student_id) ORDER BY exam_id, student_id
+  ON CONFLICT DO NOTHING
+  RETURNING {STANDING}
+"""  # noqa: S608
+
+RESTATED = f"""
+  {BEST}
   UPDATE standing t SET
-    alias = b.alias,
-    cohorts = COALESCE(c.cohorts, '{{}}'),
-    score = CASE WHEN b.status = 'SCORED' THEN b.score END,
-    tiebreak = CASE WHEN b.status = 'SCORED' THEN b.tiebreak END,
-    order_key = CASE WHEN b.status = 'SCORED' THEN b.order_key END,
-    session_id = CASE WHEN b.status = 'SCORED' THEN b.session_id END,
-    version = t.version + 1
+    alias = b.alias, cohorts = c.cohorts, score = b.score, tiebreak = b.tiebreak, order_key = b.order_key,
+    session_id = b.session_id, version = t.version + 1
   FROM best b JOIN clubs c USING (exam_id, student_id)
   WHERE (t.exam_id, t.student_id) = (b.exam_id, b.student_id)
   RETURNING t.exam_id, t.student_id, t.alias, t.cohorts, t.order_key, t.version
 """  # noqa: S608
-"""Computes the standings of (exam, student) pairs: the best SCORED result gives the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,7 @@ class Results:
     def __init__(self, pool: asyncpg.Pool, decide: Decide) -> None:
         self._pool = pool
         self._decide = decide
+        self._reads: Coalescer[UUID, Result | None] = Coalescer(self._read_all, queue="results")
 
     async def keep(self, results: Sequence[Result]) -> Kept:
         """Keep each result once, in one transaction with the session's status and the student's standing.
@@ -128,17 +144,17 @@ class Results:
             await open_tasks(connection, batch)
             await connection.execute("DELETE FROM submission WHERE session_id = ANY ($1)", [r.session for r in batch])
             standings = await restate(connection, {(result.exam, result.student) for result in batch})
-            rows = await connection.fetch(
-                "SELECT session_id, score, max_score, status, answers_sha256 FROM result WHERE session_id = ANY ($1)",
-                [result.session for result in batch],
-            )
+            before = await _kept_before(connection, [result for result in batch if result.session not in new])
         hashes = {result.session: result.answers_sha256 for result in batch}
         return Kept(
-            new=new,
-            totals={row["session_id"]: Total(row["score"], row["max_score"], row["status"] == "PARTIAL") for row in rows},
+            new=len(new),
+            totals={
+                **{r.session: Total(r.score, r.max_score, r.partial) for r in batch if r.session in new},
+                **{row["session_id"]: Total(row["score"], row["max_score"], row["status"] == "PARTIAL") for row in before},
+            },
             standings=standings,
             unknown=frozenset(result.session for result in ordered) - known,
-            differing=frozenset(row["session_id"] for row in rows if row["answers_sha256"] != hashes[row["session_id"]]),
+            differing=frozenset(row["session_id"] for row in before if row["answers_sha256"] != hashes[row["session_id"]]),
         )
 
     async def take_submissions(self, count: int) -> Sequence[tuple[str, bytes]]:
@@ -158,15 +174,19 @@ class Results:
         return [(row["subject"], row["event"]) for row in rows]
 
     async def read(self, session: UUID) -> Result | None:
-        """Return a session's result, or None while it has none."""
-        row = await self._pool.fetchrow(
+        """Return a session's result, or None while it has none; what is asked for together is read together."""
+        return await self._reads.submit(session)
+
+    async def _read_all(self, sessions: Sequence[UUID]) -> Sequence[Result | None]:
+        rows = await self._pool.fetch(
             """
             SELECT r.*, s.submitted_at, s.submit_reason FROM result r JOIN exam_session s ON s.id = r.session_id
-            WHERE r.session_id = $1
+            WHERE r.session_id = ANY ($1)
             """,
-            session,
+            sessions,
         )
-        return result_of(row) if row else None
+        found = {row["session_id"]: result_of(row) for row in rows}
+        return [found.get(session) for session in sessions]
 
     async def essays(self, session: UUID) -> Mapping[str, GradedEssay]:
         """Return what the essays of a session were given whose grades are decided, by question."""
@@ -286,8 +306,8 @@ async def _lock_sessions(connection: asyncpg.Connection, sessions: Sequence[UUID
     return {row["id"] for row in rows}
 
 
-async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> int:
-    """Insert what is not there yet, and return how many that were. Points travel as text: arrays cannot nest unevenly."""
+async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> set[UUID]:
+    """Insert what is not there yet, and return which sessions that were. Points travel as text: arrays cannot nest unevenly."""
     rows = await connection.fetch(
         """
         INSERT INTO result (session_id, exam_id, exam_version, student_id, score, max_score, status, key_version, answers,
@@ -314,7 +334,18 @@ async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> 
         [r.answers_sha256 for r in results],
         ["{" + ",".join(map(str, r.points)) + "}" for r in results],
     )
-    return len(rows)
+    return {row["session_id"] for row in rows}
+
+
+async def _kept_before(connection: asyncpg.Connection, results: Sequence[Result]) -> Sequence[asyncpg.Record]:
+    """Return what stands for sessions that were scored before."""
+    if not results:
+        return []
+    rows: Sequence[asyncpg.Record] = await connection.fetch(
+        "SELECT session_id, score, max_score, status, answers_sha256 FROM result WHERE session_id = ANY ($1)",
+        [result.session for result in results],
+    )
+    return rows
 
 
 async def _mark_scored(connection: asyncpg.Connection, results: Sequence[Result]) -> None:
@@ -362,32 +393,27 @@ async def open_tasks(connection: asyncpg.Connection, results: Sequence[Result]) 
 async def restate(connection: asyncpg.Connection, students: set[tuple[str, str]]) -> Sequence[Standing]:
     """Recompute the standings of these (exam, student): the best SCORED result gives the place.
 
-    The rows are made and locked first and recomputed in a later statement, which sees what the other transaction
-    committed: two attempts scored at once cannot both believe that they are the only one.
+    A first result makes the row. Where there is one, or another transaction makes it meanwhile, it is locked first and
+    recomputed in a later statement, which sees what the other committed: two attempts scored at once cannot both believe
+    that they are the only one.
     """
-    ordered = sorted(students)
-    exams, ids = [exam for exam, _ in ordered], [student for _, student in ordered]
-    await connection.execute(
-        """
-        INSERT INTO standing (exam_id, student_id) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING
-        """,
-        exams,
-        ids,
-    )
+    made = [standing_of(row) for row in await connection.fetch(STATED, *_columns(students))]
+    there = students - {(standing.exam, standing.student) for standing in made}
+    if not there:
+        return made
     await connection.execute(
         """
         SELECT FROM standing WHERE (exam_id, student_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
         ORDER BY exam_id, student_id FOR UPDATE
         """,
-        exams,
-        ids,
+        *_columns(there),
     )
-    rows = await connection.fetch(
-        RESTATED,
-        exams,
-        ids,
-    )
-    return [standing_of(row) for row in rows]
+    return [*made, *(standing_of(row) for row in await connection.fetch(RESTATED, *_columns(there)))]
+
+
+def _columns(students: set[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    ordered = sorted(students)
+    return [exam for exam, _ in ordered], [student for _, student in ordered]
 
 
 def standing_of(row: asyncpg.Record) -> Standing:

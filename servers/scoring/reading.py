@@ -1,6 +1,6 @@
 """Reading results: at once, or watched until they come and whenever they change."""
 
-import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from time import monotonic
@@ -8,13 +8,14 @@ from uuid import UUID
 
 from finalbell.v1 import scoring_pb2 as pb
 from google.api.httpbody_pb2 import HttpBody
-from google.protobuf.json_format import MessageToDict
 from redis.exceptions import RedisError
 
 from servers import errors
 from servers.messages import timestamp
 from servers.scoring.news import News
 from servers.scoring.showing import Showing
+from servers.serving.proto_json import to_json
+from servers.serving.rest import SESSION, RestMethod
 from servers.serving.wrap import Call
 from stores.catalog import Catalog
 from stores.live import Glance, LiveSessions
@@ -148,5 +149,26 @@ def _frame(result: pb.Result | None) -> bytes:
     """Return a server-sent event, its data as GET answers it; a comment where there is nothing new."""
     if result is None:
         return b":\n\n"
-    data = json.dumps(MessageToDict(result, always_print_fields_with_no_presence=True), ensure_ascii=False)
-    return f"id: {result.revision}\nevent: result\ndata: {data}\n\n".encode()
+    return b"id: %d\nevent: result\ndata: %s\n\n" % (result.revision, to_json(result))
+
+
+def _read(session: str, body: bytes) -> tuple[pb.GetResultRequest, bool]:
+    """Read a request, and say whether it is surely valid."""
+    if body:
+        raise errors.InvalidField([("", "a GET has no body")])
+    return pb.GetResultRequest(session_id=session), SESSION.fullmatch(session) is not None
+
+
+def _write(message: bytes) -> bytes:
+    """Write a reply's one field, as its `response_body` says."""
+    return to_json(pb.GetResultResponse.FromString(message).result)
+
+
+GET_RESULT = RestMethod(
+    path="/finalbell.v1.ScoringService/GetResult",
+    verb=b"GET",
+    url=re.compile(rb"/api/v1/sessions/([^/?]+)/result"),
+    read=_read,
+    write=_write,
+)
+"""GetResult as REST: after the bell everybody asks at once."""

@@ -29,6 +29,9 @@ PASSED_ON = frozenset({b"authorization", b"idempotency-key", b"traceparent", b"t
 TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 HEALTH = b"/health"
+SESSION = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+"""A session's id, as the API writes it."""
+
 STATUS = "fb-http-status"
 BACKLOG = 1024
 GATHER_SECONDS = 0.001

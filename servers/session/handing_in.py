@@ -2,12 +2,12 @@
 
 import re
 
-from finalbell.v1 import scoring_pb2, session_pb2
+from finalbell.v1 import session_pb2
 from google.protobuf.json_format import ParseDict, ParseError
 
 from servers import errors
-from servers.serving.rest import RestMethod, read_json
-from servers.session.saves import SESSION, rest_time
+from servers.serving.proto_json import to_json
+from servers.serving.rest import SESSION, RestMethod, read_json
 
 
 def read_submit(session: str, body: bytes) -> tuple[session_pb2.SubmitSessionRequest, bool]:
@@ -27,20 +27,8 @@ def read_submit(session: str, body: bytes) -> tuple[session_pb2.SubmitSessionReq
 
 
 def write_submitted(message: bytes) -> bytes:
-    """Write a reply as the gateway's transcoder would: every primitive field, in the proto's order."""
-    reply = session_pb2.SubmitSessionResponse.FromString(message)
-    fields = [
-        f'"status":"{scoring_pb2.Result.Status.Name(reply.status)}"',
-        f'"submittedAt":{rest_time(reply.submitted_at)}',
-        f'"answersSha256":"{reply.answers_sha256}"',
-    ]
-    if reply.HasField("score"):
-        fields.append(f'"score":{reply.score}')
-    if reply.HasField("max_score"):
-        fields.append(f'"maxScore":{reply.max_score}')
-    if reply.HasField("receipt"):
-        fields.append(f'"receipt":"{reply.receipt}"')
-    return f"{{{','.join(fields)}}}".encode()
+    """Write a reply."""
+    return to_json(session_pb2.SubmitSessionResponse.FromString(message))
 
 
 SUBMIT_SESSION = RestMethod(

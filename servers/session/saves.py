@@ -6,15 +6,15 @@ ten times slower. Fields that nobody knows are passed over, as everywhere in thi
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 
 from finalbell.v1 import session_pb2 as pb
-from google.protobuf.json_format import MessageToJson, ParseDict, ParseError
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers import errors
-from servers.serving.rest import RestMethod, read_json
+from servers.serving.proto_json import to_json
+from servers.serving.rest import SESSION, RestMethod, read_json
 
 PLAIN = {"questionId": str, "choice": str, "number": str, "text": str, "clientSeq": int, "idempotencyKey": str}
 NAMES = {
@@ -26,7 +26,6 @@ NAMES = {
     "idempotencyKey": "idempotency_key",
 }
 ANSWERS = {"choice", "choices", "number", "text", "cleared"}
-SESSION = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 ID = re.compile("[A-Za-z0-9_-]{1,32}")
 CLIENT_TS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
 
@@ -80,30 +79,8 @@ def _said(wrong: Exception) -> str:
 
 
 def write_saved(message: bytes) -> bytes:
-    """Write a reply as the gateway's transcoder would: every primitive field, in the proto's order."""
-    saved = pb.SaveAnswerResponse.FromString(message)
-    if saved.HasField("current"):
-        return MessageToJson(saved, always_print_fields_with_no_presence=True, indent=None).encode()
-    return (
-        f'{{"saved":{_flag(saved.saved)},"superseded":{_flag(saved.superseded)},"savedAt":{rest_time(saved.saved_at)},'
-        f'"version":{saved.version},"endsAt":{rest_time(saved.ends_at)}}}'
-    ).encode()
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def rest_time(at: Timestamp) -> str:
-    """Write a time of whole milliseconds as proto3 JSON."""
-    minutes, second = divmod(at.seconds, 60)
-    fraction = f".{at.nanos // 1_000_000:03d}" if at.nanos else ""
-    return f'"{_minute(minutes)}:{second:02d}{fraction}Z"'
-
-
-@lru_cache(maxsize=1024)
-def _minute(minutes: int) -> str:
-    return datetime.fromtimestamp(minutes * 60, UTC).strftime("%Y-%m-%dT%H:%M")
+    """Write a reply."""
+    return to_json(pb.SaveAnswerResponse.FromString(message))
 
 
 SAVE_ANSWER = RestMethod(

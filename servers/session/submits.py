@@ -40,7 +40,7 @@ LISTEN_AGAIN_SECONDS = 1.0
 MARKED_SECONDS = 1.0
 MARKED_TOGETHER = 1_000
 MOST_UNSCORED = 100_000
-LONG_WAITS = 1_000
+LONG_WAITS = 256
 """So many submits of one process wait for their scores when nobody waits for one inline any more."""
 
 IN_THE_STREAM = frozenset({PublishOutcome.KEPT, PublishOutcome.ALREADY})

@@ -9,14 +9,14 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from tests.gateway.harness import SERVICES, Edge, Services, run_edge, saves, servicer
+from tests.gateway.harness import SERVICES, Edge, Services, rest_front, run_edge, servicer
 
 
 @pytest.fixture(scope="session")
 async def _servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Services]:
-    services = Services(saves=tmp_path_factory.mktemp("saves") / "sock")
-    front = saves(services)
-    await front.listen(f"unix:{services.saves}")
+    services = Services(rest=tmp_path_factory.mktemp("rest") / "sock")
+    front = rest_front(services)
+    await front.listen(f"unix:{services.rest}")
     servers = []
     for upstream, (_, stubs, name) in SERVICES.items():
         server = grpc.aio.server()
@@ -46,7 +46,7 @@ def services(_servers: Services) -> Services:
 async def edge(_servers: Services, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     """The gateway with all its services up."""
     upstreams = {name: [("127.0.0.1", port)] for name, port in _servers.ports.items()}
-    async for edge in run_edge(tmp_path_factory.mktemp("edge"), upstreams, _servers.saves):
+    async for edge in run_edge(tmp_path_factory.mktemp("edge"), upstreams, _servers.rest):
         yield edge
 
 
@@ -70,5 +70,5 @@ async def strict_edge(_servers: Services, tmp_path_factory: pytest.TempPathFacto
         upstreams = {name: [("127.0.0.1", port)] for name, port in _servers.ports.items()}
         upstreams["content"] = [server.sockets[0].getsockname()]
         home = tmp_path_factory.mktemp("strict")
-        async for edge in run_edge(home, upstreams, _servers.saves, max_requests="1", max_stream_duration="0.5s", timeout="0.5s"):
+        async for edge in run_edge(home, upstreams, _servers.rest, max_requests="1", max_stream_duration="0.5s", timeout="0.5s"):
             yield edge

@@ -34,8 +34,9 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
 from ops.gateway import Gateway, auth_config, envoy_config
-from servers.engine import Answer, Metadata, Reading
+from servers.engine import Answer, Answering, Metadata, Reading
 from servers.errors import DeadlineExceeded, InvalidField, status
+from servers.scoring.reading import GET_RESULT
 from servers.serving.rest import RestFront
 from servers.session.handing_in import SUBMIT_SESSION
 from servers.session.saves import SAVE_ANSWER
@@ -67,7 +68,7 @@ class Services:
     """The services behind the gateway. Without an entry in `replies` a method answers its empty message."""
 
     ports: dict[str, int] = field(default_factory=dict)
-    saves: Path = Path("nowhere")
+    rest: Path = Path("nowhere")
     seen: list[Seen] = field(default_factory=list)
     replies: dict[str, Reply] = field(default_factory=dict)
 
@@ -199,8 +200,8 @@ class Refused(Exception):
         self.status = status
 
 
-class SavesContext:
-    """As much of a servicer's context as replies use, for the save that comes as REST."""
+class RestContext:
+    """As much of a servicer's context as replies use, for calls that come as REST."""
 
     def __init__(self, seconds: float | None) -> None:
         self.headers: list[tuple[str, str]] = []
@@ -217,27 +218,37 @@ class SavesContext:
         raise Refused(status_pb2.Status.FromString(rich) if rich else status_pb2.Status(code=code.value[0], message=details))
 
 
-def saves(services: Services) -> RestFront:
-    """Make the front that takes saves as REST, over the same replies as the session service's."""
+def rest_front(services: Services) -> RestFront:
+    """Make the front that takes REST past the transcoder, over the same replies as the services'."""
 
-    async def answering(read: Reading, metadata: Metadata, seconds: float | None) -> Answer:
-        context = SavesContext(seconds)
-        try:
-            request, _ = read()
-        except InvalidField as wrong:
-            return Answer(b"", refused=status(wrong))
-        services.seen.append(Seen("session", "SaveAnswer", request, {key: str(value) for key, value in metadata}))
-        reply = services.replies.get("SaveAnswer")
-        try:
-            async with asyncio.timeout(context.time_remaining()):
-                message = await reply(request, cast(Any, context)) if reply else session_pb2.SaveAnswerResponse()
-        except Refused as refused:
-            return Answer(b"", context.headers, refused.status)
-        except TimeoutError:
-            return Answer(b"", refused=status(DeadlineExceeded("The call's deadline has passed.")))
-        return Answer(message.SerializeToString(), context.headers)
+    def answering(upstream: str, name: str, empty: Message) -> Answering:
+        async def answer(read: Reading, metadata: Metadata, seconds: float | None) -> Answer:
+            context = RestContext(seconds)
+            try:
+                request, _ = read()
+            except InvalidField as wrong:
+                return Answer(b"", refused=status(wrong))
+            services.seen.append(Seen(upstream, name, request, {key: str(value) for key, value in metadata}))
+            reply = services.replies.get(name)
+            try:
+                async with asyncio.timeout(context.time_remaining()):
+                    message = await reply(request, cast(Any, context)) if reply else empty
+            except Refused as refused:
+                return Answer(b"", context.headers, refused.status)
+            except TimeoutError:
+                return Answer(b"", refused=status(DeadlineExceeded("The call's deadline has passed.")))
+            return Answer(message.SerializeToString(), context.headers)
 
-    return RestFront([(SAVE_ANSWER, answering), (SUBMIT_SESSION, answering)], lambda: True)
+        return answer
+
+    return RestFront(
+        [
+            (SAVE_ANSWER, answering("session", "SaveAnswer", session_pb2.SaveAnswerResponse())),
+            (SUBMIT_SESSION, answering("session", "SubmitSession", session_pb2.SubmitSessionResponse())),
+            (GET_RESULT, answering("scoring", "GetResult", scoring_pb2.GetResultResponse())),
+        ],
+        lambda: True,
+    )
 
 
 def write_auth(gateway: Gateway) -> None:
@@ -249,7 +260,9 @@ def write_auth(gateway: Gateway) -> None:
     new.rename(gateway.auth)
 
 
-async def run_edge(home: Path, upstreams: dict[str, list[tuple[str, int]]], saves: Path, **changes: str) -> AsyncIterator[Edge]:
+async def run_edge(
+    home: Path, upstreams: dict[str, list[tuple[str, int]]], rest_socket: Path, **changes: str
+) -> AsyncIterator[Edge]:
     """Run the gateway until the fixture ends, with some names in its configuration set to other values."""
     tokens = Tokens()
     jwks = home / "keys" / "jwks.json"
@@ -259,7 +272,8 @@ async def run_edge(home: Path, upstreams: dict[str, list[tuple[str, int]]], save
         listen=("127.0.0.1", 0),
         admin=("127.0.0.1", 0),
         upstreams=upstreams,
-        saves=[saves],
+        saves=[rest_socket],
+        results=[rest_socket],
         jwks=jwks,
         issuer=ISSUER,
         audience=AUDIENCE,

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from stores.connect import Stores
 from stores.keys import generation_key, session_key, shard
 from stores.pipeline import Call, Coalescer, Functions, Overloaded
+from tests.stack import Stack
 
 
 class Store:
@@ -128,8 +129,9 @@ async def test_draining_waits_for_what_is_queued() -> None:
     assert [call.done() for call in calls] == [True, True, True]
 
 
-async def test_each_call_gets_its_own_reply_however_many_reads_they_take(stores: Stores) -> None:
-    functions, unknown = Functions(stores.live, queue="a test"), uuid4()
+async def test_each_call_gets_its_own_reply_however_many_reads_they_take(stack: Stack) -> None:
+    redis, unknown = Redis.from_url(stack.read()["redis"], socket_timeout=20), uuid4()
+    functions = Functions(redis, queue="a test")
     await functions.load()
     keys = [session_key(unknown), generation_key(shard(unknown))]
     calls: list[Call] = [("state", [] if number == 1_000 else keys, ()) for number in range(10_000)]
@@ -138,3 +140,4 @@ async def test_each_call_gets_its_own_reply_however_many_reads_they_take(stores:
 
     assert isinstance(replies[1_000], ResponseError)
     assert [number for number, reply in enumerate(replies) if reply != [b"RESTORE"]] == [1_000]
+    await redis.aclose()
