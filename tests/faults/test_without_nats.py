@@ -20,7 +20,7 @@ LONG = "\x01" * 10_000
 
 @pytest.fixture
 async def exam(stack: Stack, small_exam: dict[str, Any], exam_id: str) -> str:
-    await stack.import_exam(small_exam, exam_id)
+    await stack.import_exam(small_exam, exam_id, maxAttempts=100)
     return exam_id
 
 

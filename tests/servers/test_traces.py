@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -52,12 +53,11 @@ async def test_a_submit_is_one_trace_through_both_services(
     async with Student(stack) as student:
         session = (await student.sit(exam_id))["sessionId"]
         good(await student.save(session, "q1", choice="B"))
-        with (
-            stopped(stack, "scoring-worker"),
-            another(stack, "session", OTLP=otlp, PUBLISH_WAIT_MS="5000") as (address, serving),
-            another(stack, "scoring-worker", OTLP=otlp) as (_, working),
-        ):
-            await nobody_pulls(stack)
+        async with AsyncExitStack() as harm:
+            harm.enter_context(stopped(stack, "scoring-worker"))
+            await nobody_pulls(stack)  # before the other worker pulls
+            address, serving = harm.enter_context(another(stack, "session", OTLP=otlp, PUBLISH_WAIT_MS="5000"))
+            _, working = harm.enter_context(another(stack, "scoring-worker", OTLP=otlp))
             async with grpc.aio.insecure_channel(address) as channel:
                 await asyncio.wait_for(channel.channel_ready(), 20)
                 caller, headers = Native(channel, student.token), {"traceparent": f"00-{TRACE}-{PARENT}-01"}
