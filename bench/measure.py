@@ -110,8 +110,8 @@ def load(
 
 
 def cpu(place: Stack | None, also: Mapping[str, int] | None = None) -> dict[str, float]:
-    """Return the CPU seconds that each process of the stack has used, with its children."""
-    found = {name: sum(map(_cpu_seconds, [pid])) for name, pid in (also or {}).items()}
+    """Return the CPU seconds that each process of the stack has used, with its children, those that have ended too."""
+    found = {name: _cpu_seconds(pid) for name, pid in (also or {}).items()}
     if place is not None:
         stack = place.read()
         for unit in (*stack["services"], *stack["servers"]):
@@ -124,7 +124,7 @@ def _cpu_seconds(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    return sum(int(field) for field in fields[11:15]) / TICKS
 
 
 def resident(pids: Sequence[int]) -> int:

@@ -15,7 +15,6 @@ import time
 import urllib.request
 import uuid
 from collections import Counter
-from pathlib import Path
 
 import asyncpg
 import grpc
@@ -25,11 +24,11 @@ from finalbell.v1.session_pb2 import StartSessionRequest, StartSessionResponse
 from finalbell.v1.session_pb2_grpc import SessionServiceStub
 
 from bench.local import EXAM, Stack, each, show, stack
+from bench.measure import cpu
 from ops.keys import mint
 
 CHANNELS = 4
 UNITS = ("session", "postgres", "redis", "envoy")
-TICKS = os.sysconf("SC_CLK_TCK")
 REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -76,7 +75,7 @@ async def herd(place: Stack, address: str, sessions: int, together: int) -> list
     finally:
         await students.close()
     took = time.perf_counter() - began
-    spent = {unit: seconds - used[unit] for unit, seconds in cpu(place).items()} | {"this client": own_cpu() - own}
+    spent = {unit: seconds - used[unit] for unit, seconds in cpu(place).items() if unit in UNITS} | {"this client": own_cpu() - own}
     ordered = sorted(students.seconds)
     show(
         f"{sessions:,} students start one exam of 60 questions on cold caches, {together} at a time",
@@ -116,20 +115,6 @@ def batch_size(place: Stack) -> float:
 def at(ordered: list[float], share: float) -> float:
     """Return a percentile."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
-def cpu(place: Stack) -> dict[str, float]:
-    """Return the seconds of CPU that each unit has used so far, with its children."""
-    return {unit: sum(_ticks(pid) for pid in place.pids(unit)) / TICKS for unit in UNITS}
-
-
-def _ticks(pid: int) -> int:
-    """Return the ticks of a process, and of its children that have ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return sum(int(field) for field in fields[11:15])
 
 
 def own_cpu() -> float:

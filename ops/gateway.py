@@ -24,9 +24,9 @@ SAVE = "/finalbell.v1.SessionService/SaveAnswer"
 SUBMIT = "/finalbell.v1.SessionService/SubmitSession"
 RESULT = "/finalbell.v1.ScoringService/GetResult"
 ROOM, ROOM_TOGETHER = 256, 1024
-"""How many calls may be with one worker at a time; more are refused at once. A worker that answers 1,000 a second, some of
-them submits that wait a quarter of a second for their score, holds 256; a slower one should not hold more, since its
-clients give up waiting. The session service takes calls many at a time, some thousands a second."""
+"""How many calls may be with one worker at a time; more are refused at once. One that answers 1,000 a second and takes a quarter
+of a second for each holds 256; a slower one should not hold more, since its clients give up waiting. The session service takes
+calls many at a time, some thousands a second; its submits, which wait up to a second for their scores, have as much room again."""
 
 TOGETHER = frozenset({"session", "saves"})
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"

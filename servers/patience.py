@@ -20,12 +20,18 @@ class Pace:
         self._heard += count
 
     def tick(self, seconds: float) -> None:
-        """Let so much time have passed since the last tick."""
-        self._rate += (self._heard / max(0.1, seconds) - self._rate) / 3
+        """Let so much time have passed since the last tick. The pace rises at once and falls slowly: a burst has just begun, and
+        between two batches nothing has ended."""
+        rate = self._heard / max(0.1, seconds)
+        self._rate = max(rate, self._rate + (rate - self._rate) / 3)
         self._heard = 0
+
+    def seconds_for(self, waiting: int) -> float:
+        """Return how long so many scores take."""
+        return waiting / max(self._rate, SLOWEST)
 
     def ask_again_seconds(self, waiting: int) -> int:
         """Return when a score should be there, of which so many are waited for: spread, so that those who ask do not come all
         at once."""
-        expected = min(LONGEST_SECONDS, waiting / max(self._rate, SLOWEST))
+        expected = min(LONGEST_SECONDS, self.seconds_for(waiting))
         return max(1, round(expected * random.uniform(0.8, 1.5)))  # noqa: S311

@@ -26,12 +26,13 @@ ASKED_SECONDS = 5.0
 class Deliveries:
     """One consumer's messages for this process; several processes share a consumer."""
 
-    def __init__(self, client: Client, stream: str, consumer: str) -> None:
+    def __init__(self, client: Client, stream: str, consumer: str, ack_wait_seconds: float) -> None:
         self._client = client
+        self._ack_wait = ack_wait_seconds
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox = client.new_inbox()
         self._subscription: Any = None
-        self._here: deque[Msg] = deque()
+        self._here: deque[tuple[float, Msg]] = deque()
         self._arrived = asyncio.Event()
         self._asked = 0
         self._asked_until = 0.0
@@ -43,20 +44,30 @@ class Deliveries:
         self._subscription = await self._client.subscribe(self._inbox, cb=self._receive)
 
     async def close(self) -> None:
-        """Listen no more; what is here and not acknowledged comes again, to whoever asks."""
-        with suppress(NatsError):
+        """Listen no more, and give back what was not taken: it comes again at once, to whoever asks."""
+        with suppress(NatsError, OSError):
             await self._subscription.unsubscribe()
+            while self._here:
+                await self._here.popleft()[1].nak()
 
     async def take(self, count: int, wait_seconds: float) -> list[Msg]:
-        """Return what is here, at most `count`; when nothing is, wait for the first so long. NotFoundError: no such consumer."""
+        """Return what is here, at most `count`; when nothing is, wait for the first so long. NotFoundError: no such consumer.
+
+        What has been here for longer than the server waits for its acknowledgement is left out: it comes again.
+        """
         await self._ask()
+        self._forget_late()
         if not self._here:
             self._arrived.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), wait_seconds)
         if self._gone:
             raise NotFoundError(description=self._gone)
-        return [self._here.popleft() for _ in range(min(count, len(self._here)))]
+        return [self._here.popleft()[1] for _ in range(min(count, len(self._here)))]
+
+    def _forget_late(self) -> None:
+        while self._here and self._here[0][0] < monotonic() - self._ack_wait:
+            self._here.popleft()
 
     async def _ask(self) -> None:
         """Ask for as many as there is room for, once half of it is free."""
@@ -72,7 +83,7 @@ class Deliveries:
     async def _receive(self, message: Msg) -> None:
         status = message.headers.get("Status") if message.headers and not message.reply else None
         if status is None:
-            self._here.append(message)
+            self._here.append((monotonic(), message))
             self._asked = max(0, self._asked - 1)
         else:
             self._ended(status, message.headers or {})

@@ -103,9 +103,7 @@ class SubmitLog:
     async def prepare_to_pull(self) -> None:
         """Make the consumer that all scoring workers share, or bring it up to these settings."""
         await self.prepare()
-        if self._deliveries is not None:
-            await self._deliveries.close()
-            self._deliveries = None
+        await self.stop_pulling()
         await self._stream.add_consumer(
             STREAM,
             ConsumerConfig(
@@ -201,10 +199,16 @@ class SubmitLog:
     async def pull(self, count: int, wait_seconds: float) -> Sequence[Msg]:
         """Return the next events, at most `count`; none when none came in time. Each must be acknowledged or ended."""
         if self._deliveries is None:
-            deliveries = Deliveries(self._client, STREAM, CONSUMER)
+            deliveries = Deliveries(self._client, STREAM, CONSUMER, ACK_WAIT_SECONDS)
             await deliveries.open()
             self._deliveries = deliveries
         return await self._deliveries.take(count, wait_seconds)
+
+    async def stop_pulling(self) -> None:
+        """Give back what was asked for ahead, for other workers."""
+        if self._deliveries is not None:
+            await self._deliveries.close()
+            self._deliveries = None
 
     async def acknowledge(self, messages: Sequence[Acknowledged]) -> None:
         """Say that these are done for good, and wait until the broker has heard it; only ever after the commit."""

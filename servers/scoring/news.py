@@ -70,7 +70,7 @@ class News:
     def watching(self, session: UUID) -> Iterator[asyncio.Event]:
         """Give an event that is set whenever the session's result has changed; refuse one watcher too many."""
         if self._watchers >= MOST_WATCHERS:
-            raise errors.RateLimited("Too many watch results here; ask again in a while, or without watching.")
+            raise errors.RateLimited("Too many watch results here; ask again in a while, or without watching.", retry_seconds=30)
         self._watchers += 1
         changed = asyncio.Event()
         self._watched.setdefault(session, set()).add(changed)

@@ -14,7 +14,7 @@ from servers import errors
 from servers.messages import timestamp
 from servers.scoring.news import News
 from servers.scoring.showing import Showing
-from servers.serving.proto_json import to_json
+from servers.serving.proto_json import to_json, writer
 from servers.serving.rest import SESSION, RestMethod
 from servers.serving.wrap import Call
 from stores.catalog import Catalog
@@ -85,12 +85,14 @@ class Reading:
         """Yield the result now and whenever it is another one; None after every while without news."""
         ends, shown = monotonic() + WATCHED_SECONDS, None
         with self._news.watching(session) as changed:
-            while monotonic() < ends and not self._news.ending:
+            while True:
                 changed.clear()
                 result = await self._result(session, call.caller.student)
                 seen = _lasting(result)
                 yield result if seen != shown else None
                 shown = seen
+                if self._news.ending or monotonic() > ends:
+                    return
                 await self._news.wait(changed, STILL_SECONDS)
 
     async def _result(self, session: UUID, student: str) -> pb.Result:
@@ -159,16 +161,11 @@ def _read(session: str, body: bytes) -> tuple[pb.GetResultRequest, bool]:
     return pb.GetResultRequest(session_id=session), SESSION.fullmatch(session) is not None
 
 
-def _write(message: bytes) -> bytes:
-    """Write a reply's one field, as its `response_body` says."""
-    return to_json(pb.GetResultResponse.FromString(message).result)
-
-
 GET_RESULT = RestMethod(
     path="/finalbell.v1.ScoringService/GetResult",
     verb=b"GET",
     url=re.compile(rb"/api/v1/sessions/([^/?]+)/result"),
     read=_read,
-    write=_write,
+    write=writer(pb.GetResultResponse, "result"),
 )
 """GetResult as REST: after the bell everybody asks at once."""

@@ -109,6 +109,7 @@ class ScoringWorker:
                 log.warning("batch not scored yet", error=f"{type(failure).__name__}: {failure}"[:200])
                 await asyncio.sleep(0.5)
                 await self.mend()
+        await self._submits.stop_pulling()
 
     async def run_rows(self, stop: asyncio.Event) -> None:
         """Score what is kept in PostgreSQL, once a second and for as long as there is more; NATS may be away."""

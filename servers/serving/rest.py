@@ -208,9 +208,14 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, method: RestMethod, answering: Awaitable[Answer]) -> None:
         try:
-            answer = await answering
+            self._reply(method, await answering)
+        except BaseException:  # nobody answers any more: the gateway hears it at once
+            self._transport.close()
+            raise
         finally:
             self._busy, self.running = False, None
+
+    def _reply(self, method: RestMethod, answer: Answer) -> None:
         headers = "".join(f"{name}: {value}\r\n" for name, value in answer.headers if name != STATUS)
         if answer.refused is None:
             status = next((int(value) for name, value in answer.headers if name == STATUS), 200)

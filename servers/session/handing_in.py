@@ -6,7 +6,7 @@ from finalbell.v1 import session_pb2
 from google.protobuf.json_format import ParseDict, ParseError
 
 from servers import errors
-from servers.serving.proto_json import to_json
+from servers.serving.proto_json import writer
 from servers.serving.rest import SESSION, RestMethod, read_json
 
 
@@ -26,15 +26,10 @@ def read_submit(session: str, body: bytes) -> tuple[session_pb2.SubmitSessionReq
     return request, not request.idempotency_key and SESSION.fullmatch(session) is not None
 
 
-def write_submitted(message: bytes) -> bytes:
-    """Write a reply."""
-    return to_json(session_pb2.SubmitSessionResponse.FromString(message))
-
-
 SUBMIT_SESSION = RestMethod(
     path="/finalbell.v1.SessionService/SubmitSession",
     verb=b"POST",
     url=re.compile(rb"/api/v1/sessions/([^/?]+)/submit"),
     read=read_submit,
-    write=write_submitted,
+    write=writer(session_pb2.SubmitSessionResponse),
 )

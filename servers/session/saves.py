@@ -13,7 +13,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers import errors
-from servers.serving.proto_json import to_json
+from servers.serving.proto_json import writer
 from servers.serving.rest import SESSION, RestMethod, read_json
 
 PLAIN = {"questionId": str, "choice": str, "number": str, "text": str, "clientSeq": int, "idempotencyKey": str}
@@ -78,15 +78,10 @@ def _said(wrong: Exception) -> str:
     return f"the body's field '{field[1]}' has a value that it cannot have" if field else "the body does not fit the method"
 
 
-def write_saved(message: bytes) -> bytes:
-    """Write a reply."""
-    return to_json(pb.SaveAnswerResponse.FromString(message))
-
-
 SAVE_ANSWER = RestMethod(
     path="/finalbell.v1.SessionService/SaveAnswer",
     verb=b"PUT",
     url=re.compile(rb"/api/v1/sessions/([^/?]+)/answers"),
     read=read_save,
-    write=write_saved,
+    write=writer(pb.SaveAnswerResponse),
 )

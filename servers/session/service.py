@@ -45,10 +45,6 @@ from stores.start_records import StartOutcome
 from stores.starts import Starts
 
 TRIES = 3
-SUBMITS_AT_ONCE = 128
-"""So many submits of one process are worked on; the others wait their turn. Were all begun at once, none would have its score
-within the inline wait, and everybody would come back to ask for it: that costs more than the submit (docs/performance.md)."""
-
 BEAT_SECONDS = 1.0
 log = structlog.get_logger()
 
@@ -78,7 +74,6 @@ class SessionService:
         self._submits = submits
         self._receipts = receipts
         self._inline_wait = inline_wait_ms / 1000
-        self._submitting = asyncio.Semaphore(SUBMITS_AT_ONCE)
 
     async def beat(self, stop: asyncio.Event) -> None:
         """Note every second that students are being served: when nobody does, the bell takes it for an outage."""
@@ -137,15 +132,13 @@ class SessionService:
 
     async def SubmitSession(self, request: pb.SubmitSessionRequest, call: Call) -> pb.SubmitSessionResponse:
         session = UUID(request.session_id)
-        async with self._submitting:
-            began = time.monotonic()
-            with self._submits.expecting(session) as waiting:
-                frozen = await self._submits.click(session, call.caller.student, uuid5(session, call.key or ""))
-                if frozen is None:
-                    raise errors.SessionNotFound
-                if isinstance(frozen, Late):
-                    raise _late(frozen)
-                total = await self._total(frozen, waiting, began)
+        with self._submits.expecting(session) as waiting:
+            frozen = await self._submits.click(session, call.caller.student, uuid5(session, call.key or ""))
+            if frozen is None:
+                raise errors.SessionNotFound
+            if isinstance(frozen, Late):
+                raise _late(frozen)
+            total = await self._total(frozen, waiting, call)
         if total is None:
             call.answer_with(202)
             call.header("retry-after", str(self._submits.ask_again_seconds()))
@@ -186,24 +179,22 @@ class SessionService:
             raise errors.SessionNotFound
         return pb.ExplainDeadlineResponse(deadline=deadline_message(session, explained, self._deadlines.rule))
 
-    async def _total(self, frozen: Frozen, waiting: asyncio.Future[SessionScored], began: float) -> tuple[int, int] | None:
-        """Return score and maximum when they may be shown and come before the inline wait is over, which began with the work.
+    async def _total(self, frozen: Frozen, waiting: asyncio.Future[SessionScored], call: Call) -> tuple[int, int] | None:
+        """Return score and maximum when they may be shown and come while it is worth waiting.
 
         The submit is safe by now: PostgreSQL being away only means that the score comes later.
         """
         try:
-            async with asyncio.timeout(began + self._inline_wait - time.monotonic()):
+            async with asyncio.timeout(call.arrived + self._inline_wait - time.monotonic()):
                 exam = await self._catalog.exam(frozen.facts.exam)
                 if exam is None or not exam.inline_score or exam.has_essay or exam.release_score != "IMMEDIATELY":
                     return None
                 if frozen.scored:
                     return await self._sessions.total(frozen.facts.session)
-                if self._submits.waits_long():
-                    return None
-                scored = await asyncio.shield(waiting)
         except (TimeoutError, OSError, PostgresError, InterfaceError, InternalClientError):
             return None
-        return None if scored.partial else (scored.score, scored.max_score)
+        scored = await self._submits.score(waiting, call.arrived, self._inline_wait)
+        return None if scored is None or scored.partial else (scored.score, scored.max_score)
 
     async def _outcome(self, session: UUID, item: pb.SaveItem, call: Call) -> pb.SaveOutcome:
         """Save one item of a batch; its refusal is its own."""

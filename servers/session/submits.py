@@ -40,8 +40,15 @@ LISTEN_AGAIN_SECONDS = 1.0
 MARKED_SECONDS = 1.0
 MARKED_TOGETHER = 1_000
 MOST_UNSCORED = 100_000
-LONG_WAITS = 256
-"""So many submits of one process wait for their scores when nobody waits for one inline any more."""
+LONGEST_INLINE_SECONDS = 1.0
+"""How long a submit waits for its score while scores keep coming. Had each given up after the inline wait, a burst would be
+answered 202, and everybody would come back to ask: that costs more than the submit (docs/decisions/0007-submits.md)."""
+
+FEW = 500
+"""So many may wait for their scores before anybody knows how fast those come."""
+
+FORGOTTEN_SECONDS = 60.0
+"""A score that was not heard of by then has come while nobody listened, or takes too long to be reckoned with."""
 
 IN_THE_STREAM = frozenset({PublishOutcome.KEPT, PublishOutcome.ALREADY})
 log = structlog.get_logger()
@@ -82,9 +89,11 @@ class Submits:
         self._rows: Coalescer[tuple[UUID, str, bytes], None] = Coalescer(sessions.keep_submissions, queue="submission rows")
         self._sessions = sessions
         self._pace = Pace()
-        self._unscored: OrderedDict[UUID, tuple[float, Mark]] = OrderedDict()
+        self._heard = -math.inf
+        self._awaited: OrderedDict[UUID, float] = OrderedDict()
+        self._unmarked: OrderedDict[UUID, tuple[float, Mark]] = OrderedDict()
         self._owned: set[asyncio.Task[Any]] = set()
-        self._waiting: dict[UUID, asyncio.Future[events.SessionScored]] = {}
+        self._waiting: dict[UUID, list[asyncio.Future[events.SessionScored]]] = {}
         self._inbox = ""
 
     async def listen(self) -> bool:
@@ -124,27 +133,43 @@ class Submits:
             except Exception as failure:
                 log.warning("submit not kept", session=str(frozen.facts.session), error=type(failure).__name__)
                 raise NotKept from failure
-        mark = Mark(frozen.facts.session, frozen.submitted_ms, frozen.reason, frozen.answers_sha256, key)
-        self._unscored[mark.session] = (monotonic() + MARKED_SECONDS, mark)
-        if len(self._unscored) > MOST_UNSCORED:
-            self._unscored.popitem(last=False)
+        mark, now = Mark(frozen.facts.session, frozen.submitted_ms, frozen.reason, frozen.answers_sha256, key), monotonic()
+        self._unmarked[mark.session] = (now + MARKED_SECONDS, mark)
+        if self._inbox:
+            self._awaited[mark.session] = now
+        for kept in (self._unmarked, self._awaited):
+            if len(kept) > MOST_UNSCORED:
+                kept.popitem(last=False)
 
     @contextmanager
     def expecting(self, session: UUID) -> "Iterator[asyncio.Future[events.SessionScored]]":
         """Listen for a session's inline score: from before the publish on, since the score may overtake the reply."""
-        waiting = self._waiting.setdefault(session, asyncio.get_running_loop().create_future())
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(session, []).append(waiting)
         try:
             yield waiting
         finally:
-            self._waiting.pop(session, None)
+            others = self._waiting[session]
+            others.remove(waiting)
+            if not others:
+                del self._waiting[session]
+
+    async def score(
+        self, waiting: "asyncio.Future[events.SessionScored]", arrived: float, inline_wait: float
+    ) -> events.SessionScored | None:
+        """Wait for a score: `inline_wait` from the submit's arrival on, and for up to a second while scores keep coming; not at
+        all where more are waited for than come in a second. None: it takes longer."""
+        if len(self._awaited) > FEW and self._pace.seconds_for(len(self._awaited)) > LONGEST_INLINE_SECONDS:
+            return None
+        until = arrived + inline_wait
+        while not waiting.done() and (left := until - monotonic()) > 0:
+            await asyncio.wait((waiting,), timeout=left)
+            until = min(self._heard + inline_wait, arrived + LONGEST_INLINE_SECONDS)
+        return waiting.result() if waiting.done() else None
 
     def ask_again_seconds(self) -> int:
         """Return when a score should be there that is not yet."""
-        return self._pace.ask_again_seconds(len(self._unscored))
-
-    def waits_long(self) -> bool:
-        """Whether a score would not come within the inline wait: more wait for theirs here than came in the last seconds."""
-        return len(self._unscored) > LONG_WAITS
+        return self._pace.ask_again_seconds(len(self._awaited))
 
     async def drain(self) -> None:
         """Finish what was begun."""
@@ -154,9 +179,14 @@ class Submits:
 
     async def mark(self, stop: asyncio.Event) -> None:
         """Tell PostgreSQL of submits whose score takes longer than a second: scoring tells of the others, at no cost."""
+        since = monotonic()
         while not stop.is_set():
             await self._mark(monotonic())
-            self._pace.tick(MARKED_SECONDS)
+            now = monotonic()
+            self._pace.tick(now - since)
+            since = now
+            while self._awaited and next(iter(self._awaited.values())) < now - FORGOTTEN_SECONDS:
+                self._awaited.popitem(last=False)
             await sleep_until(stop, MARKED_SECONDS)
 
     async def mark_now(self, state: SessionState) -> None:
@@ -188,7 +218,7 @@ class Submits:
 
     async def _mark(self, now: float) -> None:
         """Tell PostgreSQL of what is due; scoring does it too, so a failure here only delays what a listing shows."""
-        due = [mark for at, mark in self._unscored.values() if at <= now]
+        due = [mark for at, mark in self._unmarked.values() if at <= now]
         for some in (due[at : at + MARKED_TOGETHER] for at in range(0, len(due), MARKED_TOGETHER)):
             try:
                 await self._sessions.mark_submitted(some)
@@ -196,7 +226,7 @@ class Submits:
                 log.warning("submits not marked yet", count=len(due), error=type(failure).__name__)
                 return
             for mark in some:
-                self._unscored.pop(mark.session, None)
+                self._unmarked.pop(mark.session, None)
 
     def _own(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.create_task(work)
@@ -207,12 +237,14 @@ class Submits:
     def _receive(self, data: bytes) -> None:
         scores = events.SessionsScored.FromString(data).sessions
         self._pace.heard(len(scores))
+        self._heard = monotonic()
         for scored in scores:
             session = UUID(scored.session_id)
-            self._unscored.pop(session, None)
-            waiting = self._waiting.get(session)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(scored)
+            self._unmarked.pop(session, None)
+            self._awaited.pop(session, None)
+            for waiting in self._waiting.get(session, ()):
+                if not waiting.done():
+                    waiting.set_result(scored)
 
 
 def encode(frozen: Frozen, reply_to: str, key: UUID | None = None) -> bytes:

@@ -1,6 +1,5 @@
 """What schemathesis makes of `gen/openapi.json`, right and wrong: no 5xx, answers as documented, and a refusal changes nothing."""
 
-import asyncio
 import time
 import uuid
 from typing import Any
@@ -18,6 +17,9 @@ from tests.stack import ROOT
 
 EACH = 15
 MARKED_SECONDS = 1.1
+LATER = ("/submit", ":regrade")
+"""What does something more a moment after it was answered: a submit is noted in PostgreSQL, a regrade is done."""
+
 STREAMS = ":watch"
 """What ends an operation's path that answers for an hour: tests/flows/test_results.py watches it."""
 
@@ -43,7 +45,7 @@ def cases(draw: st.DrawFn, operation: Any, world: World) -> Any:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: f"{operation.method.upper()} {operation.path}")
 def test_a_call_that_a_machine_made_up_is_answered_as_documented(world: World, operation: Any, who: str) -> None:
     headers = {"authorization": f"Bearer {world.tokens[who]}"}
-    before = asyncio.run(world.digest())
+    before = world.held.digest()
 
     @settings(
         max_examples=EACH,
@@ -57,12 +59,12 @@ def test_a_call_that_a_machine_made_up_is_answered_as_documented(world: World, o
     def answered(case: Any) -> None:
         nonlocal before
         response = case.call(base_url=world.stack.gateway, headers={"idempotency-key": uuid.uuid4().hex} | headers, timeout=15)
-        earlier, before = before, asyncio.run(world.digest())
+        earlier, before = before, world.held.digest()
         if response.status_code >= 400:
             assert changed(earlier, before) == set()
-        elif case.operation.path.endswith("/submit"):
-            time.sleep(2 * MARKED_SECONDS)  # a submit that went well is noted in PostgreSQL a moment later
-            before = asyncio.run(world.digest())
+        elif case.operation.path.endswith(LATER):
+            time.sleep(2 * MARKED_SECONDS)
+            before = world.held.digest()
         case.validate_response(response, checks=CHECKS)
 
     answered()

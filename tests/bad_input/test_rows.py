@@ -70,18 +70,18 @@ def check(row: Row, replies: Mapping[str, Reply]) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
 async def test_a_row_is_answered_as_it_should_be_over_every_way_in_and_changes_nothing(world: World, row: Row) -> None:
-    before = await world.digest()
+    before = world.held.digest()
 
     replies = await answers(world, row)
 
-    assert changed(before, await world.digest()) == set()
+    assert changed(before, world.held.digest()) == set()
     assert replies
     check(row, replies)
 
 
 @pytest.mark.parametrize("row", LATE, ids=lambda row: str(row.way))
 async def test_a_submit_after_the_end_is_refused_and_rings_the_bell_for_its_own_session_only(world: World, row: Row) -> None:
-    before = await world.digest()
+    before = world.held.digest()
 
     replies = await answers(world, row)
 
@@ -90,10 +90,10 @@ async def test_a_submit_after_the_end_is_refused_and_rings_the_bell_for_its_own_
     own = {"public.exam_session", f"redis due:{shard}", f"redis unscored:{shard}", f"redis s:{shard}:{session}"}
 
     async def marked() -> bool:
-        return "public.exam_session" in changed(before, await world.digest())
+        return "public.exam_session" in changed(before, world.held.digest())
 
     await eventually(marked)  # PostgreSQL is told a second later, where no score has told it
-    assert changed(before, await world.digest()) == own
+    assert changed(before, world.held.digest()) == own
     assert set(replies) == {row.way}
     check(row, replies)
 
@@ -104,11 +104,11 @@ async def test_a_request_that_no_client_would_send_is_refused_and_changes_nothin
     body = request_.body
     if body is not None:
         body = re.sub(rb"\$([\w-]+)", lambda found: world.names[found[1].decode()].encode(), body)
-    before = await world.digest()
+    before = world.held.digest()
 
     async with world.stack.rest(world.tokens[request_.who] if request_.who else None) as http:
         reply = await http.request(request_.verb, path, content=body, headers=request_.headers)
 
-    assert changed(before, await world.digest()) == set()
+    assert changed(before, world.held.digest()) == set()
     info = [one for one in reply.json().get("details", []) if one["@type"].endswith("ErrorInfo")]
     assert (reply.status_code, info[0]["reason"] if info else "") == (request_.status, request_.reason)

@@ -2,14 +2,14 @@
 sent there, and everything that the stores hold compared before and after."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, LiteralString, cast
 
-import asyncpg
-from redis.asyncio import Redis
+import psycopg
+from redis import Redis
 
 from tests.faults.harm import stopped
 from tests.flows.sitting import Student, good, refusal
@@ -23,17 +23,51 @@ PASSING = ("lease:", "beat:", "hold:", "r:")
 SAVED_KEY, SUBMIT_KEY = "the-key-of-q1", "the-key-of-the-submit"
 
 
+class Held:
+    """All that the stores of a stack hold, read thousands of times: over connections that stay open, in a statement that is
+    planned once."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._redis = Redis.from_url(stack.read()["redis"])
+        self._postgres = psycopg.connect(stack.read()["postgres"], autocommit=True, prepare_threshold=0)
+        tables = sorted(name for (name,) in self._postgres.execute(TABLES))
+        self._whole = " UNION ALL ".join(f"SELECT '{table}', ({ROWS.format(table)})" for table in tables)
+
+    def digest(self) -> dict[str, str]:
+        """Return a digest of every table and of every key, but for those that live by themselves."""
+        return {**self._tables(), **self._keys()}
+
+    def close(self) -> None:
+        """Hang up."""
+        self._redis.close()
+        self._postgres.close()
+
+    def _tables(self) -> dict[str, str]:
+        return {name: str(digest) for name, digest in self._postgres.execute(cast(LiteralString, self._whole))}
+
+    def _keys(self) -> dict[str, str]:
+        names = sorted(key for key in self._redis.scan_iter(count=10_000) if not key.decode().startswith(PASSING))
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.eval(CONTENT, 1, name)
+        found = zip(names, pipeline.execute(), strict=True)
+        return {f"redis {name.decode()}": sha256(repr(value).encode()).hexdigest() for name, value in found}
+
+
+TABLES = """
+  SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
+"""
+ROWS = "SELECT count(*) || ' ' || coalesce(md5(string_agg(row::text, chr(10) ORDER BY row::text)), '') FROM {} AS row"
+
+
 @dataclass(slots=True)
 class World:
     """What a row may name: `$live` in one stands for `names["live"]`."""
 
     stack: Stack
+    held: Held
     names: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
-
-    async def digest(self) -> dict[str, str]:
-        """Return a digest of every table and of every key, but for those that live by themselves."""
-        return {**await _tables(self.stack), **await _keys(self.stack)}
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
@@ -44,8 +78,8 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
 @asynccontextmanager
 async def quiet_world(small_exam: dict[str, Any]) -> AsyncIterator[World]:
     """Start a stack, fill it, and stop all that works in the background."""
-    with running(FINALBELL_STUDENT_CALLS_PER_SECOND="0") as stack, ExitStack() as frozen:
-        world = World(stack)
+    with running(FINALBELL_STUDENT_CALLS_PER_SECOND="0") as stack, ExitStack() as frozen, closing(Held(stack)) as held:
+        world = World(stack, held)
         async with Student(stack, "wally") as student, Student(stack, "other") as other:
             await _exams(stack, small_exam)
             await _finished(world, student)
@@ -128,32 +162,6 @@ async def _unfinished(world: World, student: Student, other: Student) -> None:
         return bool((await student.read(ended)).json()["remainingMs"] == 0)
 
     await eventually(over)
-
-
-# What the stores hold
-
-
-async def _tables(stack: Stack) -> dict[str, str]:
-    names = """SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
-               WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"""
-    rows = "SELECT count(*) || ' ' || coalesce(md5(string_agg(row::text, chr(10) ORDER BY row::text)), '') FROM {} AS row"
-    connection = await asyncpg.connect(stack.read()["postgres"], timeout=5)
-    try:
-        tables = sorted(name for (name,) in await connection.fetch(names))
-        whole = " UNION ALL ".join(f"SELECT '{table}', ({rows.format(table)})" for table in tables)
-        return {name: str(digest) for name, digest in await connection.fetch(whole)}
-    finally:
-        await connection.close()
-
-
-async def _keys(stack: Stack) -> dict[str, str]:
-    async with Redis.from_url(stack.read()["redis"]) as redis:
-        names = sorted([key async for key in redis.scan_iter(count=10_000) if not key.decode().startswith(PASSING)])
-        pipeline = redis.pipeline(transaction=False)
-        for name in names:
-            pipeline.eval(CONTENT, 1, name)
-        found = await pipeline.execute()
-    return {f"redis {name.decode()}": sha256(repr(value).encode()).hexdigest() for name, value in zip(names, found, strict=True)}
 
 
 CONTENT = """

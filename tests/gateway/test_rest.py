@@ -156,7 +156,7 @@ async def test_a_malformed_body_is_refused_quickly_and_without_an_echo(
 
     reply = await edge.rest.put(ANSWERS, content=body, headers=headers)
 
-    assert perf_counter() - started < 0.5  # 0.05 s on an idle machine
+    assert perf_counter() - started < 5  # 0.05 s on an idle machine; what would read such a body with care takes minutes
     assert refusal(reply) == (400, 3, "INVALID_FIELD")
     assert reply.json()["message"].startswith(
         ("The path, a query parameter, a header or the JSON body", "The request is not valid: the body")

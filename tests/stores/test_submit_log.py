@@ -91,7 +91,7 @@ async def deliveries(stores: Stores) -> AsyncIterator[Deliveries]:
     context = stores.nats.jetstream()
     await context.add_stream(name="AHEAD", subjects=["ahead.*"])
     await context.add_consumer("AHEAD", durable_name="one")
-    made = Deliveries(stores.nats, "AHEAD", "one")
+    made = Deliveries(stores.nats, "AHEAD", "one", 10)
     await made.open()
     try:
         yield made
@@ -104,12 +104,46 @@ async def test_a_batch_is_whatever_has_come_while_the_one_before_it_was_worked_o
     nothing = await deliveries.take(100, 0.1)
     for number in range(30):
         await stores.nats.jetstream().publish(f"ahead.{number}", b"")
-    await asyncio.sleep(0.2)
+
+    async def all_here() -> bool:
+        return len(deliveries._here) == 30
+
+    await eventually(all_here)
 
     first, rest, none_left = await deliveries.take(20, 5), await deliveries.take(100, 5), await deliveries.take(100, 0.1)
 
     assert [len(batch) for batch in (nothing, first, rest, none_left)] == [0, 20, 10, 0]
     assert [one.subject for one in [*first, *rest]] == [f"ahead.{number}" for number in range(30)]
+
+
+async def test_what_was_asked_for_and_not_taken_is_given_back_at_once(stores: Stores, deliveries: Deliveries) -> None:
+    await stores.nats.jetstream().publish("ahead.0", b"")
+    assert await deliveries.take(0, 5) == []
+    another = Deliveries(stores.nats, "AHEAD", "one", 10)
+    await another.open()
+
+    await deliveries.close()
+
+    (given,) = await another.take(1, 5)  # sooner than the consumer's ack wait, which is 30 s
+    await another.close()
+    assert given.subject == "ahead.0"
+
+
+async def test_what_has_been_here_for_too_long_is_left_to_come_again(stores: Stores) -> None:
+    context = stores.nats.jetstream()
+    await context.add_stream(name="LATE", subjects=["late.*"])
+    await context.add_consumer("LATE", durable_name="one")
+    late = Deliveries(stores.nats, "LATE", "one", 0.2)
+    await late.open()
+    await context.publish("late.0", b"")
+    assert await late.take(0, 5) == []
+
+    await asyncio.sleep(0.3)
+    left = await late.take(1, 0.1)
+
+    await late.close()
+    await context.delete_stream("LATE")
+    assert left == []
 
 
 async def test_whoever_pulls_hears_that_the_consumer_is_gone(stores: Stores, deliveries: Deliveries) -> None:
