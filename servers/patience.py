@@ -15,6 +15,11 @@ class Pace:
         self._rate = 0.0
         self._heard = 0
 
+    @property
+    def a_second(self) -> float:
+        """Scores a second."""
+        return self._rate
+
     def heard(self, count: int) -> None:
         """Count scores that have come."""
         self._heard += count
@@ -26,12 +31,8 @@ class Pace:
         self._rate = max(rate, self._rate + (rate - self._rate) / 3)
         self._heard = 0
 
-    def seconds_for(self, waiting: int) -> float:
-        """Return how long so many scores take."""
-        return waiting / max(self._rate, SLOWEST)
-
     def ask_again_seconds(self, waiting: int) -> int:
         """Return when a score should be there, of which so many are waited for: spread, so that those who ask do not come all
         at once."""
-        expected = min(LONGEST_SECONDS, self.seconds_for(waiting))
+        expected = min(LONGEST_SECONDS, waiting / max(self._rate, SLOWEST))
         return max(1, round(expected * random.uniform(0.8, 1.5)))  # noqa: S311

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
 
     drain_seconds: float = 10.0
     inline_wait_ms: int = 250
-    """How long after its arrival a submit waits for its score; a second at most while scores keep coming."""
+    """How long a submit waits for its score, from when its turn has come: at once, but in a burst."""
 
     publish_wait_ms: int = 150
     """How long a submit waits for JetStream before it goes to the `submission` table."""

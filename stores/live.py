@@ -213,12 +213,12 @@ class LiveSessions:
         return Saved(SAVE_OUTCOMES[outcome], version, at_ms, ends_ms, now_ms, current)
 
     async def submit(
-        self, session: UUID, student: str | None, reason: SubmitReason, grace_ms: int = BELL_GRACE_MS
+        self, session: UUID, student: str | None, reason: SubmitReason, grace_ms: int = BELL_GRACE_MS, waited_ms: int = 0
     ) -> Frozen | NotFlipped | None:
         """Hand a session in, once; `student` None is the server. None: no such session, or not that student's.
 
-        A click after the end gives ENDED; the bell gives EARLY on a session that is not over by more than the grace (an
-        extension came), and HELD after an outage.
+        A click that arrived after the end, `waited_ms` ago, gives ENDED; the bell gives EARLY on a session that is not over by
+        more than the grace (an extension came), and HELD after an outage.
         """
         reply = await self._call(
             "submit",
@@ -229,6 +229,7 @@ class LiveSessions:
             grace_ms,
             UNSCORED_AFTER_MS,
             self._patience.outage_ms,
+            waited_ms,
         )
         if reply is None or reply[0] == b"UNKNOWN":
             return None

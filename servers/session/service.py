@@ -24,6 +24,7 @@ from servers.session.messages import answer_of, saved_message, session_message
 from servers.session.papers import Papers
 from servers.session.starts import install, start
 from servers.session.submits import Late, Submits
+from servers.session.turns import Turns
 from stores.catalog import Catalog
 from stores.deadlines import Deadlines, Explained, settle
 from stores.live import LiveSessions
@@ -74,6 +75,7 @@ class SessionService:
         self._submits = submits
         self._receipts = receipts
         self._inline_wait = inline_wait_ms / 1000
+        self._turns = Turns(submits.at_once)
 
     async def beat(self, stop: asyncio.Event) -> None:
         """Note every second that students are being served: when nobody does, the bell takes it for an outage."""
@@ -132,13 +134,7 @@ class SessionService:
 
     async def SubmitSession(self, request: pb.SubmitSessionRequest, call: Call) -> pb.SubmitSessionResponse:
         session = UUID(request.session_id)
-        with self._submits.expecting(session) as waiting:
-            frozen = await self._submits.click(session, call.caller.student, uuid5(session, call.key or ""))
-            if frozen is None:
-                raise errors.SessionNotFound
-            if isinstance(frozen, Late):
-                raise _late(frozen)
-            total = await self._total(frozen, waiting, call)
+        frozen, total = await self._submits.own(self._hand_in(session, uuid5(session, call.key or ""), call))
         if total is None:
             call.answer_with(202)
             call.header("retry-after", str(self._submits.ask_again_seconds()))
@@ -179,13 +175,25 @@ class SessionService:
             raise errors.SessionNotFound
         return pb.ExplainDeadlineResponse(deadline=deadline_message(session, explained, self._deadlines.rule))
 
-    async def _total(self, frozen: Frozen, waiting: asyncio.Future[SessionScored], call: Call) -> tuple[int, int] | None:
-        """Return score and maximum when they may be shown and come while it is worth waiting.
+    async def _hand_in(self, session: UUID, key: UUID, call: Call) -> tuple[Frozen, tuple[int, int] | None]:
+        """Hand a session in when its turn comes, and return what was frozen, and score and maximum when they come soon."""
+        async with self._turns.take(call.arrived) as waited:
+            began = time.monotonic()
+            with self._submits.expecting(session) as waiting:
+                frozen = await self._submits.click(session, call.caller.student, key, waited)
+                if frozen is None:
+                    raise errors.SessionNotFound
+                if isinstance(frozen, Late):
+                    raise _late(frozen)
+                return frozen, await self._total(frozen, waiting, began)
+
+    async def _total(self, frozen: Frozen, waiting: asyncio.Future[SessionScored], began: float) -> tuple[int, int] | None:
+        """Return score and maximum when they may be shown and come within the inline wait, which began with the work.
 
         The submit is safe by now: PostgreSQL being away only means that the score comes later.
         """
         try:
-            async with asyncio.timeout(call.arrived + self._inline_wait - time.monotonic()):
+            async with asyncio.timeout(began + self._inline_wait - time.monotonic()):
                 exam = await self._catalog.exam(frozen.facts.exam)
                 if exam is None or not exam.inline_score or exam.has_essay or exam.release_score != "IMMEDIATELY":
                     return None
@@ -193,7 +201,8 @@ class SessionService:
                     return await self._sessions.total(frozen.facts.session)
         except (TimeoutError, OSError, PostgresError, InterfaceError, InternalClientError):
             return None
-        scored = await self._submits.score(waiting, call.arrived, self._inline_wait)
+        left = began + self._inline_wait - time.monotonic()
+        scored = await self._submits.score(waiting, left, self._turns.waiting)
         return None if scored is None or scored.partial else (scored.score, scored.max_score)
 
     async def _outcome(self, session: UUID, item: pb.SaveItem, call: Call) -> pb.SaveOutcome:

@@ -40,12 +40,13 @@ LISTEN_AGAIN_SECONDS = 1.0
 MARKED_SECONDS = 1.0
 MARKED_TOGETHER = 1_000
 MOST_UNSCORED = 100_000
-LONGEST_INLINE_SECONDS = 1.0
-"""How long a submit waits for its score while scores keep coming. Had each given up after the inline wait, a burst would be
-answered 202, and everybody would come back to ask: that costs more than the submit (docs/decisions/0007-submits.md)."""
+LEAST_AT_ONCE, MOST_AT_ONCE = 32, 128
+SHARE_AT_ONCE = 0.2
+"""Of a second's scores, so many clicks are worked on at a time: then each has its score within the inline wait of 250 ms. Were
+all of a burst begun at once, none would, and everybody would come back to ask (docs/decisions/0007-submits.md)."""
 
 FEW = 500
-"""So many may wait for their scores before anybody knows how fast those come."""
+"""So many may wait, for their turn or for their scores, before anybody knows how fast those come."""
 
 FORGOTTEN_SECONDS = 60.0
 """A score that was not heard of by then has come while nobody listened, or takes too long to be reckoned with."""
@@ -89,7 +90,6 @@ class Submits:
         self._rows: Coalescer[tuple[UUID, str, bytes], None] = Coalescer(sessions.keep_submissions, queue="submission rows")
         self._sessions = sessions
         self._pace = Pace()
-        self._heard = -math.inf
         self._awaited: OrderedDict[UUID, float] = OrderedDict()
         self._unmarked: OrderedDict[UUID, tuple[float, Mark]] = OrderedDict()
         self._owned: set[asyncio.Task[Any]] = set()
@@ -112,9 +112,27 @@ class Submits:
         while not (self._inbox or stop.is_set() or await self.listen()):
             await sleep_until(stop, LISTEN_AGAIN_SECONDS)
 
-    async def click(self, session: UUID, student: str, key: UUID) -> Frozen | Late | None:
-        """Hand a session in for its student; returns once the frozen answers are durable. None: no such session."""
-        return await asyncio.shield(self._own(self._click(session, student, key)))
+    async def own(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work that goes on when whoever asked for it has gone."""
+        return await asyncio.shield(self._own(work))
+
+    async def click(self, session: UUID, student: str, key: UUID, waited: float = 0) -> Frozen | Late | None:
+        """Hand a session in for its student, or ring the bell where time was over when the click arrived, `waited` seconds ago:
+        first reading, as the bell does, whether time was given back. Returns once the frozen answers are durable. None: no such
+        session."""
+        for _ in range(2):
+            flipped = await self._durable(
+                await self._live.submit(session, student, SubmitReason.CLICK, waited_ms=int(waited * 1000)), key
+            )
+            if not isinstance(flipped, NotFlipped):
+                return flipped
+            await settle(self._deadlines, self._live, await self._deadlines.unsettled_among([session]))
+            rung = await self.ring(session, grace_ms=0)
+            if isinstance(rung, NotFlipped) and rung.outcome is SubmitOutcome.HELD:
+                return Late(flipped.until_ms, flipped.now_ms, rung.until_ms)
+            if isinstance(rung, Frozen):
+                return Late(rung.ends_ms, rung.now_ms, None)
+        raise NotKept
 
     async def ring(self, session: UUID, grace_ms: int = BELL_GRACE_MS) -> Frozen | NotFlipped | None:
         """Hand a session in whose time is over. One that was handed in before is left to whoever did, and to the nets."""
@@ -155,17 +173,18 @@ class Submits:
                 del self._waiting[session]
 
     async def score(
-        self, waiting: "asyncio.Future[events.SessionScored]", arrived: float, inline_wait: float
+        self, waiting: "asyncio.Future[events.SessionScored]", seconds: float, in_line: int
     ) -> events.SessionScored | None:
-        """Wait for a score: `inline_wait` from the submit's arrival on, and for up to a second while scores keep coming; not at
-        all where more are waited for than come in a second. None: it takes longer."""
-        if len(self._awaited) > FEW and self._pace.seconds_for(len(self._awaited)) > LONGEST_INLINE_SECONDS:
+        """Wait for a score, at most so long. None: it takes longer, or others cannot wait for it: where more are `in_line`, or
+        without their scores, than are scored in a second, it matters more that every submit is safe soon."""
+        if max(in_line, len(self._awaited)) > max(FEW, self._pace.a_second):
             return None
-        until = arrived + inline_wait
-        while not waiting.done() and (left := until - monotonic()) > 0:
-            await asyncio.wait((waiting,), timeout=left)
-            until = min(self._heard + inline_wait, arrived + LONGEST_INLINE_SECONDS)
+        await asyncio.wait((waiting,), timeout=seconds)
         return waiting.result() if waiting.done() else None
+
+    def at_once(self) -> int:
+        """Return how many clicks are worked on at a time."""
+        return min(MOST_AT_ONCE, max(LEAST_AT_ONCE, int(self._pace.a_second * SHARE_AT_ONCE)))
 
     def ask_again_seconds(self) -> int:
         """Return when a score should be there that is not yet."""
@@ -195,20 +214,6 @@ class Submits:
         at_ms, reason = state.submitted_ms or state.now_ms, state.reason or SubmitReason.CLICK
         await self._sessions.mark_submitted([Mark(state.facts.session, at_ms, reason, answers_sha256(answers), None)])
 
-    async def _click(self, session: UUID, student: str, key: UUID) -> Frozen | Late | None:
-        """Hand in, or ring the bell where time is over: first reading, as the bell does, whether time was given back."""
-        for _ in range(2):
-            flipped = await self._durable(await self._live.submit(session, student, SubmitReason.CLICK), key)
-            if not isinstance(flipped, NotFlipped):
-                return flipped
-            await settle(self._deadlines, self._live, await self._deadlines.unsettled_among([session]))
-            rung = await self.ring(session, grace_ms=0)
-            if isinstance(rung, NotFlipped) and rung.outcome is SubmitOutcome.HELD:
-                return Late(flipped.until_ms, flipped.now_ms, rung.until_ms)
-            if isinstance(rung, Frozen):
-                return Late(rung.ends_ms, rung.now_ms, None)
-        raise NotKept
-
     async def _durable(self, flipped: Frozen | NotFlipped | None, key: UUID | None) -> Frozen | NotFlipped | None:
         if isinstance(flipped, Frozen) and not flipped.scored:
             crash("D2", self._crash_at)
@@ -237,7 +242,6 @@ class Submits:
     def _receive(self, data: bytes) -> None:
         scores = events.SessionsScored.FromString(data).sessions
         self._pace.heard(len(scores))
-        self._heard = monotonic()
         for scored in scores:
             session = UUID(scored.session_id)
             self._unmarked.pop(session, None)

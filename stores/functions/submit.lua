@@ -4,7 +4,7 @@
 -- KEYS  1 s:{shard}:<session>  hash    2 gen:{shard}    3 due:{shard}  zset    4 unscored:{shard}  zset    5 hold:{shard}
 --       6 beat:{shard}
 -- ARGV  1 student, or "" for the server    2 CLICK or BELL    3 the bell's grace in ms    4 ms until the unscored net looks
---       5 how old a beat may be in ms, before the bell takes it for an outage
+--       5 how old a beat may be in ms, before the bell takes it for an outage    6 for how many ms a click has waited here
 -- Gives {FLIPPED or ALREADY, now in ms, field, value, …}; {ENDED, now, end} for a click after the end; {EARLY, now, end} for
 -- the bell before it; {HELD, now, until} while the bell holds; {UNKNOWN}, {RESTORE}. `due` is a hint; the session's end decides.
 local f = redis.call('HMGET', keys[1], 'g', 'u', 's', 'e', 't', 'h')
@@ -33,8 +33,10 @@ if f[3] == 'I' then
       return {'HELD', now, tonumber(hold_until)}
     end
     at = ends
-  elseif now > ends then
+  elseif now - tonumber(args[6]) > ends then
     return {'ENDED', now, ends}
+  else
+    at = math.min(now, ends)
   end
   outcome = 'FLIPPED'
   redis.call('HSET', keys[1], 's', 'S', 'z', at, 'w', args[2])

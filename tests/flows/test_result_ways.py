@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.faults.harm import nobody_pulls, stopped
 from tests.flows.sitting import Student, good
 from tests.stack import Stack
 
@@ -44,6 +45,23 @@ async def test_a_result_is_the_same_either_way(stack: Stack, small_exam: dict[st
     assert said(running[0])[2] == ["SESSION_IN_PROGRESS"]
     assert said(past) == said(through)
     assert len(past.json()["breakdown"]) == (4 if review == "IMMEDIATELY" else 0)
+
+
+async def test_a_score_that_is_on_its_way_is_waited_for_alike(stack: Stack, small_exam: dict[str, Any], exam_id: str) -> None:
+    await stack.import_exam(small_exam, exam_id)
+    async with Student(stack) as student:
+        session = (await student.sit(exam_id))["sessionId"]
+        with stopped(stack, "scoring-worker"):
+            await nobody_pulls(stack)
+            good(await student.submit(session), 202)
+            replies = await both(student, session, origin="http://localhost:5173")
+        await student.outcome(session)
+
+    assert [reply.status_code for reply in replies] == [202, 202]
+    assert replies[0].json() == replies[1].json()
+    assert all(int(reply.headers["retry-after"]) >= 1 for reply in replies)
+    exposed = [{name: value for name, value in reply.headers.items() if name.startswith("access-control")} for reply in replies]
+    assert exposed[0] == exposed[1] != {}
 
 
 @pytest.mark.parametrize(

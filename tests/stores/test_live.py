@@ -187,6 +187,19 @@ async def test_the_bell_waits_for_the_end_and_a_late_click_flips_nothing(live: L
     assert (rung.reason, rung.submitted_ms) == (SubmitReason.BELL, ended_ms)
 
 
+async def test_a_click_that_came_in_time_and_waited_for_its_turn_is_not_late(live: LiveSessions) -> None:
+    ended_ms = int(time.time() * 1000) - 1_000
+    waited, late = await begin(live, ended_ms), await begin(live, ended_ms)
+
+    handed_in = await live.submit(waited.session, "ada", SubmitReason.CLICK, waited_ms=60_000)
+    refused = await live.submit(late.session, "ada", SubmitReason.CLICK, waited_ms=10)
+
+    assert isinstance(handed_in, Frozen)
+    assert (handed_in.reason, handed_in.submitted_ms) == (SubmitReason.CLICK, ended_ms)
+    assert isinstance(refused, NotFlipped)
+    assert refused.outcome is SubmitOutcome.ENDED
+
+
 async def test_the_bell_holds_after_an_outage_for_whoever_was_running(live: LiveSessions, stores: Stores) -> None:
     over = await begin(live, ends_ms=int(time.time() * 1000) - 10_000)
     number = keys.shard(over.session)

@@ -169,11 +169,13 @@ class SessionServiceServicer:
         """SubmitSession hands the session in; its answers are frozen as they are saved at that moment.
 
         HTTP 202 with status SCORING means that the frozen answers are stored safely and will be scored; 200 with the
-        score when it was there within a quarter of a second and the exam releases scores at once. Repeating it, with any
-        key, returns the first submit's `submitted_at`, hash and receipt.
+        score when it was there within a quarter of a second and the exam releases scores at once. In a burst submits wait
+        their turn before that; one that arrived in time is not late because it waited. Repeating it, with any key, returns
+        the first submit's `submitted_at`, hash and receipt.
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; FAILED_PRECONDITION `SESSION_ENDED` when time was over (metadata
-        `submitted: true`: the server has handed in what was saved, ask for the result); UNAVAILABLE `STORE_UNAVAILABLE`.
+        `submitted: true`: the server has handed in what was saved, ask for the result); UNAVAILABLE `STORE_UNAVAILABLE`,
+        `OVERLOADED` when too many wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
