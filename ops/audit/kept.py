@@ -202,3 +202,12 @@ class Stores:
     def result_of(self) -> Mapping[str, Result]:
         """The result of each session."""
         return {result.session: result for result in self.results}
+
+    @cached_property
+    def cohorts_of(self) -> Mapping[tuple[str, str], frozenset[str]]:
+        """Per exam and student, the cohorts in which they have a result: those of any of their sessions with one."""
+        found: dict[tuple[str, str], frozenset[str]] = {}
+        for result in self.results:
+            session, student = self.sessions.get(result.session), (result.exam, result.student)
+            found[student] = found.get(student, frozenset()).union(session.cohorts if session is not None else ())
+        return found

@@ -25,11 +25,13 @@ def read(postgres: str, redis: str, wanted: Sequence[str], snapshots_of: frozens
 
 
 def _with_redis(stores: Stores, client: "Redis") -> Stores:
-    cohorts = {(exam, cohort) for s in stores.standings for exam, cohort in [(s.exam, None), *((s.exam, c) for c in s.cohorts)]}
+    wanted: set[tuple[str, str | None]] = {(exam, None) for exam in stores.exams}
+    wanted |= {(exam, cohort) for (exam, _), cohorts in stores.cohorts_of.items() for cohort in cohorts}
+    wanted |= {(standing.exam, cohort) for standing in stores.standings for cohort in standing.cohorts}
     return replace(
         stores,
         live=dict(_live(stores.sessions, client)),
-        boards={(exam, cohort): _board(client, exam, cohort) for exam, cohort in cohorts},
+        boards={(exam, cohort): _board(client, exam, cohort) for exam, cohort in wanted},
         holding=next(iter(client.scan_iter("hold:*", count=TOGETHER)), None) is not None,
         open_keys={exam: _open_to_all(client, exam) for exam in stores.exams},
     )

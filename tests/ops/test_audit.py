@@ -99,6 +99,16 @@ async def a_lost_board(stack: Stack, exam: str, session: str) -> object:
         return await redis.zremrangebyrank(f"lb:{{{exam}}}", 0, -1)
 
 
+async def no_cohort(stack: Stack, exam: str, session: str) -> object:
+    return await change(stack, "UPDATE standing SET cohorts = '{}' WHERE exam_id = $1", exam)
+
+
+async def a_cohort_that_nobody_knows_of(stack: Stack, exam: str, session: str) -> object:
+    await no_cohort(stack, exam, session)
+    async with Redis.from_url(stack.read()["redis"]) as redis:
+        return await redis.delete(f"lb:{{{exam}}}:c:red")
+
+
 async def back_to_life(stack: Stack, exam: str, session: str) -> object:
     async with Redis.from_url(stack.read()["redis"]) as redis:
         return await redis.hset(f"s:{{{int(session.replace('-', ''), 16) % 64:02d}}}:{session}", "s", "I")
@@ -116,6 +126,8 @@ BREAKS: list[tuple[str, Break]] = [
     ("I4", handed_in_late),
     ("I17", a_better_place),
     ("I16", a_lost_board),
+    ("I17", no_cohort),
+    ("I16", a_cohort_that_nobody_knows_of),
     ("I6", back_to_life),
     ("I13", a_forgotten_moment),
 ]
