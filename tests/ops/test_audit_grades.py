@@ -186,6 +186,21 @@ BREAKS: dict[str, tuple[str, str]] = {
         "WITH r AS (UPDATE result SET revision = 4 WHERE session_id = $1 RETURNING *) INSERT INTO result_history "
         "SELECT session_id, 3, score, status, key_version, points, now(), 'no reason to' FROM r",
     ),
+    "revision 3 is PARTIAL with the keys that the one before was SCORED with": (
+        "scored, waiting, and scored again",
+        "WITH r AS (UPDATE result SET revision = 4 WHERE session_id = $1 RETURNING *) INSERT INTO result_history "
+        "SELECT session_id, 3, 0, 'PARTIAL', key_version - 1, '{0,0,0}', now(), 'the keys are mended' FROM r",
+    ),
+    "revision 2 has the keys of the one before, and no grade stands behind it (graded by somebody else)": (
+        "a revision by one who graded nothing",
+        "UPDATE result_history SET reason = 'graded by somebody else' WHERE session_id = $1 AND revision = 1",
+    ),
+    "revision 4 has the keys of the one before, and no grade stands behind it (graded by": (
+        "two revisions by one grade",
+        "WITH r AS (UPDATE result SET revision = 4 WHERE session_id = $1 RETURNING *) INSERT INTO result_history "
+        "SELECT session_id, 3, 9, r.status, r.key_version, '{7,0,2}', now(), h.reason FROM r JOIN result_history h "
+        "USING (session_id) WHERE h.revision = 1",
+    ),
     "it was graded with key version 1, and its exam was regraded with 2": (
         "left behind by a regrade",
         "WITH r AS (UPDATE result SET key_version = 1 WHERE session_id = $1 RETURNING exam_id) "
