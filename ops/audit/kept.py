@@ -181,13 +181,17 @@ class Stores:
     waiting: frozenset[str] = frozenset()
     """Sessions whose submit waits in PostgreSQL for JetStream."""
 
-    buried: frozenset[str] = frozenset()
-    """Sessions that wait for an operator."""
+    buried: Mapping[str, datetime] = field(default_factory=dict)
+    """Sessions that wait for an operator, and since when."""
+
 
     standings: Sequence[Standing] = ()
     boards: Mapping[tuple[str, str | None], Board] = field(default_factory=dict)
     live: Mapping[str, str] = field(default_factory=dict)
     """What Redis says of a session's status now; those that it does not know are not there."""
+
+    clicked: Mapping[str, datetime] = field(default_factory=dict)
+    """When the sessions were handed in that Redis knows to be so by a click; of the bell it knows only the end that it rang for."""
 
     holding: bool = False
     """Whether the bell is held back."""
