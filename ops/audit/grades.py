@@ -14,6 +14,10 @@ SWEPT = timedelta(seconds=60)
 """Within which a result that comes late, under older keys than its exam was regraded with, is regraded, too."""
 
 
+REGRADED = timedelta(hours=1)
+"""Within which a regrade comes to its end; until then nobody is told of the results that it leaves behind."""
+
+
 class Markings:
     """What grades with each version of the keys, made once."""
 
@@ -37,7 +41,7 @@ def scores_recomputed(evidence: Evidence) -> Checked:
     """I12, I15: each score and status is what the frozen answers and the decided grades are worth under the keys that the
     result names, all of them there, and the newest where its exam was regraded; so is each revision before it, and each
     later one changed something, with newer keys, or with the same and a grade."""
-    stores, broken, markings = evidence.stores, [], Markings(evidence.stores.keys)
+    stores, broken, markings = evidence.stores, list(_stuck_regrades(evidence.stores)), Markings(evidence.stores.keys)
     for result in stores.results:
         marking, answers = markings.of(result), unfrozen(result.answers)
         if marking is None:
@@ -57,6 +61,13 @@ def scores_recomputed(evidence: Evidence) -> Checked:
         broken += [Violation(number, result.session, what) for number, what in _idle_revisions(result, stores, markings)]
         broken += [Violation("I11", result.session, what) for what in _ungraded_revisions(result, stores)]
     return Checked("I12 I15", "results", len(stores.results), broken)
+
+
+def _stuck_regrades(stores: Stores) -> Iterator[Violation]:
+    for run in stores.regrading:
+        if run.requested_at < stores.now - REGRADED:
+            minutes = (stores.now - run.requested_at).total_seconds() // 60
+            yield Violation("I15", run.exam, f"its regrade {run.id} was asked for {minutes:.0f} minutes ago, and is RUNNING.")
 
 
 def _given(result: Result, stores: Stores) -> Mapping[str, int]:

@@ -141,6 +141,15 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Regrade:
+    """A row of `regrade` that is RUNNING."""
+
+    id: str
+    exam: str
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """A row of `standing`."""
 
@@ -184,6 +193,7 @@ class Stores:
     buried: Mapping[str, datetime] = field(default_factory=dict)
     """Sessions that wait for an operator, and since when."""
 
+    regrading: Sequence[Regrade] = ()
 
     standings: Sequence[Standing] = ()
     boards: Mapping[tuple[str, str | None], Board] = field(default_factory=dict)

@@ -245,6 +245,24 @@ async def test_a_submit_that_waits_in_postgresql_beside_its_result_or_without_on
     assert "it is SCORED and has no result; its submit waits in PostgreSQL." in lost
 
 
+async def test_a_regrade_that_has_not_ended_within_an_hour_is_said_so(stack: Stack, exam: str) -> None:
+    await fetch(
+        stack,
+        """
+        INSERT INTO regrade (exam_id, dry_run, key_version, results, actor, reason, lease_until, requested_at)
+        VALUES ($1, true, 1, 0, 'a test', '', 'infinity', now() - interval '59 minutes')
+        """,
+        exam,
+    )
+    clean(stack, exam)
+
+    await fetch(stack, "UPDATE regrade SET requested_at = now() - interval '61 minutes' WHERE exam_id = $1", exam)
+    found = wrong(stack, exam)
+
+    await fetch(stack, "DELETE FROM regrade WHERE exam_id = $1", exam)
+    assert any("was asked for 61 minutes ago, and is RUNNING" in what for what in found), found
+
+
 async def test_a_close_that_was_set_to_the_microsecond_is_rounded_as_the_product_does(stack: Stack, exam: str) -> None:
     closes = (datetime.now(UTC) + timedelta(seconds=300)).replace(microsecond=123_789)
     async with Student(stack, roles=["admin"]) as admin, Student(stack) as student:
