@@ -11,6 +11,8 @@ from ops.table import show as show_table
 if TYPE_CHECKING:
     from finalbell.v1.admin_pb2 import ExamBacklog
 
+    from ops.admin import Admin
+
 app = typer.Typer(help="See what waits for its score, and deal with what could not be scored.", no_args_is_help=True)
 dlq = typer.Typer(help="Submits that could not be scored and wait for an operator (dead letters); alone: list them.")
 app.add_typer(dlq, name="dlq")
@@ -32,8 +34,8 @@ def backlog(
         print_json(whole)
         return
     typer.echo(
-        f"{whole.unscored} handed in and not scored ({whole.parked} wait for an operator), {whole.kept_rows} kept in PostgreSQL, "
-        f"{whole.dead_letters} dead letters, {whole.grading_tasks} answers wait for a grader."
+        f"{whole.unscored} on their way to a score, {whole.parked} wait for an operator, {whole.kept_rows} kept in PostgreSQL, "
+        f"{whole.dead_letters} dead letters, {whole.grading_tasks} tasks wait for graders."
     )
     rows = [[one.exam_id, str(one.submitted), _time(one), str(one.grading_tasks)] for one in whole.exams]
     if rows:
@@ -78,15 +80,19 @@ def replay(
     server: str | None = ServerOption,
     token: str | None = TokenOption,
 ) -> None:
-    """Send submits to scoring once more, when what stood in their way is mended."""
+    """Send submits to scoring once more, when what stood in their way is mended.
+
+    One that is refused does not keep the others; exit code 1 when any was.
+    """
     if everything == bool(chosen):
         raise typer.BadParameter("name letters, or give --all")
     with client(home, server, token) as admin:
         wanted = [one.letter_id for one in admin.dead_letters().letters if one.session_id] if everything else chosen or []
-        for letter in wanted:
-            typer.echo(f"{letter}: session {admin.replay(letter)} is on its way to scoring.")
+        refused = [letter for letter in wanted if not _replayed(admin, letter)]
     if not wanted:
         typer.echo("Nothing waits.")
+    if refused:
+        raise typer.Exit(1)
 
 
 @dlq.command()
@@ -106,6 +112,21 @@ def discard(
 # As they were called before they were the dead letters' own.
 app.command(hidden=True)(replay)
 app.command(hidden=True)(discard)
+
+
+def _replayed(admin: "Admin", letter: str) -> bool:
+    """Send one submit to scoring once more, and say what became of it."""
+    from grpc import RpcError
+
+    from ops.admin import explain
+
+    try:
+        session = admin.replay(letter)
+    except RpcError as failure:
+        typer.echo("\n".join([f"{letter}: not replayed.", *explain(failure)]), err=True)
+        return False
+    typer.echo(f"{letter}: session {session} is on its way to scoring.")
+    return True
 
 
 def _list(home: Path, server: str | None, token: str | None, *, as_json: bool) -> None:

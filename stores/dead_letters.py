@@ -44,13 +44,18 @@ class DeadLetters:
         self._pool = pool
 
     async def bury(self, session: UUID | None, subject: str, event: bytes, error: str) -> None:
-        """Keep a submit that cannot be scored, once, until an operator has looked at it; a row of `submission` goes with it."""
+        """Keep a submit that cannot be scored, once, until an operator has looked at it; a row of `submission` goes with it.
+
+        The row is found by its key, since subjects have no index and a long backlog may wait there; only where nobody knows the
+        session are all rows looked at. It has the subject too: a damaged event must not take another session's row away.
+        """
+        row = "subject = $2" if session is None else "session_id = $1 AND subject = $2"
         await self._pool.execute(
-            """
-            WITH moved AS (DELETE FROM submission WHERE subject = $2)
+            f"""
+            WITH moved AS (DELETE FROM submission WHERE {row})
             INSERT INTO dead_letter (session_id, subject, event, error) VALUES ($1, $2, $3, $4)
             ON CONFLICT (subject) WHERE replayed_at IS NULL DO UPDATE SET error = excluded.error
-            """,
+            """,  # noqa: S608
             *(session, subject, event, error),
         )
 

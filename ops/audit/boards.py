@@ -2,26 +2,29 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ops.audit.kept import Exam, Result, Session, Standing, Stores
+from ops.audit.kept import Board, Exam, Result, Session, Standing, Stores
 from ops.audit.records import Checked, Evidence, Violation
 from ops.audit.rules import order_key, ranks, tie_break
 
 
 def boards_say_what_results_say(evidence: Evidence) -> Checked:
-    """I16, I17: standings are the best scored results by the published rule, and each board in Redis is exactly those."""
+    """I16, I17: standings are the best scored results by the published rule, and each board in Redis is exactly those.
+
+    Which cohorts there are is asked of the sessions: a standing that forgot its cohorts must not hide a board that is missing.
+    """
     stores, broken, facts = evidence.stores, [], 0
     for exam in stores.exams.values():
         best = _best(exam, stores)
         standings = {standing.student: standing for standing in stores.standings if standing.exam == exam.id}
         facts += len(best)
         for student in best.keys() | standings.keys():
-            wrong = _misplaced(best.get(student), standings.get(student))
+            standing, cohorts = standings.get(student), stores.cohorts_of.get((exam.id, student), frozenset())
+            wrong = _misplaced(best.get(student), standing) or _misgrouped(cohorts, standing)
             broken += [Violation("I17", exam.id, f"student {student}: {wrong}.")] if wrong else []
-        cohorts = {cohort for standing in standings.values() for cohort in standing.cohorts}
-        for cohort in (None, *sorted(cohorts)):
-            placed = {s.student: s.key for s in best.values() if cohort is None or cohort in s.cohorts}
-            broken += [Violation("I16", exam.id, what) for what in _unlike(placed, cohort, exam, stores)]
-        facts_seen, wrong_ranks = _shown_ranks(exam, {s.student: s.key for s in best.values()}, evidence)
+        placed = _placed(best, exam, stores)
+        for cohort, keys in placed.items():
+            broken += [Violation("I16", exam.id, what) for what in _unlike(keys, cohort, exam, stores)]
+        facts_seen, wrong_ranks = _shown_ranks(exam, placed[None], evidence)
         facts += facts_seen
         broken += wrong_ranks
     return Checked("I16 I17", "students with a place, and ranks shown after the drain", facts, broken)
@@ -30,27 +33,32 @@ def boards_say_what_results_say(evidence: Evidence) -> Checked:
 class _Place:
     """Where a student stands by their best scored attempt."""
 
-    def __init__(self, exam: Exam, session: Session, result: Result, cohorts: frozenset[str]) -> None:
-        self.student, self.session, self.score, self.cohorts = session.student, session.id, result.score, cohorts
+    def __init__(self, exam: Exam, session: Session, result: Result) -> None:
+        self.student, self.session, self.score = session.student, session.id, result.score
         self.tie = tie_break(exam, session)
         self.key = order_key(exam, result.score, self.tie)
 
 
 def _best(exam: Exam, stores: Stores) -> dict[str, _Place]:
     sessions = [(stores.sessions.get(result.session), result) for result in stores.results if result.exam == exam.id]
-    cohorts: dict[str, frozenset[str]] = {}
-    for session, _ in sessions:
-        if session is not None:
-            cohorts[session.student] = cohorts.get(session.student, frozenset()) | frozenset(session.cohorts)
     best: dict[str, _Place] = {}
     for session, result in sessions:
         if session is None or result.status != "SCORED":
             continue
-        place = _Place(exam, session, result, cohorts[session.student])
+        place = _Place(exam, session, result)
         known = best.get(session.student)
         if known is None or (place.key, known.session) > (known.key, place.session):
             best[session.student] = place
     return best
+
+
+def _placed(best: Mapping[str, _Place], exam: Exam, stores: Stores) -> Mapping[str | None, Mapping[str, int]]:
+    """Return what each board of an exam should order its students by, those that were read and should be empty included."""
+    placed: dict[str | None, dict[str, int]] = {None: {}, **{cohort: {} for one, cohort in stores.boards if one == exam.id}}
+    for place in best.values():
+        for cohort in (None, *stores.cohorts_of.get((exam.id, place.student), ())):
+            placed.setdefault(cohort, {})[place.student] = place.key
+    return placed
 
 
 def _misplaced(right: _Place | None, standing: Standing | None) -> str | None:
@@ -66,10 +74,16 @@ def _misplaced(right: _Place | None, standing: Standing | None) -> str | None:
     return None
 
 
+def _misgrouped(right: frozenset[str], standing: Standing | None) -> str | None:
+    if standing is None or frozenset(standing.cohorts) == right:
+        return None
+    return f"stands in the cohorts {sorted(standing.cohorts)}; those of the sessions are {sorted(right)}"
+
+
 def _unlike(right: Mapping[str, int], cohort: str | None, exam: Exam, stores: Stores) -> Iterator[str]:
     """Say how a board in Redis differs from what it should be; one without places need not be there."""
-    board = stores.boards.get((exam.id, cohort))
-    if board is None or (not right and not board.places):
+    board = stores.boards.get((exam.id, cohort), Board(complete=False, places={}))
+    if not right and not board.places:
         return
     name = "the board" if cohort is None else f"the board of {cohort}"
     if not board.complete:

@@ -1,5 +1,6 @@
 """I11, I12, I15: what each result is worth, now and before; and the tasks of those who grade essays."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import groupby, pairwise
@@ -11,6 +12,10 @@ from ops.audit.rules import unfrozen
 
 SWEPT = timedelta(seconds=60)
 """Within which a result that comes late, under older keys than its exam was regraded with, is regraded, too."""
+
+
+REGRADED = timedelta(hours=1)
+"""Within which a regrade comes to its end; until then nobody is told of the results that it leaves behind."""
 
 
 class Markings:
@@ -35,8 +40,8 @@ class Markings:
 def scores_recomputed(evidence: Evidence) -> Checked:
     """I12, I15: each score and status is what the frozen answers and the decided grades are worth under the keys that the
     result names, all of them there, and the newest where its exam was regraded; so is each revision before it, and each
-    later one changed something, with newer keys or the same."""
-    stores, broken, markings = evidence.stores, [], Markings(evidence.stores.keys)
+    later one changed something, with newer keys, or with the same and a grade."""
+    stores, broken, markings = evidence.stores, list(_stuck_regrades(evidence.stores)), Markings(evidence.stores.keys)
     for result in stores.results:
         marking, answers = markings.of(result), unfrozen(result.answers)
         if marking is None:
@@ -54,7 +59,15 @@ def scores_recomputed(evidence: Evidence) -> Checked:
             before = markings.of(result, earlier.key_version)
             broken += [Violation("I12", result.session, what) for what in _was_misgraded(earlier, before, answers)]
         broken += [Violation(number, result.session, what) for number, what in _idle_revisions(result, stores, markings)]
+        broken += [Violation("I11", result.session, what) for what in _ungraded_revisions(result, stores)]
     return Checked("I12 I15", "results", len(stores.results), broken)
+
+
+def _stuck_regrades(stores: Stores) -> Iterator[Violation]:
+    for run in stores.regrading:
+        if run.requested_at < stores.now - REGRADED:
+            minutes = (stores.now - run.requested_at).total_seconds() // 60
+            yield Violation("I15", run.exam, f"its regrade {run.id} was asked for {minutes:.0f} minutes ago, and is RUNNING.")
 
 
 def _given(result: Result, stores: Stores) -> Mapping[str, int]:
@@ -109,6 +122,27 @@ def _idle_revisions(result: Result, stores: Stores, markings: Markings) -> Itera
         ]
         if worth[0] == worth[1]:
             yield "I11", f"revision {after.revision} is worth what the one before it was."
+
+
+def _ungraded_revisions(result: Result, stores: Stores) -> Iterator[str]:
+    """Find revisions under the keys of the one before that no grade explains.
+
+    Only a grade changes what a result is worth under the same keys: each makes one revision at most, signed by its grader
+    (docs/grading.md), and after the last one nobody is asked again.
+    """
+    replaced = stores.replaced.get(result.session, ())
+    if not replaced:
+        return
+    grades = Counter(f"graded by {task.grader}" for task in stores.tasks.get(result.session, ()) if task.status == "GRADED")
+    after: Sequence[Replaced | Result] = [*replaced[1:], result]
+    for before, later in zip(replaced, after, strict=True):
+        if before.key_version != later.key_version:
+            continue
+        if (before.status, later.status) == ("SCORED", "PARTIAL"):
+            yield f"revision {later.revision} is PARTIAL with the keys that the one before was SCORED with."
+        grades[before.reason] -= 1
+        if grades[before.reason] < 0:
+            yield f"revision {later.revision} has the keys of the one before, and no grade stands behind it ({before.reason})."
 
 
 def grades_add_up(evidence: Evidence) -> Checked:

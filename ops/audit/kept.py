@@ -141,6 +141,15 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Regrade:
+    """A row of `regrade` that is RUNNING."""
+
+    id: str
+    exam: str
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """A row of `standing`."""
 
@@ -181,13 +190,18 @@ class Stores:
     waiting: frozenset[str] = frozenset()
     """Sessions whose submit waits in PostgreSQL for JetStream."""
 
-    buried: frozenset[str] = frozenset()
-    """Sessions that wait for an operator."""
+    buried: Mapping[str, datetime] = field(default_factory=dict)
+    """Sessions that wait for an operator, and since when."""
+
+    regrading: Sequence[Regrade] = ()
 
     standings: Sequence[Standing] = ()
     boards: Mapping[tuple[str, str | None], Board] = field(default_factory=dict)
     live: Mapping[str, str] = field(default_factory=dict)
     """What Redis says of a session's status now; those that it does not know are not there."""
+
+    clicked: Mapping[str, datetime] = field(default_factory=dict)
+    """When the sessions were handed in that Redis knows to be so by a click; of the bell it knows only the end that it rang for."""
 
     holding: bool = False
     """Whether the bell is held back."""
@@ -202,3 +216,12 @@ class Stores:
     def result_of(self) -> Mapping[str, Result]:
         """The result of each session."""
         return {result.session: result for result in self.results}
+
+    @cached_property
+    def cohorts_of(self) -> Mapping[tuple[str, str], frozenset[str]]:
+        """Per exam and student, the cohorts in which they have a result: those of any of their sessions with one."""
+        found: dict[tuple[str, str], frozenset[str]] = {}
+        for result in self.results:
+            session, student = self.sessions.get(result.session), (result.exam, result.student)
+            found[student] = found.get(student, frozenset()).union(session.cohorts if session is not None else ())
+        return found

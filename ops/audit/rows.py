@@ -10,7 +10,7 @@ from typing import Any, LiteralString, TypeVar
 import psycopg
 from psycopg.rows import args_row
 
-from ops.audit.kept import Exam, Keys, Pause, Question, Replaced, Result, Session, Standing, Stores, Task
+from ops.audit.kept import Exam, Keys, Pause, Question, Regrade, Replaced, Result, Session, Standing, Stores, Task
 
 LONG = 12
 """From how many characters on a text of a key is too long to stand anywhere by chance."""
@@ -74,7 +74,10 @@ SECRETS = """
   UNION ALL SELECT exam_id, jsonb_array_elements_text(answer->'accept') FROM keys.answer_key WHERE exam_id = ANY (%(exams)s)
 """
 WAITING = "SELECT session_id::text FROM submission"
-BURIED = "SELECT session_id::text FROM dead_letter WHERE replayed_at IS NULL AND session_id IS NOT NULL"
+BURIED = """
+  SELECT session_id::text, min(created_at) FROM dead_letter WHERE replayed_at IS NULL AND session_id IS NOT NULL GROUP BY 1
+"""
+REGRADING = "SELECT id::text, exam_id, requested_at FROM regrade WHERE status = 'RUNNING' AND exam_id = ANY (%(exams)s)"
 
 
 def read(postgres: str, wanted: Sequence[str], snapshots_of: frozenset[str]) -> Stores:
@@ -123,7 +126,8 @@ def _stores(rows: Rows, snapshots_of: frozenset[str]) -> Stores:
         tasks=rows.by_session(TASKS, Task),
         written=dict(rows.each(WRITTEN, lambda *columns: (columns[:2], columns[2]), sorted(snapshots_of & sessions.keys()))),
         waiting=frozenset(rows.each(WAITING, str)),
-        buried=frozenset(rows.each(BURIED, str)),
+        buried=dict(rows.each(BURIED, lambda session, since: (session, since))),
+        regrading=list(rows.each(REGRADING, Regrade)),
         standings=list(rows.each(STANDINGS, Standing)),
         secrets=_secrets(rows),
     )

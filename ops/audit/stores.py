@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from typing import cast
 
@@ -25,27 +26,33 @@ def read(postgres: str, redis: str, wanted: Sequence[str], snapshots_of: frozens
 
 
 def _with_redis(stores: Stores, client: "Redis") -> Stores:
-    cohorts = {(exam, cohort) for s in stores.standings for exam, cohort in [(s.exam, None), *((s.exam, c) for c in s.cohorts)]}
+    wanted: set[tuple[str, str | None]] = {(exam, None) for exam in stores.exams}
+    wanted |= {(exam, cohort) for (exam, _), cohorts in stores.cohorts_of.items() for cohort in cohorts}
+    wanted |= {(standing.exam, cohort) for standing in stores.standings for cohort in standing.cohorts}
+    live = list(_live(stores.sessions, client))
     return replace(
         stores,
-        live=dict(_live(stores.sessions, client)),
-        boards={(exam, cohort): _board(client, exam, cohort) for exam, cohort in cohorts},
+        live={session: status for session, status, _ in live},
+        clicked={session: clicked for session, _, clicked in live if clicked is not None},
+        boards={(exam, cohort): _board(client, exam, cohort) for exam, cohort in wanted},
         holding=next(iter(client.scan_iter("hold:*", count=TOGETHER)), None) is not None,
         open_keys={exam: _open_to_all(client, exam) for exam in stores.exams},
     )
 
 
-def _live(sessions: Mapping[str, object], client: "Redis") -> Iterator[tuple[str, str]]:
-    """Yield what Redis says of each session; one of an earlier generation is no statement, it would be restored first."""
+def _live(sessions: Mapping[str, object], client: "Redis") -> Iterator[tuple[str, str, datetime | None]]:
+    """Yield what Redis says of each session, and when it was handed in by a click; one of an earlier generation is no
+    statement, it would be restored first."""
     generations = [cast("bytes | None", client.get(f"gen:{{{shard:02d}}}")) for shard in range(64)]
     ids = iter(sessions)
     while part := list(islice(ids, TOGETHER)):
         with client.pipeline(transaction=False) as pipeline:
             for one in part:
-                pipeline.hmget(f"s:{{{_shard(one):02d}}}:{one}", ["s", "g"])
-            for one, (status, generation) in zip(part, pipeline.execute(), strict=True):
+                pipeline.hmget(f"s:{{{_shard(one):02d}}}:{one}", ["s", "g", "z", "w"])
+            for one, (status, generation, at, reason) in zip(part, pipeline.execute(), strict=True):
                 if status is not None and generation == generations[_shard(one)]:
-                    yield one, LIVE[status]
+                    clicked = datetime.fromtimestamp(int(at) / 1000, UTC) if reason == b"CLICK" else None
+                    yield one, LIVE[status], clicked
 
 
 def _shard(session: str) -> int:

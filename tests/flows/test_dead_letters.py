@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from finalbell.v1 import admin_pb2
 from redis.asyncio import Redis
 from typer.testing import CliRunner
 
+from ops.admin import Admin
 from ops.main import app
 from tests.faults.harm import fetch, jetstream
 from tests.flows.sitting import Student, canonical, good, refusal
@@ -206,6 +208,31 @@ async def test_only_what_belongs_to_no_session_is_discarded(stack: Stack, run: R
     assert letter not in [one["letterId"] for one in after]
     kept = await fetch(stack, "SELECT discarded FROM dead_letter WHERE subject = $1", subject)
     assert [row["discarded"] for row in kept] == [True]
+
+
+async def test_a_letter_that_somebody_else_has_replayed_meanwhile_does_not_keep_the_others_from_it(
+    stack: Stack, small_exam: dict[str, Any], exam_id: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stack.import_exam(small_exam, exam_id)
+    await damage_key(stack, exam_id)
+    async with Student(stack) as student, staff(stack) as admin:
+        session = (await student.sit(exam_id))["sessionId"]
+        good(await student.save(session, "q1", choice="B"))
+        good(await student.submit(session), 202)
+        letter = (await one_letter(admin, sessionId=session))["letterId"]
+        await stack.import_exam({**small_exam, "questions": [*small_exam["questions"][:3], _other_key(small_exam)]}, exam_id)
+        gone = admin_pb2.DeadLetter(letter_id="999999999", session_id=session)
+        listed = [gone, admin_pb2.DeadLetter(letter_id=letter, session_id=session)]
+        monkeypatch.setattr(Admin, "dead_letters", lambda _: admin_pb2.ListDeadLettersResponse(letters=listed))
+
+        replay = run("scoring", "dlq", "replay", "--all")
+        result = await student.outcome(session)
+
+    assert replay.exit_code == 1
+    assert "999999999: not replayed." in replay.stderr
+    assert "There is no such dead letter that waits" in replay.stderr
+    assert f"{letter}: session {session} is on its way to scoring." in replay.stdout
+    assert result["status"] == "SCORED"
 
 
 async def test_a_session_that_waits_for_its_result_cannot_be_discarded(

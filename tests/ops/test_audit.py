@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from click.testing import Result
@@ -26,6 +29,10 @@ def audit(stack: Stack, *words: object) -> Result:
 def violated(result: Result) -> set[str]:
     """Return the promises that an audit found broken."""
     return {str(violation["invariant"]) for violation in json.loads(result.stdout)["violations"]}
+
+
+def live_key(session: str) -> str:
+    return f"s:{{{UUID(session).int % 64:02d}}}:{session}"
 
 
 async def sat(stack: Stack, exam: str) -> str:
@@ -99,9 +106,19 @@ async def a_lost_board(stack: Stack, exam: str, session: str) -> object:
         return await redis.zremrangebyrank(f"lb:{{{exam}}}", 0, -1)
 
 
+async def no_cohort(stack: Stack, exam: str, session: str) -> object:
+    return await change(stack, "UPDATE standing SET cohorts = '{}' WHERE exam_id = $1", exam)
+
+
+async def a_cohort_that_nobody_knows_of(stack: Stack, exam: str, session: str) -> object:
+    await no_cohort(stack, exam, session)
+    async with Redis.from_url(stack.read()["redis"]) as redis:
+        return await redis.delete(f"lb:{{{exam}}}:c:red")
+
+
 async def back_to_life(stack: Stack, exam: str, session: str) -> object:
     async with Redis.from_url(stack.read()["redis"]) as redis:
-        return await redis.hset(f"s:{{{int(session.replace('-', ''), 16) % 64:02d}}}:{session}", "s", "I")
+        return await redis.hset(live_key(session), "s", "I")
 
 
 async def a_forgotten_moment(stack: Stack, exam: str, session: str) -> object:
@@ -116,6 +133,8 @@ BREAKS: list[tuple[str, Break]] = [
     ("I4", handed_in_late),
     ("I17", a_better_place),
     ("I16", a_lost_board),
+    ("I17", no_cohort),
+    ("I16", a_cohort_that_nobody_knows_of),
     ("I6", back_to_life),
     ("I13", a_forgotten_moment),
 ]
@@ -133,6 +152,38 @@ async def test_a_promise_that_is_broken_behind_the_products_back_is_found(
     after = audit(stack, exam)
     assert (before.exit_code, after.exit_code) == (0, 1), before.output
     assert promise in violated(after)
+
+
+async def test_a_click_that_postgresql_has_not_heard_of_after_a_minute_is_found(stack: Stack, exam: str) -> None:
+    async with Student(stack) as student, Redis.from_url(stack.read()["redis"]) as redis:
+        session = str((await student.sit(exam))["sessionId"])
+
+        async def clicked(seconds: int) -> Result:
+            at = round((time.time() - seconds) * 1000)
+            await redis.hset(live_key(session), mapping={"s": "S", "w": "CLICK", "z": at})
+            return audit(stack, exam)
+
+        early, late = await clicked(30), await clicked(90)
+
+    assert early.exit_code == 0, early.output
+    assert violated(late) == {"I10"}
+
+
+async def test_a_letter_of_a_session_that_runs_is_no_submit_and_one_of_a_lost_session_is(stack: Stack, exam: str) -> None:
+    letter = "INSERT INTO dead_letter (session_id, subject, event, error, created_at) VALUES ($1, $2, '', 'a test', $3)"
+    async with Student(stack) as student, Redis.from_url(stack.read()["redis"]) as redis:
+        session = str((await student.sit(exam))["sessionId"])
+        await fetch(stack, letter, session, f"none.{session}", datetime.now(UTC) - timedelta(seconds=90))
+
+        running = audit(stack, exam)
+        await redis.delete(live_key(session))
+        lost = audit(stack, exam)
+        await fetch(stack, "UPDATE dead_letter SET created_at = now() - interval '30 seconds' WHERE session_id = $1", session)
+        early = audit(stack, exam)
+
+    await fetch(stack, "DELETE FROM dead_letter WHERE session_id = $1", session)
+    assert (running.exit_code, early.exit_code) == (0, 0), running.output + early.output
+    assert violated(lost) == {"I10"}
 
 
 async def test_what_a_client_recorded_is_held_against_what_was_scored(stack: Stack, exam: str, tmp_path: Path) -> None:

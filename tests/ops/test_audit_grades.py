@@ -186,6 +186,21 @@ BREAKS: dict[str, tuple[str, str]] = {
         "WITH r AS (UPDATE result SET revision = 4 WHERE session_id = $1 RETURNING *) INSERT INTO result_history "
         "SELECT session_id, 3, score, status, key_version, points, now(), 'no reason to' FROM r",
     ),
+    "revision 3 is PARTIAL with the keys that the one before was SCORED with": (
+        "scored, waiting, and scored again",
+        "WITH r AS (UPDATE result SET revision = 4 WHERE session_id = $1 RETURNING *) INSERT INTO result_history "
+        "SELECT session_id, 3, 0, 'PARTIAL', key_version - 1, '{0,0,0}', now(), 'the keys are mended' FROM r",
+    ),
+    "revision 2 has the keys of the one before, and no grade stands behind it (graded by somebody else)": (
+        "a revision by one who graded nothing",
+        "UPDATE result_history SET reason = 'graded by somebody else' WHERE session_id = $1 AND revision = 1",
+    ),
+    "revision 4 has the keys of the one before, and no grade stands behind it (graded by": (
+        "two revisions by one grade",
+        "WITH r AS (UPDATE result SET revision = 4 WHERE session_id = $1 RETURNING *) INSERT INTO result_history "
+        "SELECT session_id, 3, 9, r.status, r.key_version, '{7,0,2}', now(), h.reason FROM r JOIN result_history h "
+        "USING (session_id) WHERE h.revision = 1",
+    ),
     "it was graded with key version 1, and its exam was regraded with 2": (
         "left behind by a regrade",
         "WITH r AS (UPDATE result SET key_version = 1 WHERE session_id = $1 RETURNING exam_id) "
@@ -228,6 +243,24 @@ async def test_a_submit_that_waits_in_postgresql_beside_its_result_or_without_on
     assert "it has a result, and its submit still waits in PostgreSQL." in found
     assert "it is IN_PROGRESS and has no result; its submit waits in PostgreSQL." in found
     assert "it is SCORED and has no result; its submit waits in PostgreSQL." in lost
+
+
+async def test_a_regrade_that_has_not_ended_within_an_hour_is_said_so(stack: Stack, exam: str) -> None:
+    await fetch(
+        stack,
+        """
+        INSERT INTO regrade (exam_id, dry_run, key_version, results, actor, reason, lease_until, requested_at)
+        VALUES ($1, true, 1, 0, 'a test', '', 'infinity', now() - interval '59 minutes')
+        """,
+        exam,
+    )
+    clean(stack, exam)
+
+    await fetch(stack, "UPDATE regrade SET requested_at = now() - interval '61 minutes' WHERE exam_id = $1", exam)
+    found = wrong(stack, exam)
+
+    await fetch(stack, "DELETE FROM regrade WHERE exam_id = $1", exam)
+    assert any("was asked for 61 minutes ago, and is RUNNING" in what for what in found), found
 
 
 async def test_a_close_that_was_set_to_the_microsecond_is_rounded_as_the_product_does(stack: Stack, exam: str) -> None:

@@ -1269,18 +1269,20 @@ class GetScoringBacklogResponse(_message.Message):
     GRADING_TASKS_FIELD_NUMBER: _builtins.int
     EXAMS_FIELD_NUMBER: _builtins.int
     unscored: _builtins.int
-    """unscored counts sessions that are handed in and have no result, as Redis knows them."""
+    """unscored counts sessions that are handed in and on their way to a score, as Redis knows them."""
     parked: _builtins.int
-    """parked counts those of them that wait for an operator."""
+    """parked counts sessions beside them that are handed in and wait for an operator."""
     dead_letters: _builtins.int
     """dead_letters counts submits that could not be scored."""
     kept_rows: _builtins.int
     """kept_rows counts submits that JetStream did not take, kept in PostgreSQL until they are scored."""
     grading_tasks: _builtins.int
-    """grading_tasks counts answers that wait for a grader."""
+    """grading_tasks counts tasks that graders have not done: an answer that two people grade has two."""
     @_builtins.property
     def exams(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExamBacklog]:
-        """exams are the exams with sessions whose score has taken longer than a second, the most first."""
+        """exams are the exams with such sessions or such tasks, as PostgreSQL knows them: of a session without a score it hears a
+        second after the submit. Those with the most sessions come first, then those with the most tasks.
+        """
 
     def __init__(
         self,
@@ -1313,12 +1315,12 @@ class ExamBacklog(_message.Message):
     exam_id: _builtins.str
     """exam_id is the exam."""
     submitted: _builtins.int
-    """submitted counts sessions that are handed in and not scored."""
+    """submitted counts sessions that are handed in and not scored, as PostgreSQL knows them."""
     grading_tasks: _builtins.int
-    """grading_tasks counts answers that wait for a grader."""
+    """grading_tasks counts tasks that graders have not done, claimed ones included."""
     @_builtins.property
     def oldest_submitted_at(self) -> _timestamp_pb2.Timestamp:
-        """oldest_submitted_at is since when the oldest of them waits."""
+        """oldest_submitted_at is since when the oldest of them waits; absent where there is none."""
 
     def __init__(
         self,
