@@ -40,8 +40,8 @@ LISTEN_AGAIN_SECONDS = 1.0
 MARKED_SECONDS = 1.0
 MARKED_TOGETHER = 1_000
 MOST_UNSCORED = 100_000
-LEAST_AT_ONCE, MOST_AT_ONCE = 32, 128
-SHARE_AT_ONCE = 0.2
+LEAST_AT_ONCE, MOST_AT_ONCE = 32, 192
+SHARE_AT_ONCE = 0.16
 """Of a second's scores, so many clicks are worked on at a time: then each has its score within the inline wait of 250 ms. Were
 all of a burst begun at once, none would, and everybody would come back to ask (docs/decisions/0007-submits.md)."""
 
