@@ -396,7 +396,11 @@ async def restate(connection: asyncpg.Connection, students: set[tuple[str, str]]
     A first result makes the row. Where there is one, or another transaction makes it meanwhile, it is locked first and
     recomputed in a later statement, which sees what the other committed: two attempts scored at once cannot both believe
     that they are the only one.
+
+    Planned anew each time: a plan that was made while a month's partition was empty takes any of its indexes, and would read an
+    exam's results for each of its students for as long as the connection lives.
     """
+    await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
     made = [standing_of(row) for row in await connection.fetch(STATED, *_columns(students))]
     there = students - {(standing.exam, standing.student) for standing in made}
     if not there:

@@ -201,8 +201,7 @@ class SessionService:
                     return await self._sessions.total(frozen.facts.session)
         except (TimeoutError, OSError, PostgresError, InterfaceError, InternalClientError):
             return None
-        left = began + self._inline_wait - time.monotonic()
-        scored = await self._submits.score(waiting, left, self._turns.waiting)
+        scored = await self._submits.score(waiting, began, self._inline_wait, self._turns.waiting)
         return None if scored is None or scored.partial else (scored.score, scored.max_score)
 
     async def _outcome(self, session: UUID, item: pb.SaveItem, call: Call) -> pb.SaveOutcome:

@@ -40,10 +40,10 @@ LISTEN_AGAIN_SECONDS = 1.0
 MARKED_SECONDS = 1.0
 MARKED_TOGETHER = 1_000
 MOST_UNSCORED = 100_000
-LEAST_AT_ONCE, MOST_AT_ONCE = 32, 192
-SHARE_AT_ONCE = 0.16
-"""Of a second's scores, so many clicks are worked on at a time: then each has its score within the inline wait of 250 ms. Were
-all of a burst begun at once, none would, and everybody would come back to ask (docs/decisions/0007-submits.md)."""
+LEAST_AT_ONCE, MOST_AT_ONCE = 32, 256
+SHARE_AT_ONCE = 0.25
+"""Of a second's scores, so many clicks are worked on at a time: then each has its score while it waits. Were all of a burst
+begun at once, none would, and everybody would come back to ask (docs/decisions/0007-submits.md)."""
 
 FEW = 500
 """So many may wait, for their turn or for their scores, before anybody knows how fast those come."""
@@ -90,6 +90,7 @@ class Submits:
         self._rows: Coalescer[tuple[UUID, str, bytes], None] = Coalescer(sessions.keep_submissions, queue="submission rows")
         self._sessions = sessions
         self._pace = Pace()
+        self._heard = -math.inf
         self._awaited: OrderedDict[UUID, float] = OrderedDict()
         self._unmarked: OrderedDict[UUID, tuple[float, Mark]] = OrderedDict()
         self._owned: set[asyncio.Task[Any]] = set()
@@ -173,13 +174,19 @@ class Submits:
                 del self._waiting[session]
 
     async def score(
-        self, waiting: "asyncio.Future[events.SessionScored]", seconds: float, in_line: int
+        self, waiting: "asyncio.Future[events.SessionScored]", began: float, inline_wait: float, in_line: int
     ) -> events.SessionScored | None:
-        """Wait for a score, at most so long. None: it takes longer, or others cannot wait for it: where more are `in_line`, or
-        without their scores, than are scored in a second, it matters more that every submit is safe soon."""
+        """Wait for a score: for `inline_wait` seconds since work on the submit began, and for as long again while scores come.
+
+        None: it takes longer, or others cannot wait for it: where more are `in_line`, or without their scores, than are scored in
+        a second, it matters more that every submit is safe soon.
+        """
         if max(in_line, len(self._awaited)) > max(FEW, self._pace.a_second):
             return None
-        await asyncio.wait((waiting,), timeout=seconds)
+        until = began + inline_wait
+        while not waiting.done() and (left := until - monotonic()) > 0:
+            await asyncio.wait((waiting,), timeout=left)
+            until = min(self._heard, began + inline_wait) + inline_wait
         return waiting.result() if waiting.done() else None
 
     def at_once(self) -> int:
@@ -242,6 +249,7 @@ class Submits:
     def _receive(self, data: bytes) -> None:
         scores = events.SessionsScored.FromString(data).sessions
         self._pace.heard(len(scores))
+        self._heard = monotonic()
         for scored in scores:
             session = UUID(scored.session_id)
             self._unmarked.pop(session, None)
