@@ -307,7 +307,7 @@ async def _lock_sessions(connection: asyncpg.Connection, sessions: Sequence[UUID
 
 
 async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> set[UUID]:
-    """Insert what is not there yet, and return which sessions that were. Points travel as text: arrays cannot nest unevenly."""
+    """Insert what is not there yet, and return which sessions that were."""
     rows = await connection.fetch(
         """
         INSERT INTO result (session_id, exam_id, exam_version, student_id, score, max_score, status, key_version, answers,
@@ -328,13 +328,23 @@ async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> 
         [r.student for r in results],
         [r.score for r in results],
         [r.max_score for r in results],
-        ["PARTIAL" if r.partial else "SCORED" for r in results],
+        [status_text(r) for r in results],
         [r.key_version for r in results],
         [r.answers.decode() for r in results],
         [r.answers_sha256 for r in results],
-        ["{" + ",".join(map(str, r.points)) + "}" for r in results],
+        [points_text(r) for r in results],
     )
     return {row["session_id"] for row in rows}
+
+
+def status_text(result: Result) -> str:
+    """Return a result's column `status`."""
+    return "PARTIAL" if result.partial else "SCORED"
+
+
+def points_text(result: Result) -> str:
+    """Return a result's column `points` as text, since arrays of other lengths cannot travel in one array."""
+    return "{" + ",".join(map(str, result.points)) + "}"
 
 
 async def _kept_before(connection: asyncpg.Connection, results: Sequence[Result]) -> Sequence[asyncpg.Record]:

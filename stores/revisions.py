@@ -10,7 +10,7 @@ import asyncpg
 
 from stores.grading import TASKS, Decide, graded_essays
 from stores.records import Attempt, Grade, GradeOutcome, Result, ResultRevision, Standing
-from stores.results import STANDING, TIEBREAK, open_tasks, restate, result_of, standing_of
+from stores.results import STANDING, TIEBREAK, open_tasks, points_text, restate, result_of, standing_of, status_text
 from stores.sessions import milliseconds
 
 RESULT = "SELECT r.*, s.submitted_at, s.submit_reason FROM result r JOIN exam_session s ON s.id = r.session_id"
@@ -83,8 +83,7 @@ class Revisions:
             outcome = await _keep(connection, grade)
             if outcome not in (GradeOutcome.GRADED, GradeOutcome.REPEATED):
                 return Graded(outcome)
-            rows = await connection.fetch(TASKS, [session])
-            essays = {question: essay.total for (_, question), essay in graded_essays(rows, self._decide).items()}
+            essays = (await self._given(connection, [session]))[session]
             new = derive(old, essays)
             points = essays.get(grade.question)
             if points is None:
@@ -92,14 +91,6 @@ class Revisions:
             if not _worth_the_same(old, new):
                 await _replace(connection, [(old, new)], f"graded by {grade.grader}")
             return Graded(outcome, points, new, await restate(connection, {(new.exam, new.student)}))
-
-    async def behind(self, exam: str, exam_version: int, key_version: int) -> int:
-        """Return how many results of a paper were graded with older keys."""
-        count: int = await self._pool.fetchval(
-            "SELECT count(*) FROM result WHERE exam_id = $1 AND exam_version = $2 AND key_version < $3",
-            *(exam, exam_version, key_version),
-        )
-        return count
 
     async def page_behind(self, exam: str, exam_version: int, key_version: int, after: UUID | None, count: int) -> Sequence[Result]:
         """Return results that were graded with older keys, by session, from the one after `after`."""
@@ -143,8 +134,11 @@ class Revisions:
 
     async def essays(self, sessions: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         """Return what decided essays were given, by session and question."""
+        return await self._given(self._pool, sessions)
+
+    async def _given(self, reader: asyncpg.Pool | asyncpg.Connection, sessions: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         found: dict[UUID, dict[str, int]] = {session: {} for session in sessions}
-        for (session, question), essay in graded_essays(await self._pool.fetch(TASKS, sessions), self._decide).items():
+        for (session, question), essay in graded_essays(await reader.fetch(TASKS, sessions), self._decide).items():
             found[session][question] = essay.total
         return found
 
@@ -167,9 +161,7 @@ class Revisions:
             )
             old = [result_of(row) for row in rows]
             sessions = [result.session for result in old]
-            given: dict[UUID, dict[str, int]] = {session: {} for session in sessions}
-            for (session, question), essay in graded_essays(await connection.fetch(TASKS, sessions), self._decide).items():
-                given[session][question] = essay.total
+            given = await self._given(connection, sessions)
             new = await asyncio.to_thread(lambda: [derive(result, given[result.session]) for result in old])
             changed = [(before, after) for before, after in zip(old, new, strict=True) if not _worth_the_same(before, after)]
             await connection.execute(
@@ -254,9 +246,9 @@ async def _replace(connection: asyncpg.Connection, changes: Sequence[tuple[Resul
         [old.revision for old, _ in changes],
         [new.score for _, new in changes],
         [new.max_score for _, new in changes],
-        ["PARTIAL" if new.partial else "SCORED" for _, new in changes],
+        [status_text(new) for _, new in changes],
         [new.key_version for _, new in changes],
-        ["{" + ",".join(map(str, new.points)) + "}" for _, new in changes],
+        [points_text(new) for _, new in changes],
     )
 
 
