@@ -141,7 +141,7 @@ class Results:
             batch = [result for result in ordered if result.session in known]
             new = await _insert(connection, batch)
             await _mark_scored(connection, batch)
-            await open_tasks(connection, batch)
+            await open_tasks(connection, [result for result in batch if result.session in new])
             await connection.execute("DELETE FROM submission WHERE session_id = ANY ($1)", [r.session for r in batch])
             standings = await restate(connection, {(result.exam, result.student) for result in batch})
             before = await _kept_before(connection, [result for result in batch if result.session not in new])
@@ -379,9 +379,8 @@ async def _mark_scored(connection: asyncpg.Connection, results: Sequence[Result]
 
 
 async def open_tasks(connection: asyncpg.Connection, results: Sequence[Result]) -> None:
-    """Make the tasks for what waits for a grader, as many as the exam asks for; those that are there stay, and one that was
-    cancelled is open again."""
-    waiting = sorted((result.session, question, result.exam) for result in results for question in result.pending)
+    """Make the tasks for what waits for a grader, as many as the exam asks for; those that are there stay as they are."""
+    waiting = pending(results)
     if not waiting:
         return
     await connection.execute(
@@ -391,13 +390,17 @@ async def open_tasks(connection: asyncpg.Connection, results: Sequence[Result]) 
         FROM unnest($1::uuid[], $2::text[], $3::text[]) AS w (session_id, question_id, exam_id)
         JOIN exam e ON e.id = w.exam_id CROSS JOIN LATERAL generate_series(1, e.graders) AS slot
         ORDER BY 1, 2, 4
-        ON CONFLICT (session_id, question_id, slot) DO UPDATE SET status = 'OPEN', grader = NULL, claim = NULL, lease_until = NULL
-        WHERE grading_task.status = 'CANCELLED'
+        ON CONFLICT (session_id, question_id, slot) DO NOTHING
         """,
         [session for session, _, _ in waiting],
         [question for _, question, _ in waiting],
         [exam for _, _, exam in waiting],
     )
+
+
+def pending(results: Sequence[Result]) -> list[tuple[UUID, str, str]]:
+    """Return what waits for a grader, as (session, question, exam), in the order of the tasks' keys."""
+    return sorted((result.session, question, result.exam) for result in results for question in result.pending)
 
 
 async def restate(connection: asyncpg.Connection, students: set[tuple[str, str]]) -> Sequence[Standing]:

@@ -15,6 +15,8 @@ from finalbell.v1 import events_pb2 as events
 
 from tests.faults.harm import fetch, jetstream, kill, restarted
 from tests.flows.sitting import Student, good, refusal, wrong_fields
+from tests.flows.test_grading import EXAM as ESSAYS
+from tests.flows.test_grading import graders, handed_in
 from tests.stack import Stack, eventually, fresh, uuid7
 
 QUESTIONS = 12
@@ -261,6 +263,50 @@ async def test_a_result_that_arrives_late_under_an_old_key_is_swept(stack: Stack
     query = "SELECT reason FROM result_history WHERE session_id = $1 AND revision = $2"
     last = await fetch(stack, query, of[0].session, late["revision"])
     assert "older keys" in last[0]["reason"]
+
+
+@pytest.mark.parametrize("given", [[(3, 2)], [(1, 0), (4, 2)]], ids=["one of two has graded", "two disagree"])
+async def test_an_essay_that_counts_again_waits_for_every_grader_who_was_asked_before_it_was_voided(
+    stack: Stack, exam_id: str, given: Sequence[tuple[int, int]]
+) -> None:
+    await stack.import_exam(ESSAYS, exam_id, graders=2)
+    async with Student(stack) as student, Admin(stack, roles=["admin"]) as admin, graders(stack, 3) as people:
+        session = await handed_in(student, exam_id)
+        for grader, points in zip(people, given, strict=False):
+            good(await grader.grade(good(await grader.claim(exam_id)), *points))
+        good(await admin.set_key(exam_id, "why", void="FULL_POINTS"))
+        await admin.regrade(exam_id)
+        voided, nobody_asked = await student.outcome(session), await people[0].tasks(exam_id)
+        await stack.import_exam(ESSAYS, exam_id, graders=2)
+        await admin.regrade(exam_id)
+        restored, asked = await student.outcome(session), await people[0].tasks(exam_id)
+        good(await people[2].grade(good(await people[2].claim(exam_id)), *given[0]))
+        after = await student.outcome(session)
+
+    assert (voided["status"], voided["score"], nobody_asked) == ("SCORED", 14, [])
+    assert (restored["status"], [task["slot"] for task in asked]) == ("PARTIAL", [len(given) + 1])
+    assert (after["status"], after["score"]) == ("SCORED", 2 + 2 * sum(given[0]))
+
+
+async def test_two_graders_who_disagree_by_a_tolerance_that_is_lowered_get_a_third_with_the_next_regrade(
+    stack: Stack, exam_id: str
+) -> None:
+    await stack.import_exam(ESSAYS, exam_id, graders=2, graderTolerance=2)
+    async with Student(stack) as student, Admin(stack, roles=["admin"]) as admin, graders(stack, 3) as people:
+        session = await handed_in(student, exam_id)
+        for grader, points in zip(people, [(3, 0), (3, 2)], strict=False):
+            good(await grader.grade(good(await grader.claim(exam_id)), *points))
+        before = await student.outcome(session)
+        await stack.import_exam(ESSAYS, exam_id, graders=2)
+        good(await admin.set_key(exam_id, "one", accept=["A", "B"]))
+        await admin.regrade(exam_id)
+        waiting = await student.outcome(session)
+        good(await people[2].grade(good(await people[2].claim(exam_id)), 4, 2))
+        after = await student.outcome(session)
+
+    assert (before["status"], before["score"]) == ("SCORED", 2 + 2 * 4)
+    assert waiting["status"] == "PARTIAL"
+    assert (after["status"], after["score"]) == ("SCORED", 2 + 2 * 5)
 
 
 async def test_mending_a_key_to_what_it_is_changes_nothing(stack: Stack, exam_id: str) -> None:

@@ -102,6 +102,18 @@ async def test_a_session_that_nobody_started_is_named_and_not_kept(stores: Store
     assert set(kept.totals) == {known.session}
 
 
+async def test_a_late_redelivery_asks_no_grader_for_anything(stores: Stores, exam: str) -> None:
+    waiting = replace(await sat(stores, exam, "ada", 1, 1000, 5), partial=True, pending=("q1",))
+    await Results(stores.postgres, decided).keep([waiting])
+    await stores.postgres.execute("UPDATE exam SET graders = 2 WHERE id = $1", exam)
+    await stores.postgres.execute("UPDATE grading_task SET status = 'CANCELLED' WHERE session_id = $1", waiting.session)
+
+    await Results(stores.postgres, decided).keep([waiting])
+
+    tasks = await stores.postgres.fetch("SELECT slot, status FROM grading_task WHERE session_id = $1", waiting.session)
+    assert [tuple(task) for task in tasks] == [(1, "CANCELLED")]
+
+
 async def test_the_best_attempt_gives_the_place_in_whichever_order_they_are_scored(stores: Stores, exam: str) -> None:
     attempts = [await sat(stores, exam, "ada", n, 1000, score) for n, score in ((1, 5), (2, 9), (3, 7))]
 
