@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from servers.scoring.rules import decided
 from stores.boards import Boards, board_key, order_key, points_of
 from stores.connect import Stores
+from stores.grading import MOST_CLAIMS, Claimed, GradingTasks, NotClaimed
 from stores.records import Result, Standing, SubmitReason, answers_sha256, encode_answers
 from stores.results import Kept, Results, Standings
 from tests.stack import Stack, fresh
@@ -112,6 +113,19 @@ async def test_a_late_redelivery_asks_no_grader_for_anything(stores: Stores, exa
 
     tasks = await stores.postgres.fetch("SELECT slot, status FROM grading_task WHERE session_id = $1", waiting.session)
     assert [tuple(task) for task in tasks] == [(1, "CANCELLED")]
+
+
+async def test_a_grader_who_claims_many_tasks_at_once_holds_no_more_than_may_be_held(stores: Stores, exam: str) -> None:
+    many = [await sat(stores, exam, f"s{n}", 1, 1000, 5) for n in range(MOST_CLAIMS + 5)]
+    await Results(stores.postgres, decided).keep([replace(one, partial=True, pending=("q1",)) for one in many])
+    tasks, grader = GradingTasks(stores.postgres), fresh("g")
+
+    claims = await asyncio.gather(*(tasks.claim(grader, exam, None, None) for _ in many))
+
+    assert [one for one in claims if isinstance(one, NotClaimed)] == [NotClaimed.TOO_MANY] * 5
+    held = {one.task.id for one in claims if isinstance(one, Claimed)}
+    assert len(held) == MOST_CLAIMS
+    await stores.postgres.execute("DELETE FROM grading_task WHERE exam_id = $1", exam)
 
 
 async def test_the_best_attempt_gives_the_place_in_whichever_order_they_are_scored(stores: Stores, exam: str) -> None:
