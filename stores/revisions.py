@@ -116,20 +116,27 @@ class Revisions:
             Attempt(row["session_id"], row["student_id"], row["score"], row["status"] == "PARTIAL", row["tiebreak"]) for row in rows
         ]
 
-    async def changed_since(self, since: datetime) -> tuple[datetime, Sequence[Standing]]:
-        """Return the standings of students whose results were changed after `since`, up to ten seconds ago, and that moment.
+    async def settled(self) -> datetime:
+        """Return the moment up to which `changed` misses nothing.
 
         A change bears the time of its transaction's begin: ten seconds later it is certainly committed.
         """
-        until = await self._pool.fetchval("SELECT now() - interval '10 seconds'")
+        until: datetime = await self._pool.fetchval("SELECT now() - interval '10 seconds'")
+        return until
+
+    async def changed(self, since: datetime, until: datetime, after: tuple[str, str], count: int) -> Sequence[Standing]:
+        """Return standings of students whose results were changed between two moments, by (exam, student), from the one after
+        `after`."""
         rows = await self._pool.fetch(
             f"""
             SELECT {STANDING} FROM standing
             WHERE (exam_id, student_id) IN (SELECT exam_id, student_id FROM result WHERE changed_at > $1 AND changed_at <= $2)
+              AND (exam_id, student_id) > ($3, $4)
+            ORDER BY exam_id, student_id LIMIT $5
             """,  # noqa: S608
-            *(since, until),
+            *(since, until, *after, count),
         )
-        return until, [standing_of(row) for row in rows]
+        return [standing_of(row) for row in rows]
 
     async def essays(self, sessions: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         """Return what decided essays were given, by session and question."""

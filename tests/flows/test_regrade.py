@@ -239,6 +239,67 @@ async def _some(stack: Stack, exam: str) -> bool:
     return bool(await fetch(stack, "SELECT FROM result WHERE exam_id = $1 AND key_version > 1 LIMIT 1", exam))
 
 
+async def asked(stack: Stack, exam: str, key_version: int, lease: str) -> uuid.UUID:
+    """Put a run on record that was asked for when the keys had this version, and that another worker has for so long."""
+    (run,) = await fetch(
+        stack,
+        """
+        INSERT INTO regrade (exam_id, dry_run, key_version, results, actor, reason, worker, lease_until)
+        VALUES ($1, false, $2, 0, 'boss', '', gen_random_uuid(), now() + $3::text::interval) RETURNING id
+        """,
+        *(exam, key_version, lease),
+    )
+    return uuid.UUID(str(run["id"]))
+
+
+async def test_a_regrade_with_newer_keys_does_not_wait_for_one_with_older_keys(stack: Stack, exam_id: str) -> None:
+    await stack.import_exam(paper(), exam_id)
+    of = sittings(2, fresh("s"))
+    await scored(stack, exam_id, of)
+    older = await asked(stack, exam_id, 1, "1 hour")
+    async with Admin(stack, roles=["admin"]) as admin:
+        good(await admin.set_key(exam_id, WRONG, accept=["C"]))
+        run = await admin.regrade(exam_id)
+    await fetch(stack, "DELETE FROM regrade WHERE id = $1", older)
+
+    assert (run["status"], run["keyVersion"], run["done"]) == ("DONE", 2, 2)
+
+
+async def test_a_regrade_brings_results_up_to_the_keys_that_it_was_asked_with_and_no_further(stack: Stack, exam_id: str) -> None:
+    await stack.import_exam(paper(), exam_id)
+    of = sittings(20, fresh("s"))
+    await scored(stack, exam_id, of)
+    keys = {f"q{one}": "B" for one in range(1, QUESTIONS + 1)}
+    async with Admin(stack, roles=["admin"]) as admin:
+        good(await admin.set_key(exam_id, WRONG, accept=["C"]))
+        good(await admin.set_key(exam_id, WRONG, accept=["D"]))
+        path = f"/api/v1/exams/{exam_id}/regrades/{await asked(stack, exam_id, 2, '0 seconds')}"
+
+        async def done() -> bool:
+            return bool(good(await admin.http.get(path))["status"] == "DONE")
+
+        await eventually(done, 30)
+        older = await scores(stack, exam_id)
+        await admin.regrade(exam_id)
+
+    assert older == {one.student: one.score(keys | {WRONG: "C"}) for one in of}
+    assert await scores(stack, exam_id) == {one.student: one.score(keys | {WRONG: "D"}) for one in of}
+
+
+async def test_a_result_that_cannot_be_graded_fails_its_regrade_and_holds_up_no_other(stack: Stack, exam_id: str) -> None:
+    async with Admin(stack, roles=["admin"]) as admin:
+        runs = []
+        for exam in (exam_id, f"{exam_id}-sound"):
+            await stack.import_exam(paper(), exam)
+            await scored(stack, exam, sittings(1, fresh("s")))
+            await fetch(stack, "UPDATE result SET answers = 'damaged' WHERE exam_id = $1", exam_id)
+            good(await admin.set_key(exam, WRONG, accept=["C"]))
+            runs.append(await admin.regrade(exam))
+
+    assert [run["status"] for run in runs] == ["FAILED", "DONE"]
+    assert "Something went wrong" in runs[0]["error"]
+
+
 async def test_a_result_that_arrives_late_under_an_old_key_is_swept(stack: Stack, exam_id: str) -> None:
     await stack.import_exam(paper(), exam_id)
     of = sittings(2, fresh("s"))
@@ -247,6 +308,7 @@ async def test_a_result_that_arrives_late_under_an_old_key_is_swept(stack: Stack
     async with Admin(stack, roles=["admin"]) as admin:
         good(await admin.set_key(exam_id, WRONG, accept=["C"]))
         await admin.regrade(exam_id)
+        good(await admin.set_key(exam_id, WRONG, accept=["D"]))  # nobody has asked for a regrade with this one
     (late,) = await fetch(
         stack,
         """
