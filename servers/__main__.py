@@ -152,7 +152,8 @@ async def scoring(parts: Parts) -> Hosted:
     reading = Reading(parts.results, parts.revisions, parts.catalog, parts.live, showing, news)
     servicer = ScoringService(reading, signing, grading, regrading, statistics)
     services = [(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)]
-    return Hosted(services=services, rest=[GET_RESULT], workers=[news.run, regrading.run], drains=[statistics.drain])
+    workers = [news.run, regrading.run, regrading.sweep]
+    return Hosted(services=services, rest=[GET_RESULT], workers=workers, drains=[statistics.drain])
 
 
 async def scoring_worker(parts: Parts) -> Hosted:

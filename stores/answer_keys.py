@@ -26,10 +26,14 @@ class AnswerKeys:
         )
         return {(row["exam_id"], row["exam_version"]): row["key_version"] for row in rows}
 
-    async def papers(self, exam: str) -> Sequence[tuple[str, int, int]]:
-        """Return every version of an exam's paper with the newest version of its keys."""
+    async def papers(self, exam: str, key_version: int) -> Sequence[tuple[str, int, int]]:
+        """Return every version of an exam's paper with the newest version of its keys, as of `key_version` of the exam."""
         rows = await self._pool.fetch(
-            "SELECT exam_id, exam_version, key_version FROM newest_keys WHERE exam_id = $1 ORDER BY exam_version", exam
+            """
+            SELECT exam_id, exam_version, max(key_version) AS key_version FROM exam_key
+            WHERE exam_id = $1 AND key_version <= $2 GROUP BY 1, 2 ORDER BY 2
+            """,
+            *(exam, key_version),
         )
         return [(row["exam_id"], row["exam_version"], row["key_version"]) for row in rows]
 

@@ -6,6 +6,7 @@ grader whose claim somebody else has taken over changes nothing.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import groupby
 from uuid import UUID
 
@@ -25,6 +26,7 @@ TASKS = """
   WHERE t.session_id = ANY ($1) AND t.status <> 'CANCELLED' ORDER BY 1, 2, 3
 """
 TASK = "id, session_id, exam_id, question_id, slot, status, grader, claim, lease_until, created_at"
+CLAIMS = "SELECT count(*) FROM grading_task WHERE grader = $1 AND status = 'CLAIMED' AND lease_until >= now()"
 FREE = "(t.status = 'OPEN' OR (t.status = 'CLAIMED' AND t.lease_until < now()))"
 
 
@@ -40,6 +42,13 @@ class Claimed:
 
     student: str | None
     """Whose it is; None where grading is blind."""
+
+
+class NotClaimed(StrEnum):
+    """Why a grader got no task."""
+
+    NONE_WAITS = "NONE_WAITS"
+    TOO_MANY = "TOO_MANY"
 
 
 class GradingTasks:
@@ -72,20 +81,16 @@ class GradingTasks:
         row = await self._pool.fetchrow(f"SELECT {TASK} FROM grading_task WHERE id = $1", task)  # noqa: S608
         return task_of(row) if row else None
 
-    async def claims(self, grader: str) -> int:
-        """Return how many claims of a grader are running."""
-        count: int = await self._pool.fetchval(
-            "SELECT count(*) FROM grading_task WHERE grader = $1 AND status = 'CLAIMED' AND lease_until >= now()", grader
-        )
-        return count
+    async def claim(self, grader: str, exam: str | None, question: str | None, task: UUID | None) -> Claimed | NotClaimed:
+        """Give a grader the task, or the one that waits longest, for ten minutes.
 
-    async def claim(self, grader: str, exam: str | None, question: str | None, task: UUID | None) -> Claimed | None:
-        """Give a grader the task, or the one that waits longest, for ten minutes; None: none waits for this grader.
-
-        Two claims of one grader on the same answer, at once, meet in the index: the second one finds nothing.
+        A grader's claims come one after another, so that two at once take neither one task too many nor the same answer twice.
         """
-        try:
-            row = await self._pool.fetchrow(
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('grader/' || $1, 0))", grader)
+            if await connection.fetchval(CLAIMS, grader) >= MOST_CLAIMS:
+                return NotClaimed.TOO_MANY
+            row = await connection.fetchrow(
                 f"""
                 UPDATE grading_task u SET status = 'CLAIMED', grader = $1, claim = gen_random_uuid(),
                   lease_until = now() + make_interval(secs => {CLAIM_SECONDS})
@@ -101,9 +106,7 @@ class GradingTasks:
                 """,  # noqa: S608
                 *(grader, exam, question, task),
             )
-        except asyncpg.UniqueViolationError:
-            return None
-        return await self._shown(row) if row else None
+        return await self._shown(row) if row else NotClaimed.NONE_WAITS
 
     async def renew(self, task: UUID, claim: UUID, grader: str) -> GradingTask | None:
         """Let a claim last ten minutes from now on; None: it is lost, or there is no such task."""

@@ -33,6 +33,10 @@ class Regrade:
     finished_ms: int | None
 
 
+class RunLost(Exception):
+    """A worker's run is not its own any more: another one has it by now, or it came to its end."""
+
+
 class Regrades:
     """The table `regrade`."""
 
@@ -40,7 +44,7 @@ class Regrades:
         self._pool = pool
 
     async def request(self, exam: str, actor: str, reason: str, *, dry_run: bool) -> Regrade:
-        """Ask for a run, on record; while one of this kind is running for the exam, it is that one."""
+        """Ask for a run with the newest keys, on record; while one of this kind with these keys is running, it is that one."""
         async with self._pool.acquire() as connection, connection.transaction():
             row = await connection.fetchrow(
                 """
@@ -49,17 +53,21 @@ class Regrades:
                   (SELECT count(*) FROM result r JOIN newest_keys n USING (exam_id, exam_version)
                    WHERE r.exam_id = e.id AND r.key_version < n.key_version), $3, $4
                 FROM exam e WHERE e.id = $1
-                ON CONFLICT (exam_id, dry_run) WHERE status = 'RUNNING' DO NOTHING RETURNING *
+                ON CONFLICT (exam_id, dry_run, key_version) WHERE status = 'RUNNING' DO NOTHING RETURNING *
                 """,
                 *(exam, dry_run, actor, reason),
             )
             if row is None:
                 row = await connection.fetchrow(
-                    "SELECT * FROM regrade WHERE exam_id = $1 AND dry_run = $2 AND status = 'RUNNING'", exam, dry_run
+                    """
+                    SELECT g.* FROM regrade g JOIN exam e ON (e.id, e.key_version) = (g.exam_id, g.key_version)
+                    WHERE g.exam_id = $1 AND g.dry_run = $2 AND g.status = 'RUNNING'
+                    """,
+                    *(exam, dry_run),
                 )
             elif not dry_run:
                 await record(connection, actor, "exam.regrade", exam, {"regrade": str(row["id"]), "reason": reason})
-        if row is None:  # it came to its end between the two statements
+        if row is None:  # it came to its end between the two statements, or its keys were mended
             return await self.request(exam, actor, reason, dry_run=dry_run)
         return _regrade(row)
 
@@ -81,8 +89,8 @@ class Regrades:
         )
         return _regrade(row) if row else None
 
-    async def note(self, regrade: UUID, worker: UUID, done: int, report: Mapping[str, object]) -> bool:
-        """Note progress, and keep the lease; False: somebody else has the run by now."""
+    async def note(self, regrade: UUID, worker: UUID, done: int, report: Mapping[str, object]) -> None:
+        """Note progress, and keep the lease; raises RunLost."""
         noted = await self._pool.execute(
             f"""
             UPDATE regrade SET done = $3, report = $4, lease_until = now() + make_interval(secs => {LEASE_SECONDS})
@@ -90,17 +98,35 @@ class Regrades:
             """,  # noqa: S608
             *(regrade, worker, done, json.dumps(report)),
         )
-        return bool(noted == "UPDATE 1")
+        if noted != "UPDATE 1":
+            raise RunLost
 
-    async def add(self, connection: asyncpg.Connection, regrade: UUID, looked_at: int, report: Mapping[str, object]) -> None:
-        """Note a chunk's progress in its own transaction, so that a crash neither loses nor doubles it."""
-        await connection.execute(
+    async def keep(self, regrade: UUID, worker: UUID) -> None:
+        """Keep the lease; raises RunLost."""
+        kept = await self._pool.execute(
             f"""
-            UPDATE regrade SET done = done + $2, report = $3, lease_until = now() + make_interval(secs => {LEASE_SECONDS})
-            WHERE id = $1
+            UPDATE regrade SET lease_until = now() + make_interval(secs => {LEASE_SECONDS})
+            WHERE id = $1 AND worker = $2 AND status = 'RUNNING'
             """,  # noqa: S608
-            *(regrade, looked_at, json.dumps(report)),
+            *(regrade, worker),
         )
+        if kept != "UPDATE 1":
+            raise RunLost
+
+    async def add(
+        self, connection: asyncpg.Connection, regrade: UUID, worker: UUID, looked_at: int, report: Mapping[str, object]
+    ) -> None:
+        """Note a chunk's progress in its own transaction, so that a crash neither loses nor doubles it. Raises RunLost, which
+        undoes the chunk: its report would leave out what the other worker did."""
+        added = await connection.execute(
+            f"""
+            UPDATE regrade SET done = done + $3, report = $4, lease_until = now() + make_interval(secs => {LEASE_SECONDS})
+            WHERE id = $1 AND worker = $2 AND status = 'RUNNING'
+            """,  # noqa: S608
+            *(regrade, worker, looked_at, json.dumps(report)),
+        )
+        if added != "UPDATE 1":
+            raise RunLost
 
     async def finish(self, regrade: UUID, worker: UUID, error: str = "") -> None:
         """End a run, well or (with an error) not."""
@@ -113,16 +139,21 @@ class Regrades:
         )
 
     async def swept(self) -> list[tuple[str, int, int]]:
-        """Return the papers with results under older keys whose exam was regraded in the last hour: what came late under keys
-        that a worker still had. Each with its newest keys' version."""
+        """Return the papers with results under older keys than the last hour's regrades were for: what came late under keys
+        that a worker still had. Each with the version of its keys that the exam's newest run was for, whatever was mended since.
+        """
         rows = await self._pool.fetch(
             """
-            SELECT DISTINCT n.exam_id, n.exam_version, n.key_version
-            FROM regrade g JOIN newest_keys n USING (exam_id)
-            WHERE g.status = 'DONE' AND NOT g.dry_run AND g.finished_at > now() - interval '1 hour'
-              AND g.key_version = (SELECT key_version FROM exam e WHERE e.id = g.exam_id)
-              AND EXISTS (SELECT FROM result r WHERE r.exam_id = n.exam_id AND r.exam_version = n.exam_version
-                          AND r.key_version < n.key_version)
+            WITH regraded AS (
+              SELECT exam_id, max(key_version) AS key_version FROM regrade WHERE status = 'DONE' AND NOT dry_run
+              GROUP BY exam_id HAVING max(finished_at) > now() - interval '1 hour'
+            ), paper AS (
+              SELECT k.exam_id, k.exam_version, max(k.key_version) AS key_version
+              FROM exam_key k JOIN regraded g ON k.exam_id = g.exam_id AND k.key_version <= g.key_version GROUP BY 1, 2
+            )
+            SELECT * FROM paper p
+            WHERE EXISTS (SELECT FROM result r WHERE r.exam_id = p.exam_id AND r.exam_version = p.exam_version
+                          AND r.key_version < p.key_version)
             """
         )
         return [(row["exam_id"], row["exam_version"], row["key_version"]) for row in rows]

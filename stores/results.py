@@ -141,7 +141,7 @@ class Results:
             batch = [result for result in ordered if result.session in known]
             new = await _insert(connection, batch)
             await _mark_scored(connection, batch)
-            await open_tasks(connection, batch)
+            await open_tasks(connection, [result for result in batch if result.session in new])
             await connection.execute("DELETE FROM submission WHERE session_id = ANY ($1)", [r.session for r in batch])
             standings = await restate(connection, {(result.exam, result.student) for result in batch})
             before = await _kept_before(connection, [result for result in batch if result.session not in new])
@@ -307,7 +307,7 @@ async def _lock_sessions(connection: asyncpg.Connection, sessions: Sequence[UUID
 
 
 async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> set[UUID]:
-    """Insert what is not there yet, and return which sessions that were. Points travel as text: arrays cannot nest unevenly."""
+    """Insert what is not there yet, and return which sessions that were."""
     rows = await connection.fetch(
         """
         INSERT INTO result (session_id, exam_id, exam_version, student_id, score, max_score, status, key_version, answers,
@@ -328,13 +328,23 @@ async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> 
         [r.student for r in results],
         [r.score for r in results],
         [r.max_score for r in results],
-        ["PARTIAL" if r.partial else "SCORED" for r in results],
+        [status_text(r) for r in results],
         [r.key_version for r in results],
         [r.answers.decode() for r in results],
         [r.answers_sha256 for r in results],
-        ["{" + ",".join(map(str, r.points)) + "}" for r in results],
+        [points_text(r) for r in results],
     )
     return {row["session_id"] for row in rows}
+
+
+def status_text(result: Result) -> str:
+    """Return a result's column `status`."""
+    return "PARTIAL" if result.partial else "SCORED"
+
+
+def points_text(result: Result) -> str:
+    """Return a result's column `points` as text, since arrays of other lengths cannot travel in one array."""
+    return "{" + ",".join(map(str, result.points)) + "}"
 
 
 async def _kept_before(connection: asyncpg.Connection, results: Sequence[Result]) -> Sequence[asyncpg.Record]:
@@ -369,9 +379,8 @@ async def _mark_scored(connection: asyncpg.Connection, results: Sequence[Result]
 
 
 async def open_tasks(connection: asyncpg.Connection, results: Sequence[Result]) -> None:
-    """Make the tasks for what waits for a grader, as many as the exam asks for; those that are there stay, and one that was
-    cancelled is open again."""
-    waiting = sorted((result.session, question, result.exam) for result in results for question in result.pending)
+    """Make the tasks for what waits for a grader, as many as the exam asks for; those that are there stay as they are."""
+    waiting = pending(results)
     if not waiting:
         return
     await connection.execute(
@@ -381,13 +390,17 @@ async def open_tasks(connection: asyncpg.Connection, results: Sequence[Result]) 
         FROM unnest($1::uuid[], $2::text[], $3::text[]) AS w (session_id, question_id, exam_id)
         JOIN exam e ON e.id = w.exam_id CROSS JOIN LATERAL generate_series(1, e.graders) AS slot
         ORDER BY 1, 2, 4
-        ON CONFLICT (session_id, question_id, slot) DO UPDATE SET status = 'OPEN', grader = NULL, claim = NULL, lease_until = NULL
-        WHERE grading_task.status = 'CANCELLED'
+        ON CONFLICT (session_id, question_id, slot) DO NOTHING
         """,
         [session for session, _, _ in waiting],
         [question for _, question, _ in waiting],
         [exam for _, _, exam in waiting],
     )
+
+
+def pending(results: Sequence[Result]) -> list[tuple[UUID, str, str]]:
+    """Return what waits for a grader, as (session, question, exam), in the order of the tasks' keys."""
+    return sorted((result.session, question, result.exam) for result in results for question in result.pending)
 
 
 async def restate(connection: asyncpg.Connection, students: set[tuple[str, str]]) -> Sequence[Standing]:

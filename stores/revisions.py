@@ -10,7 +10,7 @@ import asyncpg
 
 from stores.grading import TASKS, Decide, graded_essays
 from stores.records import Attempt, Grade, GradeOutcome, Result, ResultRevision, Standing
-from stores.results import STANDING, TIEBREAK, open_tasks, restate, result_of, standing_of
+from stores.results import STANDING, TIEBREAK, open_tasks, pending, points_text, restate, result_of, standing_of, status_text
 from stores.sessions import milliseconds
 
 RESULT = "SELECT r.*, s.submitted_at, s.submit_reason FROM result r JOIN exam_session s ON s.id = r.session_id"
@@ -83,23 +83,13 @@ class Revisions:
             outcome = await _keep(connection, grade)
             if outcome not in (GradeOutcome.GRADED, GradeOutcome.REPEATED):
                 return Graded(outcome)
-            rows = await connection.fetch(TASKS, [session])
-            essays = {question: essay.total for (_, question), essay in graded_essays(rows, self._decide).items()}
+            essays = (await self._given(connection, [session]))[session]
             new = derive(old, essays)
             points = essays.get(grade.question)
-            if points is None:
-                await _third(connection, grade)
+            await _ask_thirds(connection, [new])
             if not _worth_the_same(old, new):
                 await _replace(connection, [(old, new)], f"graded by {grade.grader}")
             return Graded(outcome, points, new, await restate(connection, {(new.exam, new.student)}))
-
-    async def behind(self, exam: str, exam_version: int, key_version: int) -> int:
-        """Return how many results of a paper were graded with older keys."""
-        count: int = await self._pool.fetchval(
-            "SELECT count(*) FROM result WHERE exam_id = $1 AND exam_version = $2 AND key_version < $3",
-            *(exam, exam_version, key_version),
-        )
-        return count
 
     async def page_behind(self, exam: str, exam_version: int, key_version: int, after: UUID | None, count: int) -> Sequence[Result]:
         """Return results that were graded with older keys, by session, from the one after `after`."""
@@ -126,25 +116,35 @@ class Revisions:
             Attempt(row["session_id"], row["student_id"], row["score"], row["status"] == "PARTIAL", row["tiebreak"]) for row in rows
         ]
 
-    async def changed_since(self, since: datetime) -> tuple[datetime, Sequence[Standing]]:
-        """Return the standings of students whose results were changed after `since`, up to ten seconds ago, and that moment.
+    async def settled(self) -> datetime:
+        """Return the moment up to which `changed` misses nothing.
 
         A change bears the time of its transaction's begin: ten seconds later it is certainly committed.
         """
-        until = await self._pool.fetchval("SELECT now() - interval '10 seconds'")
+        until: datetime = await self._pool.fetchval("SELECT now() - interval '10 seconds'")
+        return until
+
+    async def changed(self, since: datetime, until: datetime, after: tuple[str, str], count: int) -> Sequence[Standing]:
+        """Return standings of students whose results were changed between two moments, by (exam, student), from the one after
+        `after`."""
         rows = await self._pool.fetch(
             f"""
             SELECT {STANDING} FROM standing
             WHERE (exam_id, student_id) IN (SELECT exam_id, student_id FROM result WHERE changed_at > $1 AND changed_at <= $2)
+              AND (exam_id, student_id) > ($3, $4)
+            ORDER BY exam_id, student_id LIMIT $5
             """,  # noqa: S608
-            *(since, until),
+            *(since, until, *after, count),
         )
-        return until, [standing_of(row) for row in rows]
+        return [standing_of(row) for row in rows]
 
     async def essays(self, sessions: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         """Return what decided essays were given, by session and question."""
+        return await self._given(self._pool, sessions)
+
+    async def _given(self, reader: asyncpg.Pool | asyncpg.Connection, sessions: Sequence[UUID]) -> Mapping[UUID, Mapping[str, int]]:
         found: dict[UUID, dict[str, int]] = {session: {} for session in sessions}
-        for (session, question), essay in graded_essays(await self._pool.fetch(TASKS, sessions), self._decide).items():
+        for (session, question), essay in graded_essays(await reader.fetch(TASKS, sessions), self._decide).items():
             found[session][question] = essay.total
         return found
 
@@ -154,8 +154,8 @@ class Revisions:
         """Bring some results of a paper (exam, its version, the keys' version) up to newer keys, in one transaction with `note`;
         those that a grader holds just now come with the next.
 
-        A result that is worth the same only notes the keys' version; another one becomes a new revision. Tasks for `voided`
-        questions that nobody has graded are cancelled, and those that a mended key asks for again are opened.
+        A result that is worth the same only notes the keys' version; another one becomes a new revision. Tasks are settled
+        before grades are read: an essay that counts again waits for every grader who was asked before it was voided.
         """
         async with self._pool.acquire() as connection, connection.transaction():
             rows = await connection.fetch(
@@ -167,9 +167,8 @@ class Revisions:
             )
             old = [result_of(row) for row in rows]
             sessions = [result.session for result in old]
-            given: dict[UUID, dict[str, int]] = {session: {} for session in sessions}
-            for (session, question), essay in graded_essays(await connection.fetch(TASKS, sessions), self._decide).items():
-                given[session][question] = essay.total
+            await _settle_tasks(connection, sessions, voided)
+            given = await self._given(connection, sessions)
             new = await asyncio.to_thread(lambda: [derive(result, given[result.session]) for result in old])
             changed = [(before, after) for before, after in zip(old, new, strict=True) if not _worth_the_same(before, after)]
             await connection.execute(
@@ -178,7 +177,8 @@ class Revisions:
                 paper[2],
             )
             await _replace(connection, changed, reason)
-            await _settle_tasks(connection, new, voided)
+            await open_tasks(connection, new)
+            await _ask_thirds(connection, new)
             standings = await restate(connection, {(result.exam, result.student) for _, result in changed})
             done = Regraded(len(old), changed, standings)
             await note(connection, done)
@@ -212,19 +212,22 @@ async def _keep(connection: asyncpg.Connection, grade: Grade) -> GradeOutcome:
     return GradeOutcome.REPEATED if (row["points"], row["comments"], row["comment"]) == given else GradeOutcome.DIFFERS
 
 
-async def _third(connection: asyncpg.Connection, grade: Grade) -> None:
-    """Ask a third grader where the two that were asked have both graded, and disagree."""
+async def _ask_thirds(connection: asyncpg.Connection, results: Sequence[Result]) -> None:
+    """Ask a third grader for what still waits though two have graded it: they disagree, by the tolerance of today."""
+    waiting = pending(results)
+    if not waiting:
+        return
     await connection.execute(
         """
         INSERT INTO grading_task (session_id, question_id, exam_id, slot)
-        SELECT session_id, question_id, min(exam_id), 3 FROM grading_task
-        WHERE (session_id, question_id) = (SELECT session_id, question_id FROM grading_task WHERE id = $1)
-          AND status <> 'CANCELLED'
-        GROUP BY 1, 2 HAVING count(*) = 2 AND bool_and(status = 'GRADED')
-        ON CONFLICT (session_id, question_id, slot) DO UPDATE SET status = 'OPEN', grader = NULL, claim = NULL, lease_until = NULL
-        WHERE grading_task.status = 'CANCELLED'
+        SELECT t.session_id, t.question_id, t.exam_id, 3
+        FROM unnest($1::uuid[], $2::text[]) AS w (session_id, question_id) JOIN grading_task t USING (session_id, question_id)
+        GROUP BY 1, 2, 3 HAVING count(*) = 2 AND bool_and(t.status = 'GRADED')
+        ORDER BY 1, 2
+        ON CONFLICT (session_id, question_id, slot) DO NOTHING
         """,
-        grade.task,
+        [session for session, _, _ in waiting],
+        [question for _, question, _ in waiting],
     )
 
 
@@ -254,19 +257,26 @@ async def _replace(connection: asyncpg.Connection, changes: Sequence[tuple[Resul
         [old.revision for old, _ in changes],
         [new.score for _, new in changes],
         [new.max_score for _, new in changes],
-        ["PARTIAL" if new.partial else "SCORED" for _, new in changes],
+        [status_text(new) for _, new in changes],
         [new.key_version for _, new in changes],
-        ["{" + ",".join(map(str, new.points)) + "}" for _, new in changes],
+        [points_text(new) for _, new in changes],
     )
 
 
-async def _settle_tasks(connection: asyncpg.Connection, results: Sequence[Result], voided: Sequence[str]) -> None:
+async def _settle_tasks(connection: asyncpg.Connection, sessions: Sequence[UUID], voided: Sequence[str]) -> None:
+    """Cancel the tasks of `voided` questions that nobody has graded, and open those again whose question counts again."""
     await connection.execute(
         """
-        UPDATE grading_task SET status = 'CANCELLED', grader = NULL, claim = NULL, lease_until = NULL
-        WHERE session_id = ANY ($1) AND question_id = ANY ($2) AND status IN ('OPEN', 'CLAIMED')
+        WITH turned AS (
+          SELECT id FROM grading_task
+          WHERE session_id = ANY ($1)
+            AND CASE WHEN question_id = ANY ($2) THEN status IN ('OPEN', 'CLAIMED') ELSE status = 'CANCELLED' END
+          ORDER BY session_id, question_id, slot FOR UPDATE
+        )
+        UPDATE grading_task t SET status = CASE WHEN t.question_id = ANY ($2) THEN 'CANCELLED' ELSE 'OPEN' END,
+          grader = NULL, claim = NULL, lease_until = NULL
+        FROM turned WHERE t.id = turned.id
         """,
-        [result.session for result in results],
+        sessions,
         list(voided),
     )
-    await open_tasks(connection, results)

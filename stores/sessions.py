@@ -148,10 +148,6 @@ class Sessions:
         rows = await self._pool.fetch("SELECT session_id, event FROM submission WHERE session_id = ANY ($1)", list(sessions))
         return {row["session_id"]: row["event"] for row in rows}
 
-    async def drop_submissions(self, sessions: Sequence[UUID]) -> None:
-        """Forget submit events that JetStream has acknowledged."""
-        await self._pool.execute("DELETE FROM submission WHERE session_id = ANY ($1)", list(sessions))
-
     async def backlog(self) -> tuple[int, Sequence[ExamBacklog]]:
         """Return how many submit events are kept here, and per exam what waits for a score or a grader, the most first."""
         kept: int = await self._pool.fetchval("SELECT count(session_id) FROM submission")

@@ -13,7 +13,7 @@ from servers.messages import read_page_token, timestamp, write_page_token
 from servers.scoring.rules import Grader
 from servers.serving.wrap import Call
 from stores.answer_keys import AnswerKeys
-from stores.grading import MOST_CLAIMS, GradingTasks
+from stores.grading import MOST_CLAIMS, GradingTasks, NotClaimed
 from stores.records import Answer, Grade, GradeOutcome, GradingTask, Result, Standing, TaskStatus
 from stores.revisions import Revisions
 
@@ -46,13 +46,13 @@ class Grading:
 
     async def claim(self, request: pb.ClaimGradingTaskRequest, call: Call) -> pb.ClaimGradingTaskResponse:
         """Give the caller a task."""
-        grader = call.caller.student
-        if await self._tasks.claims(grader) >= MOST_CLAIMS:
-            raise errors.TooManyClaims(f"You have {MOST_CLAIMS} tasks claimed; grade or release some first.")
         wanted = UUID(request.task_id) if request.task_id else None
-        claimed = await self._tasks.claim(grader, request.exam_id or None, request.question_id or None, wanted)
-        if claimed is None:
-            raise errors.GradingTaskNotFound
+        claimed = await self._tasks.claim(call.caller.student, request.exam_id or None, request.question_id or None, wanted)
+        match claimed:
+            case NotClaimed.TOO_MANY:
+                raise errors.TooManyClaims(f"You have {MOST_CLAIMS} tasks claimed; grade or release some first.")
+            case NotClaimed.NONE_WAITS:
+                raise errors.GradingTaskNotFound
         answers: Mapping[str, str] = json.loads(claimed.answers)
         grader_of = await self._grader(await self._result(claimed.task))
         packed = answers.get(claimed.task.question)

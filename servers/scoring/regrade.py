@@ -6,7 +6,6 @@ keys), so that a run that is killed goes on where it was, and what arrives late 
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
@@ -17,62 +16,32 @@ from finalbell.v1 import scoring_pb2 as pb
 
 from servers import errors
 from servers.messages import timestamp
+from servers.scoring.changes import Changes, Worth, ranks_before_and_after
 from servers.scoring.grading import Tell, derived
 from servers.scoring.rules import Grader, voided
 from servers.serving.run import sleep_until
-from servers.serving.wrap import Call
+from servers.serving.wrap import Call, refused
 from stores.answer_keys import AnswerKeys
-from stores.boards import order_key
 from stores.catalog import Catalog
 from stores.records import Attempt, Result
-from stores.regrades import Regrade, Regrades
+from stores.regrades import Regrade, Regrades, RunLost
 from stores.revisions import Regraded, Revisions
 
 CHUNK = 200
 PAGE = 5_000
-EXAMPLES = 20
 LOOK_SECONDS = 1.0
-SWEEP_EVERY = 5
+SWEEP_SECONDS = 5.0
+HELD_SECONDS = 0.1
 SWEPT = "its answers arrived while older keys were still in use"
-Worth = tuple[int, bool]
-"""What a session would be worth: its score, and whether it would wait for a grader."""
-
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class Changes:
-    """What a run changes, or would change: what `regrade.report` holds."""
+class CannotRegrade(Exception):
+    """A run cannot come to its end, and will not by itself; the message is for whoever asked."""
 
-    changed: int = 0
-    raised: int = 0
-    lowered: int = 0
-    gain: int = 0
-    loss: int = 0
-    total: int = 0
-    ranks: int = 0
-    places: int = 0
-    examples: list[dict[str, object]] = field(default_factory=list)
 
-    def count(self, before: Result, after: Result) -> None:
-        """Count one result."""
-        difference = after.score - before.score
-        self.changed += difference != 0
-        self.raised += difference > 0
-        self.lowered += difference < 0
-        self.gain, self.loss = max(self.gain, difference), max(self.loss, -difference)
-        self.total += difference
-
-    def show(self, before: Result, after: Result) -> None:
-        """Keep one result as an example, if its score moves more than the others'."""
-        if after.score == before.score:
-            return
-        example = {"session": str(before.session), "student": before.student, "before": before.score, "after": after.score}
-        self.examples = sorted([*self.examples, example], key=_size, reverse=True)[:EXAMPLES]
-
-    def plain(self) -> dict[str, object]:
-        """Return it as JSON's values."""
-        return {name: getattr(self, name) for name in self.__slots__}
+class Stopped(Exception):
+    """The process ends: its run is left as it is, and another worker goes on with it."""
 
 
 class Regrading:
@@ -85,7 +54,7 @@ class Regrading:
         self._catalog = catalog
         self._tell = tell
         self._worker = uuid4()
-        self._told_until = datetime.now(UTC) - timedelta(minutes=1)
+        self._told_until = datetime.now(UTC) - timedelta(hours=1)
         self._asked = asyncio.Event()
 
     async def request(self, request: pb.RegradeExamRequest, call: Call) -> pb.RegradeExamResponse:
@@ -105,19 +74,24 @@ class Regrading:
         return pb.GetRegradeResponse(regrade=_message(run))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Do what was asked for, here or anywhere; and sweep up what came late."""
-        rounds = 0
+        """Do what was asked for, here or anywhere."""
         while not stop.is_set():
             try:
                 while not stop.is_set() and (run := await self._regrades.take(self._worker)) is not None:
                     await self._do(run, stop)
-                rounds += 1
-                if rounds % SWEEP_EVERY == 0:
-                    await self._sweep()
-                    await self._sweep_boards()
             except Exception as failure:  # a store is away; the lease ends by itself
                 log.warning("no regrade", error=f"{type(failure).__name__}: {failure}"[:200])
             await self._wait(stop)
+
+    async def sweep(self, stop: asyncio.Event) -> None:
+        """Sweep up what came late, and tell the boards once more what may have been missed, whatever runs do."""
+        while not stop.is_set():
+            for sweep in (self._sweep, self._sweep_boards):
+                try:
+                    await sweep(stop)
+                except Exception as failure:
+                    _log_failure("not swept", failure)
+            await sleep_until(stop, SWEEP_SECONDS)
 
     async def _wait(self, stop: asyncio.Event) -> None:
         self._asked.clear()
@@ -128,24 +102,41 @@ class Regrading:
             waiting.cancel()
 
     async def _do(self, run: Regrade, stop: asyncio.Event) -> None:
-        """Do one run, or what is left of it."""
+        """Do one run, or what is left of it, to its end; raises what passes, so that it is tried again."""
         try:
-            changes = await self._foreseen(run)
-            if changes is None:
-                return
-            if not run.dry_run:
-                report = Changes(ranks=changes.ranks, places=changes.places, examples=changes.examples)
-                if run.report:  # it goes on where another worker was
-                    report = Changes(**run.report)  # type: ignore[arg-type]
-                for grader in await self._graders(run.exam):
-                    while not stop.is_set() and (await self._chunk(grader, run, report)).looked_at:
-                        pass
-                if stop.is_set():
-                    return
-        except LookupError as missing:
-            await self._regrades.finish(run.id, self._worker, str(missing))
+            await (self._foresee(run, stop) if run.dry_run else self._apply(run, stop))
+        except Stopped:
+            return
+        except RunLost:
+            log.info("another worker has the regrade", regrade=str(run.id))
+            return
+        except CannotRegrade as why:
+            await self._regrades.finish(run.id, self._worker, str(why))
+            return
+        except Exception as failure:
+            if not _is_a_bug(failure):
+                raise
+            _log_failure("regrade failed", failure, regrade=str(run.id))
+            await self._regrades.finish(
+                run.id, self._worker, f"Something went wrong on our side; the log of scoring names {run.id}."
+            )
             return
         await self._regrades.finish(run.id, self._worker)
+
+    async def _apply(self, run: Regrade, stop: asyncio.Event) -> None:
+        """Regrade until no result is behind the keys of the run, those included that somebody was grading meanwhile."""
+        if run.report:  # it goes on where another worker was
+            report = Changes(**run.report)  # type: ignore[arg-type]
+        else:
+            foreseen = await self._foresee(run, stop)
+            report = Changes(ranks=foreseen.ranks, places=foreseen.places, examples=foreseen.examples)
+        for grader in await self._graders(run):
+            keys = grader.keys
+            while await self._revisions.page_behind(keys.exam, keys.exam_version, keys.key_version, None, 1):
+                while (await self._chunk(grader, run, report)).looked_at:
+                    _go_on(stop)
+                _go_on(stop)
+                await sleep_until(stop, HELD_SECONDS)
 
     async def _chunk(self, grader: Grader, run: Regrade | None, report: Changes) -> Regraded:
         """Regrade some results, and tell boards and watchers."""
@@ -154,7 +145,7 @@ class Regrading:
             for before, after in done.changed:
                 report.count(before, after)
             if run is not None:
-                await self._regrades.add(connection, run.id, done.looked_at, report.plain())
+                await self._regrades.add(connection, run.id, self._worker, done.looked_at, report.plain())
 
         reason = (run.reason or "regraded") if run is not None else SWEPT
         place = (grader.keys.exam, grader.keys.exam_version, grader.keys.key_version)
@@ -163,23 +154,30 @@ class Regrading:
         await self._tell([after.session for _, after in done.changed], done.standings)
         return done
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, stop: asyncio.Event) -> None:
         for exam, exam_version, key_version in await self._regrades.swept():
-            grader = await self._grader(exam, exam_version, key_version)
-            while (await self._chunk(grader, None, Changes())).looked_at:
-                pass
+            try:
+                grader = await self._grader(exam, exam_version, key_version)
+                while not stop.is_set() and (await self._chunk(grader, None, Changes())).looked_at:
+                    pass
+            except Exception as failure:  # the other exams' results are swept nevertheless
+                _log_failure("not swept", failure, exam=exam)
 
-    async def _sweep_boards(self) -> None:
-        """Tell the boards once more of what changed lately: whoever changed it may have died before it did."""
-        self._told_until, standings = await self._revisions.changed_since(self._told_until)
-        if standings:
-            await self._tell([], standings)
+    async def _sweep_boards(self, stop: asyncio.Event) -> None:
+        """Tell the boards once more of what changed lately: whoever changed it may have died before it did, or not reached
+        them."""
+        until, after = await self._revisions.settled(), ("", "")
+        while page := await self._revisions.changed(self._told_until, until, after, PAGE):
+            await self._tell([], page)
+            after = (page[-1].exam, page[-1].student)
+            if stop.is_set():
+                return
+        self._told_until = until
 
-    async def _foreseen(self, run: Regrade) -> Changes | None:
-        """Grade everything that is behind, and change nothing: what scores and ranks would become. None: another worker has
-        the run by now."""
+    async def _foresee(self, run: Regrade, stop: asyncio.Event) -> Changes:
+        """Grade everything that is behind, and change nothing: what scores and ranks would become."""
         changes, worth, looked_at = Changes(), dict[UUID, Worth](), 0
-        for grader in await self._graders(run.exam):
+        for grader in await self._graders(run):
             keys, after = grader.keys, None
             while page := await self._revisions.page_behind(keys.exam, keys.exam_version, keys.key_version, after, CHUNK):
                 essays = await self._revisions.essays([result.session for result in page]) if grader.has_essay else {}
@@ -188,21 +186,26 @@ class Regrading:
                     changes.show(result, new)
                     worth[result.session] = new.score, new.partial
                 after, looked_at = page[-1].session, looked_at + len(page)
-                if not await self._regrades.note(run.id, self._worker, looked_at if run.dry_run else run.done, run.report):
-                    return None
-        await self._compare_ranks(run.exam, worth, changes)
+                _go_on(stop)
+                if run.dry_run:
+                    await self._regrades.note(run.id, self._worker, looked_at, {})
+                else:
+                    await self._regrades.keep(run.id, self._worker)
+        await self._compare_ranks(run, stop, worth, changes)
         if run.dry_run:
             await self._regrades.note(run.id, self._worker, looked_at, changes.plain())
         return changes
 
-    async def _compare_ranks(self, exam_id: str, worth: Mapping[UUID, Worth], changes: Changes) -> None:
-        exam, attempts, after = await self._catalog.exam(exam_id), list[Attempt](), None
+    async def _compare_ranks(self, run: Regrade, stop: asyncio.Event, worth: Mapping[UUID, Worth], changes: Changes) -> None:
+        exam, attempts, after = await self._catalog.exam(run.exam), list[Attempt](), None
         if exam is None:
-            raise LookupError("the exam is gone")
-        while page := await self._revisions.attempts(exam_id, after, PAGE):
+            raise CannotRegrade("The exam is gone.")
+        while page := await self._revisions.attempts(run.exam, after, PAGE):
             attempts += page
             after = page[-1].session
-        before, later = await asyncio.to_thread(_ranks_before_and_after, attempts, worth, exam.tie_break)
+            _go_on(stop)
+            await self._regrades.keep(run.id, self._worker)
+        before, later = await asyncio.to_thread(ranks_before_and_after, attempts, worth, exam.tie_break)
         for student in before.keys() | later.keys():
             if before.get(student) != later.get(student):
                 changes.ranks += 1
@@ -210,47 +213,38 @@ class Regrading:
         for example in changes.examples:
             example["rankBefore"], example["rankAfter"] = (ranks.get(str(example["student"])) for ranks in (before, later))
 
-    async def _graders(self, exam: str) -> Sequence[Grader]:
-        """Return a grader with the newest keys for every version of an exam's paper."""
-        return [await self._grader(*place) for place in await self._keys.papers(exam)]
+    async def _graders(self, run: Regrade) -> Sequence[Grader]:
+        """Return a grader for every version of the exam's paper, with the keys that were the newest when the run was asked
+        for: what is mended meanwhile is another run's."""
+        return [await self._grader(*place) for place in await self._keys.papers(run.exam, run.key_version)]
 
     async def _grader(self, exam: str, exam_version: int, key_version: int) -> Grader:
         keys = await self._keys.read(exam, exam_version, key_version)
         if keys is None:
-            raise LookupError(f"key version {key_version} is not complete")
+            raise CannotRegrade(f"Key version {key_version} is not complete.")
         return Grader(keys)
+
+
+def _go_on(stop: asyncio.Event) -> None:
+    """Raise Stopped once it is time to stop."""
+    if stop.is_set():
+        raise Stopped
+
+
+def _is_a_bug(failure: Exception) -> bool:
+    """Whether a failure would be the same the next time, since no store was away."""
+    return isinstance(refused(failure), errors.Internal)
+
+
+def _log_failure(what: str, failure: Exception, **facts: str) -> None:
+    if _is_a_bug(failure):
+        log.error(what, **facts, exc_info=failure)
+    else:
+        log.warning(what, **facts, error=f"{type(failure).__name__}: {failure}"[:200])
 
 
 def _graded(page: Sequence[Result], grader: Grader, essays: Mapping[UUID, Mapping[str, int]]) -> list[tuple[Result, Result]]:
     return [(result, derived(grader, result, essays.get(result.session, {}))) for result in page]
-
-
-def _ranks_before_and_after(
-    attempts: Sequence[Attempt], worth: Mapping[UUID, Worth], policy: str
-) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """Return everybody's competition rank as it is, and as it would be with `worth` in the place of what results have."""
-    before, after = dict[str, int](), dict[str, int]()
-    for attempt in attempts:
-        score, partial = worth.get(attempt.session, (attempt.score, attempt.partial))
-        if not attempt.partial:
-            key = order_key(attempt.score, attempt.tiebreak, policy)
-            before[attempt.student] = max(before.get(attempt.student, key), key)
-        if not partial:
-            key = order_key(score, attempt.tiebreak, policy)
-            after[attempt.student] = max(after.get(attempt.student, key), key)
-    return _ranks(before), _ranks(after)
-
-
-def _ranks(keys: Mapping[str, int]) -> Mapping[str, int]:
-    ranks, rank, last = dict[str, int](), 0, None
-    for place, (student, key) in enumerate(sorted(keys.items(), key=lambda item: item[1], reverse=True), 1):
-        rank = rank if key == last else place
-        ranks[student], last = rank, key
-    return ranks
-
-
-def _size(example: Mapping[str, object]) -> int:
-    return abs(int(str(example["after"])) - int(str(example["before"])))
 
 
 def _message(run: Regrade) -> pb.Regrade:

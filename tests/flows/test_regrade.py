@@ -15,6 +15,8 @@ from finalbell.v1 import events_pb2 as events
 
 from tests.faults.harm import fetch, jetstream, kill, restarted
 from tests.flows.sitting import Student, good, refusal, wrong_fields
+from tests.flows.test_grading import EXAM as ESSAYS
+from tests.flows.test_grading import graders, handed_in
 from tests.stack import Stack, eventually, fresh, uuid7
 
 QUESTIONS = 12
@@ -237,6 +239,67 @@ async def _some(stack: Stack, exam: str) -> bool:
     return bool(await fetch(stack, "SELECT FROM result WHERE exam_id = $1 AND key_version > 1 LIMIT 1", exam))
 
 
+async def asked(stack: Stack, exam: str, key_version: int, lease: str) -> uuid.UUID:
+    """Put a run on record that was asked for when the keys had this version, and that another worker has for so long."""
+    (run,) = await fetch(
+        stack,
+        """
+        INSERT INTO regrade (exam_id, dry_run, key_version, results, actor, reason, worker, lease_until)
+        VALUES ($1, false, $2, 0, 'boss', '', gen_random_uuid(), now() + $3::text::interval) RETURNING id
+        """,
+        *(exam, key_version, lease),
+    )
+    return uuid.UUID(str(run["id"]))
+
+
+async def test_a_regrade_with_newer_keys_does_not_wait_for_one_with_older_keys(stack: Stack, exam_id: str) -> None:
+    await stack.import_exam(paper(), exam_id)
+    of = sittings(2, fresh("s"))
+    await scored(stack, exam_id, of)
+    older = await asked(stack, exam_id, 1, "1 hour")
+    async with Admin(stack, roles=["admin"]) as admin:
+        good(await admin.set_key(exam_id, WRONG, accept=["C"]))
+        run = await admin.regrade(exam_id)
+    await fetch(stack, "DELETE FROM regrade WHERE id = $1", older)
+
+    assert (run["status"], run["keyVersion"], run["done"]) == ("DONE", 2, 2)
+
+
+async def test_a_regrade_brings_results_up_to_the_keys_that_it_was_asked_with_and_no_further(stack: Stack, exam_id: str) -> None:
+    await stack.import_exam(paper(), exam_id)
+    of = sittings(20, fresh("s"))
+    await scored(stack, exam_id, of)
+    keys = {f"q{one}": "B" for one in range(1, QUESTIONS + 1)}
+    async with Admin(stack, roles=["admin"]) as admin:
+        good(await admin.set_key(exam_id, WRONG, accept=["C"]))
+        good(await admin.set_key(exam_id, WRONG, accept=["D"]))
+        path = f"/api/v1/exams/{exam_id}/regrades/{await asked(stack, exam_id, 2, '0 seconds')}"
+
+        async def done() -> bool:
+            return bool(good(await admin.http.get(path))["status"] == "DONE")
+
+        await eventually(done, 30)
+        older = await scores(stack, exam_id)
+        await admin.regrade(exam_id)
+
+    assert older == {one.student: one.score(keys | {WRONG: "C"}) for one in of}
+    assert await scores(stack, exam_id) == {one.student: one.score(keys | {WRONG: "D"}) for one in of}
+
+
+async def test_a_result_that_cannot_be_graded_fails_its_regrade_and_holds_up_no_other(stack: Stack, exam_id: str) -> None:
+    async with Admin(stack, roles=["admin"]) as admin:
+        runs = []
+        for exam in (exam_id, f"{exam_id}-sound"):
+            await stack.import_exam(paper(), exam)
+            await scored(stack, exam, sittings(1, fresh("s")))
+            await fetch(stack, "UPDATE result SET answers = 'damaged' WHERE exam_id = $1", exam_id)
+            good(await admin.set_key(exam, WRONG, accept=["C"]))
+            runs.append(await admin.regrade(exam))
+
+    assert [run["status"] for run in runs] == ["FAILED", "DONE"]
+    assert "Something went wrong" in runs[0]["error"]
+
+
 async def test_a_result_that_arrives_late_under_an_old_key_is_swept(stack: Stack, exam_id: str) -> None:
     await stack.import_exam(paper(), exam_id)
     of = sittings(2, fresh("s"))
@@ -245,6 +308,7 @@ async def test_a_result_that_arrives_late_under_an_old_key_is_swept(stack: Stack
     async with Admin(stack, roles=["admin"]) as admin:
         good(await admin.set_key(exam_id, WRONG, accept=["C"]))
         await admin.regrade(exam_id)
+        good(await admin.set_key(exam_id, WRONG, accept=["D"]))  # nobody has asked for a regrade with this one
     (late,) = await fetch(
         stack,
         """
@@ -261,6 +325,50 @@ async def test_a_result_that_arrives_late_under_an_old_key_is_swept(stack: Stack
     query = "SELECT reason FROM result_history WHERE session_id = $1 AND revision = $2"
     last = await fetch(stack, query, of[0].session, late["revision"])
     assert "older keys" in last[0]["reason"]
+
+
+@pytest.mark.parametrize("given", [[(3, 2)], [(1, 0), (4, 2)]], ids=["one of two has graded", "two disagree"])
+async def test_an_essay_that_counts_again_waits_for_every_grader_who_was_asked_before_it_was_voided(
+    stack: Stack, exam_id: str, given: Sequence[tuple[int, int]]
+) -> None:
+    await stack.import_exam(ESSAYS, exam_id, graders=2)
+    async with Student(stack) as student, Admin(stack, roles=["admin"]) as admin, graders(stack, 3) as people:
+        session = await handed_in(student, exam_id)
+        for grader, points in zip(people, given, strict=False):
+            good(await grader.grade(good(await grader.claim(exam_id)), *points))
+        good(await admin.set_key(exam_id, "why", void="FULL_POINTS"))
+        await admin.regrade(exam_id)
+        voided, nobody_asked = await student.outcome(session), await people[0].tasks(exam_id)
+        await stack.import_exam(ESSAYS, exam_id, graders=2)
+        await admin.regrade(exam_id)
+        restored, asked = await student.outcome(session), await people[0].tasks(exam_id)
+        good(await people[2].grade(good(await people[2].claim(exam_id)), *given[0]))
+        after = await student.outcome(session)
+
+    assert (voided["status"], voided["score"], nobody_asked) == ("SCORED", 14, [])
+    assert (restored["status"], [task["slot"] for task in asked]) == ("PARTIAL", [len(given) + 1])
+    assert (after["status"], after["score"]) == ("SCORED", 2 + 2 * sum(given[0]))
+
+
+async def test_two_graders_who_disagree_by_a_tolerance_that_is_lowered_get_a_third_with_the_next_regrade(
+    stack: Stack, exam_id: str
+) -> None:
+    await stack.import_exam(ESSAYS, exam_id, graders=2, graderTolerance=2)
+    async with Student(stack) as student, Admin(stack, roles=["admin"]) as admin, graders(stack, 3) as people:
+        session = await handed_in(student, exam_id)
+        for grader, points in zip(people, [(3, 0), (3, 2)], strict=False):
+            good(await grader.grade(good(await grader.claim(exam_id)), *points))
+        before = await student.outcome(session)
+        await stack.import_exam(ESSAYS, exam_id, graders=2)
+        good(await admin.set_key(exam_id, "one", accept=["A", "B"]))
+        await admin.regrade(exam_id)
+        waiting = await student.outcome(session)
+        good(await people[2].grade(good(await people[2].claim(exam_id)), 4, 2))
+        after = await student.outcome(session)
+
+    assert (before["status"], before["score"]) == ("SCORED", 2 + 2 * 4)
+    assert waiting["status"] == "PARTIAL"
+    assert (after["status"], after["score"]) == ("SCORED", 2 + 2 * 5)
 
 
 async def test_mending_a_key_to_what_it_is_changes_nothing(stack: Stack, exam_id: str) -> None:

@@ -125,13 +125,7 @@ class Place:
         assert await self.log.publish(self.where, self.event, 5) is PublishOutcome.KEPT
 
 
-async def from_row_to_stream(place: Place) -> None:
-    """What the net of submissions does."""
-    await place.publish()
-    await place.sessions.drop_submissions([place.session])
-
-
-async def from_stream_to_result(place: Place) -> None:
+async def to_its_result(place: Place) -> None:
     """What the scoring worker does: the stack's own does it."""
     os.kill(place.stack.pid("scoring-worker"), signal.SIGCONT)
 
@@ -148,8 +142,8 @@ async def from_letter_to_row(place: Place) -> None:
 
 
 JOURNEYS: dict[str, tuple[str, Move]] = {
-    "the net takes it from the row to the stream": ("row", from_row_to_stream),
-    "the worker takes it from the stream to its result": ("stream", from_stream_to_result),
+    "the worker takes it from the row to its result": ("row", to_its_result),
+    "the worker takes it from the stream to its result": ("stream", to_its_result),
     "an operator takes it from the dead letters to the row": ("letter", from_letter_to_row),
 }
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from servers.scoring.rules import decided
 from stores.boards import Boards, board_key, order_key, points_of
 from stores.connect import Stores
+from stores.grading import MOST_CLAIMS, Claimed, GradingTasks, NotClaimed
 from stores.records import Result, Standing, SubmitReason, answers_sha256, encode_answers
+from stores.regrades import Regrades, RunLost
 from stores.results import Kept, Results, Standings
+from stores.revisions import Regraded, Revisions
 from tests.stack import Stack, fresh
 
 BEGAN = 1_790_000_000_000
@@ -100,6 +104,57 @@ async def test_a_session_that_nobody_started_is_named_and_not_kept(stores: Store
 
     assert kept.unknown == {unknown.session}
     assert set(kept.totals) == {known.session}
+
+
+async def test_a_late_redelivery_asks_no_grader_for_anything(stores: Stores, exam: str) -> None:
+    waiting = replace(await sat(stores, exam, "ada", 1, 1000, 5), partial=True, pending=("q1",))
+    await Results(stores.postgres, decided).keep([waiting])
+    await stores.postgres.execute("UPDATE exam SET graders = 2 WHERE id = $1", exam)
+    await stores.postgres.execute("UPDATE grading_task SET status = 'CANCELLED' WHERE session_id = $1", waiting.session)
+
+    await Results(stores.postgres, decided).keep([waiting])
+
+    tasks = await stores.postgres.fetch("SELECT slot, status FROM grading_task WHERE session_id = $1", waiting.session)
+    assert [tuple(task) for task in tasks] == [(1, "CANCELLED")]
+
+
+async def test_a_grader_who_claims_many_tasks_at_once_holds_no_more_than_may_be_held(stores: Stores, exam: str) -> None:
+    many = [await sat(stores, exam, f"s{n}", 1, 1000, 5) for n in range(MOST_CLAIMS + 5)]
+    await Results(stores.postgres, decided).keep([replace(one, partial=True, pending=("q1",)) for one in many])
+    tasks, grader = GradingTasks(stores.postgres), fresh("g")
+
+    claims = await asyncio.gather(*(tasks.claim(grader, exam, None, None) for _ in many))
+
+    assert [one for one in claims if isinstance(one, NotClaimed)] == [NotClaimed.TOO_MANY] * 5
+    held = {one.task.id for one in claims if isinstance(one, Claimed)}
+    assert len(held) == MOST_CLAIMS
+    await stores.postgres.execute("DELETE FROM grading_task WHERE exam_id = $1", exam)
+
+
+async def test_a_worker_that_has_lost_its_regrade_changes_no_result(stores: Stores, exam: str) -> None:
+    result = await sat(stores, exam, "ada", 1, 1000, 7)
+    await Results(stores.postgres, decided).keep([replace(result, key_version=0)])
+    run: UUID = await stores.postgres.fetchval(
+        """
+        INSERT INTO regrade (exam_id, dry_run, key_version, results, actor, reason, worker, lease_until)
+        VALUES ($1, false, 1, 1, 'boss', '', gen_random_uuid(), now() + interval '1 hour') RETURNING id
+        """,
+        exam,
+    )
+
+    async def note(connection: asyncpg.Connection, done: Regraded) -> None:
+        await Regrades(stores.postgres).add(connection, run, uuid4(), done.looked_at, {})
+
+    def derive(before: Result, _: Mapping[str, int]) -> Result:
+        return replace(before, score=9, key_version=1)
+
+    with pytest.raises(RunLost):
+        await Revisions(stores.postgres, decided).regrade((exam, 1, 1), 10, derive, "", [], note)
+
+    kept = await Results(stores.postgres, decided).read(result.session)
+    done = await stores.postgres.fetchval("DELETE FROM regrade WHERE id = $1 RETURNING done", run)
+    assert kept is not None
+    assert (kept.score, kept.revision, done) == (7, 1, 0)
 
 
 async def test_the_best_attempt_gives_the_place_in_whichever_order_they_are_scored(stores: Stores, exam: str) -> None:

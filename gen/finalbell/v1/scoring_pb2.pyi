@@ -901,7 +901,7 @@ class Regrade(_message.Message):
     status: Global___Regrade.Status.ValueType
     """status is how far it is."""
     key_version: _builtins.int
-    """key_version is the keys' version that results are brought up to."""
+    """key_version is the keys' version that results are brought up to: the newest when it was asked for."""
     results: _builtins.int
     """results counts the results with older keys, as of its beginning."""
     done: _builtins.int

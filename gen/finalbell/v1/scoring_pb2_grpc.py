@@ -203,7 +203,8 @@ class ScoringServiceServicer:
     def RegradeExam(self, request, context):
         """RegradeExam grades the results of an exam again that were graded with older keys than the newest, in the background
         and beside running submits and grades; or, as a dry run, only says what that would change. HTTP 202 with the regrade
-        to be asked for again. While one is running, the same call answers with that one.
+        to be asked for again. While one with the newest keys is running, the same call answers with that one; keys that are
+        mended after the call are left to another one.
 
         Errors: NOT_FOUND `EXAM_NOT_FOUND`.
         """

@@ -92,7 +92,8 @@ class ScoringServiceStub:
     RegradeExam: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.RegradeExamRequest, _scoring_pb2.RegradeExamResponse]
     """RegradeExam grades the results of an exam again that were graded with older keys than the newest, in the background
     and beside running submits and grades; or, as a dry run, only says what that would change. HTTP 202 with the regrade
-    to be asked for again. While one is running, the same call answers with that one.
+    to be asked for again. While one with the newest keys is running, the same call answers with that one; keys that are
+    mended after the call are left to another one.
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`.
     """
@@ -191,7 +192,8 @@ class ScoringServiceAsyncStub(ScoringServiceStub):
     RegradeExam: _aio.UnaryUnaryMultiCallable[_scoring_pb2.RegradeExamRequest, _scoring_pb2.RegradeExamResponse]  # type: ignore[assignment]
     """RegradeExam grades the results of an exam again that were graded with older keys than the newest, in the background
     and beside running submits and grades; or, as a dry run, only says what that would change. HTTP 202 with the regrade
-    to be asked for again. While one is running, the same call answers with that one.
+    to be asked for again. While one with the newest keys is running, the same call answers with that one; keys that are
+    mended after the call are left to another one.
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`.
     """
@@ -341,7 +343,8 @@ class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_scoring_pb2.RegradeExamResponse, _abc.Awaitable[_scoring_pb2.RegradeExamResponse]]:
         """RegradeExam grades the results of an exam again that were graded with older keys than the newest, in the background
         and beside running submits and grades; or, as a dry run, only says what that would change. HTTP 202 with the regrade
-        to be asked for again. While one is running, the same call answers with that one.
+        to be asked for again. While one with the newest keys is running, the same call answers with that one; keys that are
+        mended after the call are left to another one.
 
         Errors: NOT_FOUND `EXAM_NOT_FOUND`.
         """
