@@ -225,7 +225,7 @@ LOCAL_REPLIES = (
     LocalReply(408, StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "The request did not arrive in time."),
     LocalReply(413, StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "A request is at most 64 KiB."),
     LocalReply(429, StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", "Too many requests.", retry_after_seconds=1),
-    LocalReply(431, StatusCode.RESOURCE_EXHAUSTED, "HEADERS_TOO_LARGE", "Headers are at most 60 KB in all."),
+    LocalReply(431, StatusCode.RESOURCE_EXHAUSTED, "HEADERS_TOO_LARGE", "Headers are at most 100, and 60 KB in all."),
     LocalReply(
         503,
         StatusCode.UNAVAILABLE,

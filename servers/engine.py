@@ -52,8 +52,12 @@ class Answer(NamedTuple):
     refused: Status | None = None
 
 
-Answering = Callable[[Any, Metadata, float | None], Awaitable[Answer]]
-"""Answers a call: its Body, its metadata, the seconds until its deadline (None: it has none)."""
+class Answering(Protocol):
+    """Answers a call: its Body, its metadata, the seconds until its deadline (None: it has none), and when it arrived, by
+    `time.monotonic()` (None: just now)."""
+
+    def __call__(self, body: Any, metadata: Metadata, seconds: float | None, arrived: float | None = None) -> Awaitable[Answer]:
+        """Answer."""
 
 
 Streaming = Callable[[Any, Metadata, float | None], AsyncIterator[Answer]]
@@ -186,7 +190,7 @@ class Native:
         self._methods += methods
 
     def add_health(self, checks: health.aio.HealthServicer) -> None:
-        async def check(body: Body, metadata: Metadata, seconds: float | None) -> Answer:
+        async def check(body: Body, metadata: Metadata, seconds: float | None, arrived: float | None = None) -> Answer:
             try:
                 request = health_pb2.HealthCheckRequest.FromString(cast(bytes, body))
                 return Answer((await checks.Check(request, _Unknown())).SerializeToString())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
+from time import monotonic
 from typing import cast
 
 import httptools
@@ -69,6 +70,8 @@ class RestMethod:
     url: re.Pattern[bytes]
     read: Callable[[str, bytes], tuple[Message, bool]]
     write: Callable[[bytes], bytes]
+    stands: bool = False
+    """Whether a request that has arrived is carried out though its caller goes."""
 
 
 class RestFront:
@@ -149,7 +152,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, front: RestFront) -> None:
         self._front = front
-        self._busy = False
+        self._busy = self._stands = False
         self.running: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -159,7 +162,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, failure: Exception | None) -> None:
         self._front.connections.discard(self)
-        if self.running is not None:
+        if self.running is not None and not self._stands:
             self.running.cancel()
 
     def data_received(self, data: bytes) -> None:
@@ -194,16 +197,16 @@ class _Connection(asyncio.Protocol):
             well = self._url == HEALTH and self._front.serving()
             self._write(200 if well else 503 if self._url == HEALTH else 404, b"{}", "")
             return
-        self._busy = True
-        self._front.soon(partial(self._begin, *found))
+        self._busy, self._stands = True, found[0].stands
+        self._front.soon(partial(self._begin, *found, monotonic()))
 
     def hang_up(self) -> None:
         """Close, once what was written has gone."""
         self._transport.close()
 
-    def _begin(self, method: RestMethod, answering: Answering, part: str) -> None:
-        if not self._transport.is_closing():
-            answer = answering(partial(method.read, part, self._body), self._metadata, self._seconds)
+    def _begin(self, method: RestMethod, answering: Answering, part: str, arrived: float) -> None:
+        if self._stands or not self._transport.is_closing():
+            answer = answering(partial(method.read, part, self._body), self._metadata, self._seconds, arrived)
             self.running = asyncio.get_running_loop().create_task(self._answer(method, answer))
 
     async def _answer(self, method: RestMethod, answering: Awaitable[Answer]) -> None:
@@ -225,8 +228,9 @@ class _Connection(asyncio.Protocol):
             self._write(HTTP.get(answer.refused.code, 500), body.encode(), headers)
 
     def _write(self, status: int, body: bytes, headers: str) -> None:
-        head = f"{_head(status)}content-length: {len(body)}\r\n{headers}\r\n"
-        self._transport.write(head.encode("latin-1") + body)
+        if not self._transport.is_closing():  # its caller has not gone
+            head = f"{_head(status)}content-length: {len(body)}\r\n{headers}\r\n"
+            self._transport.write(head.encode("latin-1") + body)
 
 
 @cache
@@ -235,10 +239,14 @@ def _head(status: int) -> str:
     return f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n"
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
 def read_json(body: bytes) -> dict[str, object]:
     """Return the body's JSON object, or refuse it."""
     try:
-        given = json.loads(body.decode())  # UTF-8 and nothing else
+        given = json.loads(body.decode(), parse_constant=_refuse)  # UTF-8 and nothing else
     except (ValueError, RecursionError):
         raise errors.InvalidField([("", "the body is not valid JSON")]) from None
     if not isinstance(given, dict):

@@ -136,8 +136,8 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, rates: Rates, 
     longest = LONGEST_STREAM_SECONDS if method.client_streaming else LONGEST_SECONDS
     request_class = GetMessageClass(method.input_type)
 
-    async def answer(body: Body, metadata: Metadata, seconds: float | None) -> Answer:
-        arrived, task = time.monotonic(), cast("asyncio.Task[object]", asyncio.current_task())
+    async def answer(body: Body, metadata: Metadata, seconds: float | None, arrived: float | None = None) -> Answer:
+        arrived, task = arrived or time.monotonic(), cast("asyncio.Task[object]", asyncio.current_task())
         sent = {key: value for key, value in metadata if isinstance(value, str)}
         with in_flight, traces.called(service, name, sent):
             try:

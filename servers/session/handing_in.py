@@ -12,7 +12,7 @@ from servers.serving.rest import SESSION, RestMethod, read_json
 
 def read_submit(session: str, body: bytes) -> tuple[session_pb2.SubmitSessionRequest, bool]:
     """Read a request, and say whether it is surely valid; raises InvalidField."""
-    given = read_json(body)
+    given = read_json(body) if body else {}
     given.pop("session_id", None)  # the path says which; a body in camel case may say it too
     request = session_pb2.SubmitSessionRequest()
     if given:
@@ -32,4 +32,5 @@ SUBMIT_SESSION = RestMethod(
     url=re.compile(rb"/api/v1/sessions/([^/?]+)/submit"),
     read=read_submit,
     write=writer(session_pb2.SubmitSessionResponse),
+    stands=True,
 )

@@ -222,10 +222,10 @@ def rest_front(services: Services) -> RestFront:
     """Make the front that takes REST past the transcoder, over the same replies as the services'."""
 
     def answering(upstream: str, name: str, empty: Message) -> Answering:
-        async def answer(read: Reading, metadata: Metadata, seconds: float | None) -> Answer:
+        async def answer(body: Reading, metadata: Metadata, seconds: float | None, arrived: float | None = None) -> Answer:
             context = RestContext(seconds)
             try:
-                request, _ = read()
+                request, _ = body()
             except InvalidField as wrong:
                 return Answer(b"", refused=status(wrong))
             services.seen.append(Seen(upstream, name, request, {key: str(value) for key, value in metadata}))

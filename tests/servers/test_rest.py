@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ class Desk:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
-        self.running = 0
+        self.running = self.answered = 0
 
-    async def answer(self, read: Reading, metadata: Metadata, seconds: float | None) -> Answer:
+    async def answer(self, body: Reading, metadata: Metadata, seconds: float | None, arrived: float | None = None) -> Answer:
         self.running += 1
         try:
             await self.gate.wait()
-            return Answer(read()[0].SerializeToString())
+            self.answered += 1
+            return Answer(body()[0].SerializeToString())
         finally:
             self.running -= 1
 
@@ -86,6 +88,20 @@ async def test_a_request_whose_caller_has_gone_is_ended(desk: Desk, front: tuple
     async with asyncio.timeout(5):
         while desk.running:
             await asyncio.sleep(0.01)
+
+
+async def test_a_request_that_stands_is_carried_out_though_its_caller_has_gone_at_once(desk: Desk, tmp_path: Path) -> None:
+    front, path = RestFront([(replace(ECHO, stands=True), desk.answer)], lambda: True), tmp_path / "sock"
+    await front.listen(f"unix:{path}")
+    for _ in range(20):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"PUT /echo/q HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with asyncio.timeout(5):
+        while desk.answered < 20:
+            await asyncio.sleep(0.01)
+    await front.stop(0)
 
 
 async def test_a_request_that_runs_at_the_end_gets_its_answer(desk: Desk, front: tuple[RestFront, Path]) -> None:
