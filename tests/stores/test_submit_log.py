@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from nats.aio.client import Client
+from nats.errors import NoServersError
 from nats.js.errors import NotFoundError
 
 from stores.connect import Stores
@@ -83,6 +85,26 @@ async def test_a_consumer_that_is_made_again_leaves_no_subscription_behind(store
     counted = [await subscriptions() for _ in range(4)]
 
     assert len(set(counted)) == 1
+
+
+async def test_who_asks_before_nats_is_there_is_answered_when_it_is(stack: Stack) -> None:
+    client = Client()
+    log = SubmitLog(client)
+    asked: list[Callable[[], Awaitable[object]]] = [
+        log.backlog,
+        log.delivered,
+        log.oldest_ms,
+        log.prepare,
+        lambda: log.pull(1, 0.1),
+    ]
+    for ask in asked:
+        with pytest.raises(NoServersError):
+            await ask()
+
+    await client.connect(stack.read()["nats"])
+
+    assert await log.backlog() >= 0
+    await client.close()
 
 
 @pytest.fixture
