@@ -39,8 +39,8 @@ ENGINED = {"session"}
 SIGNING = {"session", "scoring"}
 """The units that sign receipts; no other is told where their key is."""
 
-NICENESS = {"scoring-worker": 5}
-"""Scores may come a little later; a save may not wait for them."""
+NICENESS = {"scoring-worker": 19}
+"""Scores may come a little later; a save may not wait for them. Its batches grow with what waits, so that it loses nothing by it."""
 
 ENGINED_BYTES = 3 << 30
 """The most memory of their processes: the native engine checks a message's size only when it has all of it, so whoever reaches
