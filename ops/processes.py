@@ -40,7 +40,7 @@ SIGNING = {"session", "scoring"}
 """The units that sign receipts; no other is told where their key is."""
 
 NICENESS = {"scoring-worker": 19}
-"""Scores may come a little later; a save may not wait for them. Its batches grow with what waits, so that it loses nothing by it."""
+"""Scores may come a little later; a save may not wait for them. Batches grow with what waits, so that nothing is lost by it."""
 
 ENGINED_BYTES = 3 << 30
 """The most memory of their processes: the native engine checks a message's size only when it has all of it, so whoever reaches
