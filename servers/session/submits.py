@@ -146,7 +146,8 @@ class Submits:
         "Already queued" is as good as kept: the broker holds the first copy, with the same frozen answers.
         """
         where, event = subject(frozen.facts.exam, frozen.facts.session), encode(frozen, self._inbox, key)
-        if await self._submits.publish(where, event, self._publish_wait, traces.carried()) not in IN_THE_STREAM:
+        in_stream = await self._submits.publish(where, event, self._publish_wait, traces.carried()) in IN_THE_STREAM
+        if not in_stream:
             try:
                 await self._rows.submit((frozen.facts.session, where, event))
             except Exception as failure:
@@ -154,7 +155,7 @@ class Submits:
                 raise NotKept from failure
         mark, now = Mark(frozen.facts.session, frozen.submitted_ms, frozen.reason, frozen.answers_sha256, key), monotonic()
         self._unmarked[mark.session] = (now + MARKED_SECONDS, mark)
-        if self._inbox:
+        if self._inbox and in_stream:  # a row is scored within a second or so, and nobody may hear of it
             self._awaited[mark.session] = now
         for kept in (self._unmarked, self._awaited):
             if len(kept) > MOST_UNSCORED:
