@@ -30,9 +30,8 @@ def to_json(message: Message) -> bytes:
 def writer(kind: type[Message], field: str = "") -> Callable[[bytes], bytes]:
     """Return what writes serialized messages of a kind as REST replies; `field` is the one that is the reply, where the binding
     has a `response_body`. Raises TypeError at once for a kind that is not written here."""
-    write = _message(kind.DESCRIPTOR)
+    write = _message(kind.DESCRIPTOR.fields_by_name[field].message_type if field else kind.DESCRIPTOR)
     if field:
-        write = _message(kind.DESCRIPTOR.fields_by_name[field].message_type)
         return lambda message: write(getattr(kind.FromString(message), field)).encode()
     return lambda message: write(kind.FromString(message)).encode()
 

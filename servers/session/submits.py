@@ -115,7 +115,10 @@ class Submits:
 
     async def own(self, work: Coroutine[Any, Any, T]) -> T:
         """Do work that goes on when whoever asked for it has gone."""
-        return await asyncio.shield(self._own(work))
+        task = asyncio.create_task(work)
+        self._owned.add(task)
+        task.add_done_callback(self._owned.discard)
+        return await asyncio.shield(task)
 
     async def click(self, session: UUID, student: str, key: UUID, waited: float = 0) -> Frozen | Late | None:
         """Hand a session in for its student, or ring the bell where time was over when the click arrived, `waited` seconds ago:
@@ -240,12 +243,6 @@ class Submits:
                 return
             for mark in some:
                 self._unmarked.pop(mark.session, None)
-
-    def _own(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        task = asyncio.create_task(work)
-        self._owned.add(task)
-        task.add_done_callback(self._owned.discard)
-        return task
 
     def _receive(self, data: bytes) -> None:
         scores = events.SessionsScored.FromString(data).sessions
