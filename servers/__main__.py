@@ -50,9 +50,10 @@ from stores.live import LiveSessions, Patience
 from stores.regrades import Regrades
 from stores.rehearsals import Rehearsals
 from stores.restore import Restorer
-from stores.results import Results, Standings
+from stores.results import Results
 from stores.revisions import Revisions
 from stores.sessions import Sessions
+from stores.standings import Standings
 from stores.starts import Starts
 from stores.statistics import Statistics
 from stores.submit_log import SubmitLog

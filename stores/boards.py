@@ -14,13 +14,13 @@ from redis.asyncio import Redis
 
 from stores.pipeline import Functions
 from stores.records import Place, Rank, Standing
-from stores.results import Standings
+from stores.standings import Standings
 
 TIE_BITS = {"NONE": 0, "DURATION": 27, "SUBMITTED_AT": 35}
 """How many of the 53 bits that a double holds exactly the tie-break takes; points get the others.
 
 DURATION counts milliseconds (37 hours), SUBMITTED_AT milliseconds since the exam was imported (13 months).
-The same rule stands in `results.py` as SQL; a test compares the two.
+The same rule stands in `standings.py` as SQL; a test compares the two.
 """
 
 

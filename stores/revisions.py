@@ -10,8 +10,9 @@ import asyncpg
 
 from stores.grading import TASKS, Decide, graded_essays
 from stores.records import Attempt, Grade, GradeOutcome, Result, ResultRevision, Standing
-from stores.results import STANDING, TIEBREAK, open_tasks, pending, points_text, restate, result_of, standing_of, status_text
+from stores.results import open_tasks, pending, points_text, result_of, status_text
 from stores.sessions import milliseconds
+from stores.standings import STANDING, TIEBREAK, restate, standing_of
 
 RESULT = "SELECT r.*, s.submitted_at, s.submit_reason FROM result r JOIN exam_session s ON s.id = r.session_id"
 Derive = Callable[[Result, Mapping[str, int]], Result]

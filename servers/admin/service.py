@@ -22,7 +22,8 @@ from stores.exams import Exams, ImportOutcome
 from stores.live import LiveSessions
 from stores.records import Accommodation, Exam
 from stores.rehearsals import Rehearsals
-from stores.results import Results, StaffRow, Standings
+from stores.results import Results, StaffRow
+from stores.standings import Standings
 from stores.warming import Warming
 
 MAX_IMPORT_MESSAGE_BYTES = 1_200_000

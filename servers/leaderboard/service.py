@@ -11,7 +11,7 @@ from servers.serving.wrap import Call
 from stores.boards import BoardPage, Boards, points_of
 from stores.catalog import Catalog
 from stores.records import Exam, Place
-from stores.results import Standings
+from stores.standings import Standings
 
 HIDDEN = BoardPage(ready=True, total=0, top=(), me=None, around=())
 REBUILD_WAIT_SECONDS = 0.5

@@ -7,7 +7,7 @@ from finalbell.v1 import events_pb2 as events
 
 from stores.boards import Boards
 from stores.records import Standing
-from stores.results import Standings
+from stores.standings import Standings
 from stores.submit_log import ANNOUNCED, SubmitLog
 
 

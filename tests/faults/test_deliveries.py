@@ -19,7 +19,8 @@ from stores.boards import Boards
 from stores.connect import Stores, StoreSettings, connect
 from stores.dead_letters import DeadLetters
 from stores.live import LiveSessions, Patience
-from stores.results import Results, Standings
+from stores.results import Results
+from stores.standings import Standings
 from stores.submit_log import Acknowledged, SubmitLog
 from tests.faults.harm import fetch, insist, jetstream, nobody_pulls, queued, stopped
 from tests.flows.sitting import Student, good

@@ -17,8 +17,9 @@ from stores.connect import Stores
 from stores.grading import MOST_CLAIMS, Claimed, GradingTasks, NotClaimed
 from stores.records import Result, Standing, SubmitReason, answers_sha256, encode_answers
 from stores.regrades import Regrades, RunLost
-from stores.results import Kept, Results, Standings
+from stores.results import Kept, Results
 from stores.revisions import Regraded, Revisions
+from stores.standings import Standings
 from tests.stack import Stack, fresh
 
 BEGAN = 1_790_000_000_000
