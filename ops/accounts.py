@@ -26,7 +26,7 @@ CONSUMER_API = (
 SESSION_KEYS = tuple(
     f"{noun}:*" for noun in ("s", "log", "gen", "run", "due", "unscored", "parked", "dirty", "r", "hold", "beat", "lease", "paper")
 )
-BOARD_KEYS = ("lb:*", "lbver:*", "lbname:*", "lbhist:*")
+BOARD_KEYS = ("lb:*", "lbof:*", "lbhist:*", "lbband:*")
 
 ACCOUNTS = (
     Account("session", SESSION_KEYS, ("submits.>", *STREAM_API), ("scored.>",)),

@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 
 CHUNK = 512 * 1024
 SECONDS = 120
+EXPORT_SECONDS = 600
 OPTIONS = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 21)]  # room for every error of a file
 
 
@@ -158,6 +159,37 @@ class Admin:
         """Compare an exam's boards with PostgreSQL."""
         return self._stub.VerifyLeaderboard(admin_pb2.VerifyLeaderboardRequest(exam_id=exam))
 
+    def freeze(self, exam: str) -> admin_pb2.FreezeLeaderboardResponse:
+        """Freeze an exam's board."""
+        return self._stub.FreezeLeaderboard(admin_pb2.FreezeLeaderboardRequest(exam_id=exam))
+
+    def reveal(self, exam: str, steps: int) -> admin_pb2.RevealLeaderboardResponse:
+        """Show some more of a frozen board."""
+        return self._stub.RevealLeaderboard(admin_pb2.RevealLeaderboardRequest(exam_id=exam, steps=steps))
+
+    def release_board(self, exam: str) -> admin_pb2.ReleaseLeaderboardResponse:
+        """Show all of a frozen board."""
+        return self._stub.ReleaseLeaderboard(admin_pb2.ReleaseLeaderboardRequest(exam_id=exam))
+
+    def export(self, exam: str, cohort: str, form: str) -> Iterator[admin_pb2.ExportLeaderboardResponse]:
+        """Read a whole board as a file, piece by piece."""
+        kind = admin_pb2.ExportLeaderboardRequest.Format.Value(form)
+        request = admin_pb2.ExportLeaderboardRequest(exam_id=exam, cohort=cohort, format=kind)
+        yield from self._stub.ExportLeaderboard(request, timeout=EXPORT_SECONDS)
+
+    def set_series(self, series: str, title: str, exams: Sequence[str], best: int | None) -> admin_pb2.ExamSeries:
+        """Make or change a series."""
+        request = admin_pb2.SetExamSeriesRequest(series_id=series, title=title, exam_ids=exams, best_of=best)
+        return self._stub.SetExamSeries(request).series
+
+    def series(self) -> admin_pb2.ListExamSeriesResponse:
+        """Return every series."""
+        return self._stub.ListExamSeries(admin_pb2.ListExamSeriesRequest())
+
+    def delete_series(self, series: str) -> None:
+        """Forget a series."""
+        self._stub.DeleteExamSeries(admin_pb2.DeleteExamSeriesRequest(series_id=series))
+
     def create_rehearsal(self, exam: str, session_seconds: int) -> admin_pb2.ExamReport:
         """Make a shadow of an exam, whose sessions last at least so long."""
         return self._stub.CreateRehearsal(admin_pb2.CreateRehearsalRequest(exam_id=exam, session_seconds=session_seconds)).report
@@ -249,8 +281,8 @@ def explain(failure: grpc.RpcError) -> list[str]:
     return lines
 
 
-class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor):
-    """Sends the token with every call, and gives every call a deadline."""
+class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Sends the token with every call, and gives a deadline to every call that has none."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -261,8 +293,11 @@ class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientIntercepto
     def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
         return continuation(self._authorized(details), requests)
 
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._authorized(details), request)
+
     def _authorized(self, details: Any) -> Any:
-        return details._replace(metadata=[("authorization", f"Bearer {self._token}")], timeout=SECONDS)
+        return details._replace(metadata=[("authorization", f"Bearer {self._token}")], timeout=details.timeout or SECONDS)
 
 
 def _chunks(data: bytes, exam_id: str, settings: dict[str, str]) -> Iterator[admin_pb2.ImportExamRequest]:

@@ -2,9 +2,11 @@
 
 import json
 import re
+import sys
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from string import Template
 from urllib.parse import quote
@@ -29,6 +31,13 @@ of a second for each holds 256; a slower one should not hold more, since its cli
 calls many at a time, some thousands a second; its submits, which wait up to a second for their scores, have as much room again."""
 
 TOGETHER = frozenset({"session", "saves"})
+BOARD_PATH = "/board/[a-z0-9][a-z0-9-]{0,62}"
+"""Where the live page of an exam's board is."""
+
+UNSENT = [{"description": "TCP_NOTSENT_LOWAT", "level": 6, "name": 25, "int_value": 65536, "state": "STATE_PREBIND"}]
+"""How much that is not even on its way Linux takes from Envoy for one client. It would take 2.6 MB for a reader that has stalled:
+memory for nothing, and minutes of a board's old frames before the new one, were it to read again."""
+
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 
 
@@ -41,9 +50,10 @@ class Gateway:
     where the scoring service's take GetResult: sockets on the same machine, or addresses too. Envoy reads `jwks` once, when
     it starts, and does not start while there is no key in it. Where keys change while it runs, `auth` is a file in a folder
     of its own that holds `auth_config`, written before Envoy starts and replaced by a rename whenever `jwks` changes.
-    `origins` is an RE2 pattern of the web origins that may call from a browser, matched whole. `sources` holds `envoy.yaml`
-    and `response.lua`, `descriptors` is `api.binpb`; they are read here and written into the configuration, so that Envoy
-    needs no other file.
+    `origins` is an RE2 pattern of the web origins that may call from a browser, matched whole. `frames` says which origins may
+    show the live page of a board within a page of theirs, as a Content-Security-Policy's `frame-ancestors` does. `sources`
+    holds `envoy.yaml`, `response.lua` and `board.html`, `descriptors` is `api.binpb`; they are read here and written into
+    the configuration, so that Envoy needs no other file.
     """
 
     listen: tuple[str, int]
@@ -57,6 +67,7 @@ class Gateway:
     access_log: Path
     auth: Path | None = None
     origins: str = LOCAL_ORIGINS
+    frames: str = "'none'"
     sources: Path = ROOT / "gateway"
     descriptors: Path = ROOT / "gen" / "api.binpb"
 
@@ -67,6 +78,7 @@ def envoy_config(gateway: Gateway) -> str:
     Every value is written as JSON, which is YAML too, so that none can break out of its place.
     """
     api = FileDescriptorSet.FromString(gateway.descriptors.read_bytes())
+    page = (gateway.sources / "board.html").read_text()
     values: dict[str, object] = {
         "host": gateway.listen[0],
         "port": gateway.listen[1],
@@ -80,6 +92,10 @@ def envoy_config(gateway: Gateway) -> str:
         "save_path": _rest_path(api, SAVE, "[0-9A-Fa-f-]{36}"),
         "submit_path": _rest_path(api, SUBMIT, "[0-9A-Fa-f-]{36}"),
         "result_path": _rest_path(api, RESULT, "[0-9A-Fa-f-]{36}"),
+        "board_path": BOARD_PATH,
+        "board_page": page,
+        "board_headers": _headers(*_page_headers(page, gateway.frames)),
+        "unsent": UNSENT if sys.platform == "linux" else [],
         "unwrapped": "|".join(_unwrapped(api)),
         "path_fields_in_query": "|".join(_path_fields_in_query(api)),
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
@@ -91,6 +107,32 @@ def envoy_config(gateway: Gateway) -> str:
         }
     template = Template((gateway.sources / "envoy.yaml").read_text())
     return template.substitute({name: json.dumps(value) for name, value in values.items()})
+
+
+def _page_headers(page: str, frames: str) -> Iterator[tuple[str, str]]:
+    """Give the headers of a page that brings its own styles and scripts: those run, by their hashes, and nothing else does.
+
+    It may call its own origin, make no markup from text (Trusted Types), and be shown in the pages of `frames`.
+    """
+    hashes: dict[str, list[str]] = {"script": [], "style": []}
+    for kind, text in re.findall(r"<(script|style)\b[^>]*>(.*?)</\1>", page, re.DOTALL):
+        hashes[kind].append(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
+    policy = {
+        "default-src": "'none'",
+        **{f"{kind}-src": " ".join(allowed) for kind, allowed in hashes.items()},
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": frames,
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+    yield "content-type", "text/html; charset=utf-8"
+    yield "content-security-policy", "; ".join(f"{directive} {value}" for directive, value in policy.items()).replace("%", "%%")
+    yield "x-content-type-options", "nosniff"
+    yield "referrer-policy", "no-referrer"
+    yield "cache-control", "public, max-age=300"
 
 
 def _endpoint(at: Path | tuple[str, int]) -> dict[str, object]:
@@ -143,23 +185,32 @@ def _jwt_authn(gateway: Gateway, api: FileDescriptorSet, keys: dict[str, str]) -
     }
     # The filter lets a request pass that no rule matches: the last rule matches all.
     health = {"match": {"prefix": "/grpc.health.v1.Health/"}}
+    page = {"match": {"safe_regex": {"regex": BOARD_PATH}}}
     protected = {"match": {"prefix": "/"}, "requires": {"provider_name": "finalbell"}}
-    return {"@type": JWT_AUTHN, "providers": {"finalbell": provider}, "rules": [health, *_public(api), protected]}
+    return {"@type": JWT_AUTHN, "providers": {"finalbell": provider}, "rules": [health, page, *_open(api), protected]}
 
 
-def _public(api: FileDescriptorSet) -> Iterator[dict[str, object]]:
-    """Give the rules of what needs no token, by the API's own policies: each method's gRPC path, and its REST path and verb."""
+def _open(api: FileDescriptorSet) -> Iterator[dict[str, object]]:
+    """Give the rules of what needs no token, by the API's own policies: each method's gRPC path, and its REST path and verb.
+
+    Where a token is optional only a request without an Authorization header needs none: any other, whatever its header says,
+    is the last rule's, and has to be right. (`allow_missing` would let pass what does not look like a token at all.)
+    """
+    anonymous = {"name": "authorization", "present_match": True, "invert_match": True}
+    said: dict[int, list[dict[str, object]]] = {policy_pb2.Policy.PUBLIC: [], policy_pb2.Policy.TOKEN_OPTIONAL: [anonymous]}
     policies = {
         f"/{file.package}.{service.name}/{method.name}": method.options.Extensions[policy_pb2.policy]
         for file in api.file
         for service in file.service
         for method in service.method
     }
+    for path, policy in policies.items():
+        if policy.access in said:
+            yield {"match": {"path": path, "headers": said[policy.access]}}
     for path, _, rule in _bindings(api):
-        if policies[path].access == policy_pb2.Policy.PUBLIC:
+        if (access := policies[path].access) in said:
             verb = {"name": ":method", "string_match": {"exact": str(rule.WhichOneof("pattern")).upper()}}
-            yield {"match": {"path": path}}
-            yield {"match": {"safe_regex": {"regex": _rest_path(api, path, "[^/]+")}, "headers": [verb]}}
+            yield {"match": {"safe_regex": {"regex": _rest_path(api, path, "[^/]+")}, "headers": [verb, *said[access]]}}
 
 
 # What Envoy answers by itself
@@ -300,7 +351,7 @@ def _status(reply: LocalReply) -> Status:
 
 def _filter(reply: LocalReply, *filters: dict[str, object]) -> dict[str, object]:
     """Give the access log filter that is true for this reply."""
-    lowest = reply.status or 100
+    lowest = reply.status or 400  # what is below is no refusal: the live page
     comparison = {"op": "EQ" if reply.status else "GE", "value": {"default_value": lowest, "runtime_key": "gateway.reply"}}
     every: list[dict[str, object]] = [{"status_code_filter": {"comparison": comparison}}, *filters]
     if reply.when:

@@ -66,13 +66,14 @@ class Rpc:
 
     def described(self) -> Schema:
         """Return who and what it is."""
-        public = self.policy.access == policy_pb2.Policy.PUBLIC
+        token: Schema = {"bearerAuth": []}
+        security: dict[int, list[Schema]] = {policy_pb2.Policy.PUBLIC: [], policy_pb2.Policy.TOKEN_OPTIONAL: [{}, token]}
         return {
             "operationId": f"{self.service}_{self.name}",
             "tags": [self.service],
             "summary": re.split(r"(?<=\.)\s", self.comment, maxsplit=1)[0],
             "description": self.comment,
-            "security": [] if public else [{"bearerAuth": []}],
+            "security": security.get(self.policy.access, [token]),
         }
 
     def asked(self, schemas: Schemas) -> Schema:
@@ -125,7 +126,7 @@ class Rpc:
         clauses = re.split(r";\s+(?=[A-Z_]{5,}\b)", self.comment.partition("Errors: ")[2].partition("\n")[0].rstrip("."))
         possible = {
             "401": self.policy.access != policy_pb2.Policy.PUBLIC,
-            "403": self.policy.access > policy_pb2.Policy.STUDENT,
+            "403": self.policy.access in (policy_pb2.Policy.STAFF, policy_pb2.Policy.ADMIN, policy_pb2.Policy.GRADER),
             "404": bool(self.bound),
             "409": bool(self.policy.key),
             "413": bool(self.http.body),

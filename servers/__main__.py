@@ -13,6 +13,7 @@ from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, s
 from google.protobuf.descriptor import ServiceDescriptor
 from structlog.tracebacks import ExceptionDictTransformer
 
+from servers.admin.boards import ExamBoards
 from servers.admin.service import MAX_IMPORT_MESSAGE_BYTES, ExamAdminService
 from servers.admin.sessions import SessionAdminService
 from servers.content.service import ContentService
@@ -45,13 +46,16 @@ from stores.connect import Stores, StoreSettings, connect
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
 from stores.exams import Exams
+from stores.exports import Exports
 from stores.grading import GradingTasks
 from stores.live import LiveSessions, Patience
+from stores.places import Places
 from stores.regrades import Regrades
 from stores.rehearsals import Rehearsals
 from stores.restore import Restorer
 from stores.results import Results
 from stores.revisions import Revisions
+from stores.series import AllSeries
 from stores.sessions import Sessions
 from stores.standings import Standings
 from stores.starts import Starts
@@ -79,9 +83,12 @@ class Parts:
         self.revisions = Revisions(stores.postgres, decided)
         self.regrades = Regrades(stores.postgres)
         self.standings = Standings(stores.postgres)
+        self.series = AllSeries(stores.postgres)
+        self.exports = Exports(stores.postgres)
         self.statistics = Statistics(stores.postgres)
         self.answer_keys = AnswerKeys(stores.postgres)
         self.boards = Boards(stores.boards)
+        self.places = Places(self.boards, self.standings, self.catalog)
         self.submit_log = SubmitLog(stores.nats)
         self.deadlines = Deadlines(stores.postgres, deadline)
         self.dead_letters = DeadLetters(stores.postgres)
@@ -144,9 +151,9 @@ async def bell(parts: Parts) -> Hosted:
 
 async def scoring(parts: Parts) -> Hosted:
     news = News(parts.submit_log, parts.live)
-    telling = Telling(parts.boards, parts.standings, parts.submit_log)
+    telling = Telling(parts.places, parts.submit_log)
     grading = Grading(parts.grading_tasks, parts.revisions, parts.answer_keys, telling.tell)
-    regrading = Regrading(parts.regrades, parts.revisions, parts.answer_keys, parts.catalog, telling.tell)
+    regrading = Regrading(parts.regrades, parts.revisions, parts.answer_keys, parts.catalog, parts.places, telling.tell)
     signing = receipts(parts.settings)
     showing = Showing(parts.results, parts.answer_keys, parts.catalog, parts.boards, signing)
     statistics = ItemStatistics(parts.statistics, parts.answer_keys, parts.catalog)
@@ -154,7 +161,7 @@ async def scoring(parts: Parts) -> Hosted:
     servicer = ScoringService(reading, signing, grading, regrading, statistics)
     services = [(scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"], servicer)]
     workers = [news.run, regrading.run, regrading.sweep]
-    return Hosted(services=services, rest=[GET_RESULT], workers=workers, drains=[statistics.drain])
+    return Hosted(services=services, rest=[GET_RESULT], workers=workers, drains=[statistics.drain, parts.places.drain])
 
 
 async def scoring_worker(parts: Parts) -> Hosted:
@@ -163,18 +170,18 @@ async def scoring_worker(parts: Parts) -> Hosted:
         parts.answer_keys,
         parts.results,
         parts.dead_letters,
-        Telling(parts.boards, parts.standings, parts.submit_log),
+        Telling(parts.places, parts.submit_log),
         parts.live,
         crash_at=parts.settings.crash_at,
     )
     await worker.mend()
-    return Hosted(workers=[worker.run, worker.run_rows])
+    return Hosted(workers=[worker.run, worker.run_rows], drains=[parts.places.drain])
 
 
 async def leaderboard(parts: Parts) -> Hosted:
-    servicer = LeaderboardService(parts.boards, parts.catalog, parts.standings)
+    servicer = LeaderboardService(parts.boards, parts.catalog, parts.places)
     services = [(leaderboard_pb2.DESCRIPTOR.services_by_name["LeaderboardService"], servicer)]
-    return Hosted(services=services, drains=[servicer.drain])
+    return Hosted(services=services, workers=[servicer.run], drains=[servicer.drain])
 
 
 async def content(parts: Parts) -> Hosted:
@@ -191,8 +198,7 @@ async def admin(parts: Parts) -> Hosted:
         parts.deadlines,
         parts.live,
         parts.results,
-        parts.standings,
-        parts.boards,
+        ExamBoards(parts.catalog, parts.boards, parts.places, parts.standings, parts.series, parts.exports),
         parts.rehearsals,
         parts.warming,
     )

@@ -6,7 +6,8 @@ docs/decisions/0005-engine.md says which engine runs where, and why.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
@@ -20,10 +21,15 @@ from grpc_status import rpc_status
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 MAX_STREAMS = 10_000
+MAX_WAITING = 50_000
 MAX_METADATA = 128 * 1024
 OPTIONS = (
     ("grpc.so_reuseport", 1),  # several workers of one service share a port
     ("grpc.max_concurrent_streams", MAX_STREAMS),
+    # Calls that no handler has taken yet: as grpc comes, some of 1,000 and all past 3,000 are CANCELLED, which a crowd is that
+    # returns to a worker that has just started.
+    ("grpc.server.max_pending_requests", MAX_WAITING),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_metadata_size", 96 * 1024),  # what the gateway lets through (60 KB) and adds: above it grpc refuses at random
     ("grpc.absolute_max_metadata_size", MAX_METADATA),
@@ -60,7 +66,7 @@ class Answering(Protocol):
         """Answer."""
 
 
-Streaming = Callable[[Any, Metadata, float | None], AsyncIterator[Answer]]
+Streaming = Callable[[Any, Metadata, float | None], AsyncGenerator[Answer]]
 """Answers a call with many messages; one that is refused is the last."""
 
 
@@ -163,12 +169,13 @@ async def _streamed(context: "grpc.aio.ServicerContext[Any, Any]", stream: Strea
     if stream is None:
         raise TypeError("a stream has no method")
     metadata = cast(Metadata, context.invocation_metadata() or ())
-    async for answer in stream(body, metadata, context.time_remaining()):
-        if answer.headers:
-            await context.send_initial_metadata(answer.headers)
-        if answer.refused is not None:
-            await context.abort_with_status(rpc_status.to_status(answer.refused))
-        await context.write(answer.message)
+    async with aclosing(stream(body, metadata, context.time_remaining())) as answers:
+        async for answer in answers:
+            if answer.headers:
+                await context.send_initial_metadata(answer.headers)
+            if answer.refused is not None:
+                await context.abort_with_status(rpc_status.to_status(answer.refused))
+            await context.write(answer.message)
 
 
 class Native:

@@ -92,6 +92,11 @@ class ExamNotFound(Refusal):
     reason = "EXAM_NOT_FOUND"
 
 
+class SeriesNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "SERIES_NOT_FOUND"
+
+
 class SessionNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "SESSION_NOT_FOUND"

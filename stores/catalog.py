@@ -9,13 +9,18 @@ import asyncpg
 
 from stores import gauges
 from stores.flights import Flights
-from stores.records import Exam, ExamCounts, Paper, PaperQuestion
+from stores.records import Exam, ExamCounts, Paper, PaperQuestion, Series
 from stores.sessions import milliseconds
 
 EXAM = """id, title, version, key_version, question_count, max_score, has_essay, duration_seconds, opens_at, closes_at,
           shuffle_questions, shuffle_options, max_attempts, product_id, mark_correct, mark_wrong, mark_blank, mark_multiple,
-          tie_break, release_score, release_review, inline_score, enrolment, created_at, closed_at, released_at"""
+          tie_break, release_score, release_review, inline_score, enrolment, created_at, closed_at, released_at, board_public,
+          board_freezes_at(exam) AS freezes_at, board_revealed_at, board_approximate_from"""
 
+SERIES = """
+  SELECT s.id, s.title, s.best_of, array_agg(m.exam_id ORDER BY m.exam_id) AS exams
+  FROM exam_series s JOIN exam_series_member m ON m.series_id = s.id
+"""
 EXAM_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('exam/' || $1, 0))"
 """Held by whoever changes what a start depends on; starts share it."""
 
@@ -46,6 +51,8 @@ class Catalog:
         self._ended: dict[str, tuple[float, bool]] = {}
         self._ended_flights: Flights[str, bool] = Flights()
         self._exam_flights: Flights[str, Exam | None] = Flights()
+        self._series: dict[str, tuple[float, Sequence[Series]]] = {}
+        self._series_flights: Flights[str, Sequence[Series]] = Flights()
         self._paper_flights: Flights[tuple[str, int], Paper | None] = Flights()
         gauges.cached("exams", self._exams)
 
@@ -64,6 +71,35 @@ class Catalog:
             self._exams.clear()
         self._exams[exam] = (monotonic() + FRESH_SECONDS, found)
         return found
+
+    async def series_of(self, exam: str, *, fresh: bool = False) -> Sequence[Series]:
+        """Return the series that an exam belongs to, by id; at most `FRESH_SECONDS` old."""
+        known = self._series.get(exam)
+        if known is not None and known[0] > monotonic() and not fresh:
+            return known[1]
+        if fresh:
+            return await self._read_series_of(exam)
+        return await self._series_flights.join(exam, lambda: self._read_series_of(exam))
+
+    async def _read_series_of(self, exam: str) -> Sequence[Series]:
+        rows = await self._pool.fetch(
+            f"{SERIES} WHERE s.id IN (SELECT series_id FROM exam_series_member WHERE exam_id = $1) GROUP BY s.id ORDER BY s.id",  # noqa: S608
+            exam,
+        )
+        found = [_series_of(row) for row in rows]
+        if len(self._series) >= CACHED:
+            self._series.clear()
+        self._series[exam] = (monotonic() + FRESH_SECONDS, found)
+        return found
+
+    async def series(self, series: str) -> Series | None:
+        """Return a series as it is now, or None."""
+        row = await self._pool.fetchrow(f"{SERIES} WHERE s.id = $1 GROUP BY s.id", series)
+        return _series_of(row) if row else None
+
+    async def all_series(self) -> Sequence[Series]:
+        """Return every series, by id."""
+        return [_series_of(row) for row in await self._pool.fetch(f"{SERIES} GROUP BY s.id ORDER BY s.id")]
 
     async def exams(self, after: str, count: int, *, rehearsals: bool = False) -> Sequence[Exam]:
         """Return up to `count` exams whose id comes after `after`, by id; the shadows of rehearsals only where asked for."""
@@ -166,6 +202,18 @@ class Catalog:
         self._ended[exam] = (monotonic() + FRESH_SECONDS, ended)
         return ended
 
+    async def showing(self, exams: Sequence[str]) -> Sequence[str]:
+        """Return those of some exams whose scores may be seen just now, by id."""
+        rows = await self._pool.fetch(
+            f"""
+            SELECT {EXAM}, release_score = 'AFTER_CLOSE' AND (closed_at IS NOT NULL OR closes_at <= now())
+              AND NOT EXISTS (SELECT FROM exam_session s WHERE s.exam_id = exam.id AND s.status = 'IN_PROGRESS') AS ended
+            FROM exam WHERE id = ANY ($1) ORDER BY id
+            """,  # noqa: S608
+            exams,
+        )
+        return [row["id"] for row in rows if exam_of(row).shows_scores(ended=bool(row["ended"]))]
+
     async def counts(self, exams: Sequence[str]) -> Mapping[str, ExamCounts]:
         """Return how many sessions of each exam are where."""
         rows = await self._pool.fetch(
@@ -182,6 +230,14 @@ class Catalog:
     async def close(self, exam: str, actor: str) -> bool:
         """Close an exam now, once, on record; False: no such exam."""
         return await self._stamp("closed_at", exam, actor)
+
+    async def freeze(self, exam: str, actor: str) -> bool:
+        """Freeze an exam's board now, once, on record; False: no such exam."""
+        return await self._stamp("board_frozen_at", exam, actor)
+
+    async def unfreeze(self, exam: str, actor: str) -> bool:
+        """Let an exam's board be seen as it is from now on and for good, on record; False: no such exam."""
+        return await self._stamp("board_revealed_at", exam, actor)
 
     async def release(self, exam: str, actor: str) -> bool:
         """Release an exam's scores now, once, on record; False: no such exam."""
@@ -219,6 +275,10 @@ async def record(
     )
 
 
+def _series_of(row: asyncpg.Record) -> Series:
+    return Series(row["id"], row["title"], tuple(row["exams"]), row["best_of"])
+
+
 def exam_of(row: asyncpg.Record) -> Exam:
     """Read a row of `EXAM`."""
 
@@ -252,4 +312,8 @@ def exam_of(row: asyncpg.Record) -> Exam:
         created_ms=milliseconds(row["created_at"]),
         closed_ms=at("closed_at"),
         released_ms=at("released_at"),
+        board_public=row["board_public"],
+        freezes_ms=at("freezes_at"),
+        revealed_ms=at("board_revealed_at"),
+        approximate_from=row["board_approximate_from"],
     )

@@ -83,10 +83,12 @@ class ReleasePolicy:
 
 @dataclass(frozen=True, slots=True)
 class BoardPolicy:
-    """Who sees the leaderboard, and how long before the close it stands still."""
+    """Who sees the leaderboard, how long before the close it stands still, and from how many students on its ranks are
+    approximate (None: never)."""
 
     public: bool
     freeze_seconds_before_close: int
+    approximate_from: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,7 @@ def _policies(file: ExamFile) -> dict[str, object]:
         "enrolment": str(exam.enrolment),
         "board_public": exam.board.public,
         "board_freeze_seconds": exam.board.freeze_seconds_before_close,
+        "board_approximate_from": exam.board.approximate_from,
         "graders": exam.graders,
         "grader_tolerance": exam.grader_tolerance,
         "blind_grading": exam.blind_grading,

@@ -361,6 +361,19 @@ class Exam:
     created_ms: int
     closed_ms: int | None
     released_ms: int | None
+    board_public: bool
+    freezes_ms: int | None
+    """When the board freezes."""
+
+    revealed_ms: int | None
+    """When it was shown again for good."""
+
+    approximate_from: int | None
+    """From how many students on ranks are approximate; None: never."""
+
+    def frozen(self, now_ms: int) -> bool:
+        """Whether the board shows an earlier moment."""
+        return self.revealed_ms is None and self.freezes_ms is not None and now_ms >= self.freezes_ms
 
     def opened(self, now_ms: int) -> bool:
         """Whether the exam has opened."""
@@ -542,7 +555,8 @@ class Sheet(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A student's place-giving result; `order_key` None means no place."""
+    """A student's place-giving result as boards show it; `order_key` None means no place. While an exam's board is frozen it
+    is what it was then. `exam` is the board: an exam's id, or a series'."""
 
     exam: str
     student: str
@@ -550,6 +564,22 @@ class Standing:
     cohorts: tuple[str, ...]
     order_key: int | None
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A group of exams with a board over all of them: of each student the sum of what their standings show, or of the `best_of`
+    best."""
+
+    id: str
+    title: str
+    exams: tuple[str, ...]
+    best_of: int | None
+
+    @property
+    def board(self) -> str:
+        """What the names of its boards begin with; no exam's id looks like it."""
+        return f"series/{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,10 +595,11 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Rank:
     """Where a student stands: competition rank, and how much of the board is behind, 0 to 100: the share with fewer points, and
-    half of those with as many (the usual percentile rank)."""
+    half of those with as many (the usual percentile rank). `error` is by how many places the rank may be off, either way."""
 
     rank: int
     percentile: float
+    error: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,11 +139,10 @@ class Rehearsals:
     async def _forget(self, shadow: str, actor: str) -> None:
         """Remove the shadow itself, on record, and then its boards and papers."""
         async with self._pool.acquire() as connection, connection.transaction():
-            rows = await connection.fetch("SELECT DISTINCT unnest(cohorts) AS cohort FROM standing WHERE exam_id = $1", shadow)
             version = await connection.fetchval("SELECT version FROM exam WHERE id = $1", shadow)
             await connection.fetchval("SELECT remove_rehearsal($1)", shadow)
             await record(connection, actor, "rehearsal.remove", shadow)
-        await self._boards.drop(shadow, [row["cohort"] for row in rows])
+        await self._boards.drop(shadow)
         await self._live.drop_paper(shadow, version)
 
 

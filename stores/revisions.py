@@ -130,7 +130,7 @@ class Revisions:
         `after`."""
         rows = await self._pool.fetch(
             f"""
-            SELECT {STANDING} FROM standing
+            SELECT {STANDING} FROM standing t
             WHERE (exam_id, student_id) IN (SELECT exam_id, student_id FROM result WHERE changed_at > $1 AND changed_at <= $2)
               AND (exam_id, student_id) > ($3, $4)
             ORDER BY exam_id, student_id LIMIT $5

@@ -36,6 +36,7 @@ def test_a_reader_can_paste_every_command(stack: Stack, tmp_path: Path) -> None:
     assert "Valid. Student ada handed in session" in ran.stdout
     assert '"alias":"Ada","me":true' in ran.stdout
     assert "mine" in ran.stdout
+    assert "event: board" in ran.stdout
     assert "power cut in hall B" in ran.stdout
     if GRPCURL is not None:
         assert '"question_order"' in ran.stdout

@@ -1,6 +1,9 @@
 """I16 and I17: standings and boards say what the results say."""
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 
 from ops.audit.kept import Board, Exam, Result, Session, Standing, Stores
 from ops.audit.records import Checked, Evidence, Violation
@@ -19,7 +22,7 @@ def boards_say_what_results_say(evidence: Evidence) -> Checked:
         facts += len(best)
         for student in best.keys() | standings.keys():
             standing, cohorts = standings.get(student), stores.cohorts_of.get((exam.id, student), frozenset())
-            wrong = _misplaced(best.get(student), standing) or _misgrouped(cohorts, standing)
+            wrong = _misplaced(best.get(student), standing) or _misgrouped(cohorts, standing) or _wrongly_held(exam, standing)
             broken += [Violation("I17", exam.id, f"student {student}: {wrong}.")] if wrong else []
         placed = _placed(best, exam, stores)
         for cohort, keys in placed.items():
@@ -55,9 +58,15 @@ def _best(exam: Exam, stores: Stores) -> dict[str, _Place]:
 def _placed(best: Mapping[str, _Place], exam: Exam, stores: Stores) -> Mapping[str | None, Mapping[str, int]]:
     """Return what each board of an exam should order its students by, those that were read and should be empty included."""
     placed: dict[str | None, dict[str, int]] = {None: {}, **{cohort: {} for one, cohort in stores.boards if one == exam.id}}
-    for place in best.values():
-        for cohort in (None, *stores.cohorts_of.get((exam.id, place.student), ())):
-            placed.setdefault(cohort, {})[place.student] = place.key
+    shown = {student: place.key for student, place in best.items()}
+    for standing in stores.standings:  # a frozen board shows what it was
+        if standing.exam == exam.id and standing.held:
+            shown.pop(standing.student, None)
+            if standing.held_key is not None:
+                shown[standing.student] = standing.held_key
+    for student, key in shown.items():
+        for cohort in (None, *stores.cohorts_of.get((exam.id, student), ())):
+            placed.setdefault(cohort, {})[student] = key
     return placed
 
 
@@ -80,6 +89,12 @@ def _misgrouped(right: frozenset[str], standing: Standing | None) -> str | None:
     return f"stands in the cohorts {sorted(standing.cohorts)}; those of the sessions are {sorted(right)}"
 
 
+def _wrongly_held(exam: Exam, standing: Standing | None) -> str | None:
+    if standing is None or not standing.held or exam.frozen or standing.held_key == standing.order_key:
+        return None
+    return "is held back, and the board is not frozen"
+
+
 def _unlike(right: Mapping[str, int], cohort: str | None, exam: Exam, stores: Stores) -> Iterator[str]:
     """Say how a board in Redis differs from what it should be; one without places need not be there."""
     board = stores.boards.get((exam.id, cohort), Board(complete=False, places={}))
@@ -88,11 +103,25 @@ def _unlike(right: Mapping[str, int], cohort: str | None, exam: Exam, stores: St
     name = "the board" if cohort is None else f"the board of {cohort}"
     if not board.complete:
         yield f"{name} is not complete: run 'finalbell leaderboard rebuild {exam.id}'."
+    counts = Counter(_band(board, key) for key in right.values())
+    miscounted = sorted(band for band in counts.keys() | board.counts.keys() if counts[band] != board.counts.get(band, 0))
+    if miscounted:
+        first = miscounted[0]
+        example = f"{board.counts.get(first, 0)} from {first:.0f} on, not {counts[first]}"
+        counted = sum(board.counts.values())
+        yield f"{name} counts {counted} students of {len(right)}, and wrongly in {len(miscounted)} bands ({example})."
+    if board.best_only:
+        right = dict(sorted(right.items(), key=lambda place: (place[1], place[0]), reverse=True)[: len(board.places)])
     differ = sorted(s for s in right.keys() | board.places.keys() if right.get(s) != board.places.get(s))
     if differ:
-        first = differ[0]
-        example = f"{first}: {board.places.get(first)}, not {right.get(first)}"
+        student = differ[0]
+        example = f"{student}: {board.places.get(student)}, not {right.get(student)}"
         yield f"{name} differs for {len(differ)} of {len(right)} students ({example})."
+
+
+def _band(board: Board, key: int) -> float:
+    """Return the band that a board counts an order key in: its lowest key."""
+    return key // board.width * board.width if board.width else (board.bounds or [-inf])[bisect_right(board.bounds, key) - 1]
 
 
 def _shown_ranks(exam: Exam, keys: Mapping[str, int], evidence: Evidence) -> tuple[int, Sequence[Violation]]:

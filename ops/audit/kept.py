@@ -25,6 +25,9 @@ class Exam:
     regraded_at: datetime | None = None
     """When all its results had been brought up to its newest keys; None: nobody asked for that."""
 
+    frozen: bool = False
+    """Whether its board shows an earlier moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -159,14 +162,26 @@ class Standing:
     score: int | None
     order_key: int | None
     session: str | None
+    held: bool = False
+    held_key: int | None = None
+    """What the board shows while it is held: what it was when the board froze."""
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A board in Redis: whether it says that it is complete, and what it orders its students by."""
+    """A board in Redis: whether it says that it is complete, what it orders its students by, and whether it keeps only the best in
+    order."""
 
     complete: bool
     places: Mapping[str, int]
+    counts: Mapping[float, int] = field(default_factory=dict)
+    """How many students it counts in each band, by the lowest order key of it."""
+
+    width: int = 1
+    """How many order keys share a band; 0: bands lie between `bounds`."""
+
+    bounds: Sequence[float] = ()
+    best_only: bool = False
 
 
 @dataclass(frozen=True)

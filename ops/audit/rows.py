@@ -23,7 +23,9 @@ EXAMS = """
   SELECT id, created_at, duration_seconds, closes_at, closed_at IS NOT NULL, released_at IS NOT NULL, tie_break, release_score,
     release_review, graders, grader_tolerance,
     (SELECT max(g.finished_at) FROM regrade g
-     WHERE (g.exam_id, g.key_version, g.status) = (exam.id, exam.key_version, 'DONE') AND NOT g.dry_run)
+     WHERE (g.exam_id, g.key_version, g.status) = (exam.id, exam.key_version, 'DONE') AND NOT g.dry_run),
+    board_revealed_at IS NULL AND coalesce(now() >= least(board_frozen_at,
+      CASE WHEN board_freeze_seconds > 0 THEN closes_at - make_interval(secs => board_freeze_seconds) END), false)
   FROM exam WHERE id = ANY (%(exams)s)
 """
 SESSIONS = """
@@ -55,7 +57,8 @@ TASKS = f"""
   WHERE exam_id = ANY (%(exams)s) OR {THEIRS} ORDER BY 1, 2, 3
 """  # noqa: S608
 STANDINGS = """
-  SELECT exam_id, student_id, cohorts, score, order_key, session_id::text FROM standing WHERE exam_id = ANY (%(exams)s)
+  SELECT exam_id, student_id, cohorts, score, order_key, session_id::text, held, held_key
+  FROM standing WHERE exam_id = ANY (%(exams)s)
 """
 WRITTEN = "SELECT session_id::text, question_id, version FROM session_answer WHERE session_id = ANY (%(sessions)s::uuid[])"
 MARKS = """

@@ -60,14 +60,23 @@ def _shard(session: str) -> int:
 
 
 def _board(client: "Redis", exam: str, cohort: str | None) -> Board:
-    key = f"lb:{{{exam}}}" if cohort is None else f"lb:{{{exam}}}:c:{cohort}"
-    rows = cast(list[tuple[bytes, float]], client.zrange(key, 0, -1, withscores=True))
+    board = f"{{{exam}}}" if cohort is None else f"{{{exam}}}:c:{cohort}"
+    rows = cast(Iterator[tuple[bytes, float]], client.zscan_iter(f"lb:{board}", count=TOGETHER))
     found = {member.decode(): score for member, score in rows}
-    complete = found.pop("!", None) is not None
-    return Board(complete, {student: int(score) for student, score in found.items()})
+    state, build, kept, width = cast(list[bytes | None], client.hmget(f"lbof:{{{exam}}}", ["!", "!token", "!kept", "!width"]))
+    bounds = cast(list[tuple[bytes, float]], client.zrange(f"lbband:{{{exam}}}", 0, -1, withscores=True))
+    counts = cast(dict[bytes, bytes], client.hgetall(f"lbhist:{board}"))
+    return Board(
+        complete=found.pop("!", None) is not None and state == b"ready" and counts.get(b"!") == build,
+        places={student: int(score) for student, score in found.items()},
+        counts={float(band): int(count) for band, count in counts.items() if not band.startswith(b"!")},
+        width=int(width or 1),
+        bounds=[bound for _, bound in bounds],
+        best_only=kept is not None,
+    )
 
 
 def _open_to_all(client: "Redis", exam: str) -> Sequence[str]:
     papers = [cast("bytes | None", client.get(key)) for key in client.scan_iter(f"paper:{exam}:*", count=TOGETHER)]
-    names = cast(dict[bytes, bytes], client.hgetall(f"lbname:{{{exam}}}"))
-    return [text.decode() for text in (*papers, *names.values()) if text is not None]
+    entries = cast(Iterator[tuple[bytes, bytes]], client.hscan_iter(f"lbof:{{{exam}}}", count=TOGETHER))
+    return [text.decode() for text in (*papers, *(entry for _, entry in entries)) if text is not None]

@@ -146,6 +146,11 @@ class Fields:
         self.wrong(name, f"must be a whole number from {least} to {most}, without quotes")
         return least if default is None else default
 
+    def whole(self, name: str, least: int, most: int) -> int | None:
+        """Return a whole number from `least` to `most`; None where it is null or missing."""
+        self._asked.add(name)
+        return None if self.value(name) is None else self.integer(name, least, least, most)
+
     def flag(self, name: str, *, default: bool) -> bool:
         """Return true or false."""
         value = self.value(name) if self.has(name) else default

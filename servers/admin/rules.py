@@ -206,7 +206,11 @@ def _release(fields: Fields) -> ReleasePolicy:
 
 
 def _board(fields: Fields) -> BoardPolicy:
-    board = BoardPolicy(fields.flag("public", default=False), fields.integer("freezeSecondsBeforeClose", 0, 0, WEEK))
+    board = BoardPolicy(
+        fields.flag("public", default=False),
+        fields.integer("freezeSecondsBeforeClose", 0, 0, WEEK),
+        fields.whole("approximateFrom", 10_000, 100_000_000),
+    )
     fields.done()
     return board
 

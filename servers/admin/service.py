@@ -1,4 +1,4 @@
-"""ExamAdminService: import, close and release exams, read their results, repair their boards."""
+"""ExamAdminService: import, close and release exams, read their results; what it does with boards is in boards.py."""
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -10,11 +10,11 @@ from finalbell.v1 import admin_pb2 as pb
 from finalbell.v1 import scoring_pb2
 
 from servers import errors
+from servers.admin.boards import ExamBoards
 from servers.admin.key_rules import mended, taken_out
 from servers.admin.rules import LARGEST_FILE, InvalidExamFile, keys_digest, paper_digest, read_exam
 from servers.messages import exam_message, exam_position, read_page_token, timestamp, whole_position, write_page_token
 from servers.serving.wrap import Call
-from stores.boards import Boards
 from stores.catalog import Catalog
 from stores.deadlines import Deadlines, settle
 from stores.exam_records import ExamFile
@@ -23,11 +23,9 @@ from stores.live import LiveSessions
 from stores.records import Accommodation, Exam
 from stores.rehearsals import Rehearsals
 from stores.results import Results, StaffRow
-from stores.standings import Standings
 from stores.warming import Warming
 
 MAX_IMPORT_MESSAGE_BYTES = 1_200_000
-EXAMPLES = 20
 REMOVING_SECONDS = 6.0
 """Of one call: well within the 15 s that the gateway gives it."""
 
@@ -44,8 +42,7 @@ class ExamAdminService:
         deadlines: Deadlines,
         live: LiveSessions,
         results: Results,
-        standings: Standings,
-        boards: Boards,
+        boards: ExamBoards,
         rehearsals: Rehearsals,
         warming: Warming,
     ) -> None:
@@ -54,10 +51,12 @@ class ExamAdminService:
         self._deadlines = deadlines
         self._live = live
         self._results = results
-        self._standings = standings
-        self._boards = boards
         self._rehearsals = rehearsals
         self._warming = warming
+        self.RebuildLeaderboard, self.VerifyLeaderboard = boards.rebuild, boards.verify
+        self.FreezeLeaderboard, self.RevealLeaderboard = boards.freeze, boards.reveal
+        self.ReleaseLeaderboard, self.ExportLeaderboard = boards.release, boards.export
+        self.SetExamSeries, self.ListExamSeries, self.DeleteExamSeries = boards.set_series, boards.list_series, boards.delete_series
 
     async def ImportExam(self, requests: AsyncIterator[pb.ImportExamRequest], call: Call) -> pb.ImportExamResponse:
         file = await _read_file(requests)
@@ -169,30 +168,6 @@ class ExamAdminService:
             next_page_token=write_page_token(f"{last.score}/{last.session}", scope) if last else "",
         )
 
-    async def RebuildLeaderboard(self, request: pb.RebuildLeaderboardRequest, call: Call) -> pb.RebuildLeaderboardResponse:
-        await self._exam(request.exam_id)
-        built = await self._boards.rebuild(request.exam_id, self._standings)
-        if built is None:
-            raise errors.Conflict("The boards are being rebuilt already; look again in a moment.")
-        await self._catalog.note(call.caller.student, "leaderboard.rebuild", request.exam_id, {"students": built[0]})
-        return pb.RebuildLeaderboardResponse(students=built[0], boards=built[1])
-
-    async def VerifyLeaderboard(self, request: pb.VerifyLeaderboardRequest, call: Call) -> pb.VerifyLeaderboardResponse:
-        await self._exam(request.exam_id)
-        reply = pb.VerifyLeaderboardResponse(complete=True)
-        for cohort in [None, *await self._standings.cohorts(request.exam_id)]:
-            ranked = await self._standings.ranked(request.exam_id, cohort)
-            complete, entries = await self._boards.entries(request.exam_id, cohort)
-            if cohort is None:
-                reply.students = len(ranked)
-            reply.complete &= complete or not ranked
-            wrong = sorted(s for s in ranked.keys() | entries.keys() if ranked.get(s) != entries.get(s))
-            reply.differences += len(wrong)
-            reply.examples.extend(
-                _difference(cohort, s, ranked.get(s), entries.get(s)) for s in wrong[: EXAMPLES - len(reply.examples)]
-            )
-        return reply
-
     async def CreateRehearsal(self, request: pb.CreateRehearsalRequest, call: Call) -> pb.CreateRehearsalResponse:
         shadow = await self._rehearsals.create(request.exam_id, request.session_seconds, call.caller.student)
         if shadow is None:
@@ -292,13 +267,6 @@ def _row(row: StaffRow) -> pb.ExamResult:
         revision=row.revision,
         submitted_at=timestamp(row.submitted_ms),
     )
-
-
-def _difference(cohort: str | None, student: str, ranked: int | None, entry: int | None) -> str:
-    board = f"cohort {cohort}" if cohort else "exam"
-    found = entry if entry is not None else "missing"
-    wanted = ranked if ranked is not None else "absent"
-    return f"{board}: {student} is {found}, and has to be {wanted}"
 
 
 def _no_exam() -> errors.ExamNotFound:

@@ -23,6 +23,7 @@ from servers.serving.run import sleep_until
 from servers.serving.wrap import Call, refused
 from stores.answer_keys import AnswerKeys
 from stores.catalog import Catalog
+from stores.places import Places
 from stores.records import Attempt, Result
 from stores.regrades import Regrade, Regrades, RunLost
 from stores.revisions import Regraded, Revisions
@@ -47,11 +48,14 @@ class Stopped(Exception):
 class Regrading:
     """Answers for regrades, and does them: one at a time in each process."""
 
-    def __init__(self, regrades: Regrades, revisions: Revisions, keys: AnswerKeys, catalog: Catalog, tell: Tell) -> None:
+    def __init__(
+        self, regrades: Regrades, revisions: Revisions, keys: AnswerKeys, catalog: Catalog, places: Places, tell: Tell
+    ) -> None:
         self._regrades = regrades
         self._revisions = revisions
         self._keys = keys
         self._catalog = catalog
+        self._places = places
         self._tell = tell
         self._worker = uuid4()
         self._told_until = datetime.now(UTC) - timedelta(hours=1)
@@ -86,7 +90,7 @@ class Regrading:
     async def sweep(self, stop: asyncio.Event) -> None:
         """Sweep up what came late, and tell the boards once more what may have been missed, whatever runs do."""
         while not stop.is_set():
-            for sweep in (self._sweep, self._sweep_boards):
+            for sweep in (self._sweep, self._sweep_boards, self._show):
                 try:
                     await sweep(stop)
                 except Exception as failure:
@@ -173,6 +177,10 @@ class Regrading:
             if stop.is_set():
                 return
         self._told_until = until
+
+    async def _show(self, stop: asyncio.Event) -> None:
+        """Show what a board that was frozen has held back: its release, or another schedule, may have met a score on its way."""
+        await self._places.show(PAGE)
 
     async def _foresee(self, run: Regrade, stop: asyncio.Event) -> Changes:
         """Grade everything that is behind, and change nothing: what scores and ranks would become."""

@@ -59,9 +59,11 @@ class Showing:
         shown.status = pb.Result.PARTIAL if result.partial else pb.Result.SCORED
         shown.score, shown.max_score = result.score, result.max_score
         shown.scored_at.CopyFrom(timestamp(result.scored_ms))
-        place = None if result.partial else await self._boards.rank(exam.id, result.student, exam.tie_break)
+        place = None if result.partial else await self._boards.rank(exam.id, result.student)
         if place is not None:
             shown.rank, shown.percentile = place.rank, place.percentile
+            if place.error:
+                shown.rank_error = place.error
             shown.rank_as_of.GetCurrentTime()
         if exam.shows_review(ended=ended):
             shown.breakdown.extend(await self._breakdown(result))

@@ -5,18 +5,16 @@ from uuid import UUID
 
 from finalbell.v1 import events_pb2 as events
 
-from stores.boards import Boards
+from stores.places import Places
 from stores.records import Standing
-from stores.standings import Standings
 from stores.submit_log import ANNOUNCED, SubmitLog
 
 
 class Telling:
     """Brings boards up to standings, and announces results. All of it may be repeated."""
 
-    def __init__(self, boards: Boards, standings: Standings, submits: SubmitLog) -> None:
-        self._boards = boards
-        self._standings = standings
+    def __init__(self, places: Places, submits: SubmitLog) -> None:
+        self._places = places
         self._submits = submits
 
     async def tell(self, sessions: Sequence[UUID], standings: Sequence[Standing]) -> None:
@@ -27,8 +25,8 @@ class Telling:
 
     async def place(self, standings: Sequence[Standing]) -> None:
         """Put students where they stand; a board that turns out incomplete is built again."""
-        for exam in await self._boards.place(standings) if standings else ():
-            await self._boards.rebuild(exam, self._standings)
+        if standings:
+            await self._places.place(standings)
 
     async def announce(self, sessions: Sequence[UUID]) -> None:
         """Say which sessions have another result than before."""

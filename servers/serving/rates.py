@@ -18,7 +18,8 @@ LIMITED = Counter("finalbell_rate_limited_total", "Calls refused since their stu
 
 
 class Rates:
-    """The buckets; `per_second` 0 means no limit. A student who is not in it has a full one."""
+    """The buckets; `per_second` 0 means no limit. A student who is not in it has a full one, and who calls without a token none:
+    one for all of them would let any of them lock out the others."""
 
     def __init__(self, per_second: float, at_once: int) -> None:
         self._per_second = per_second
@@ -28,7 +29,7 @@ class Rates:
 
     def take(self, caller: Caller) -> None:
         """Count a call, or refuse it and say when the next one is welcome."""
-        if not self._per_second or caller.roles & KNOWN_ROLES:
+        if not self._per_second or not caller.student or caller.roles & KNOWN_ROLES:
             return
         now = time.monotonic()
         left, at = self._buckets.pop(caller.student, (float(self._at_once), now))

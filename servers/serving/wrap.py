@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import uuid4
@@ -38,9 +39,12 @@ from stores.pipeline import Overloaded
 Policy = policy_pb2.Policy
 LONGEST_SECONDS = 10.0
 HEADROOM_SECONDS = 0.05
-LONGEST_STREAM_SECONDS = 120.0
+LONGEST_SLOW_SECONDS = 120.0
 MANY_PARTS = 500
 KEY = re.compile("[!-~]{8,64}")
+NOBODY = Caller("", frozenset(), ())
+"""Who calls without a token."""
+
 ROLES = {
     Policy.STAFF: frozenset({"admin", "proctor"}),
     Policy.ADMIN: frozenset({"admin"}),
@@ -133,7 +137,7 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, rates: Rates, 
     service, name = method.containing_service.name, method.name
     observe, count = SECONDS.labels(service, name).observe, CALLS.labels
     went_well = count(service, name, "OK", "")
-    longest = LONGEST_STREAM_SECONDS if method.client_streaming else LONGEST_SECONDS
+    longest = LONGEST_SLOW_SECONDS if method.client_streaming or policy.slow else LONGEST_SECONDS
     request_class = GetMessageClass(method.input_type)
 
     async def answer(body: Body, metadata: Metadata, seconds: float | None, arrived: float | None = None) -> Answer:
@@ -170,15 +174,17 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, rates: Rates, 
         headers = [] if seconds is None else [("retry-after", str(max(1, round(seconds))))]
         return Answer(b"", headers, errors.status(refusal))
 
-    async def stream(body: Body, metadata: Metadata, seconds: float | None) -> AsyncIterator[Answer]:
+    async def stream(body: Body, metadata: Metadata, seconds: float | None) -> AsyncGenerator[Answer]:
         """Answer with many messages. No deadline but the caller's and the handler's own; none of them holds up a drain."""
         sent = {key: value for key, value in metadata if isinstance(value, str)}
         try:
             caller = _admitted(policy, sent, tokens)
             rates.take(caller)
             call = Call(caller, None, time.monotonic(), sent)
-            async for reply in handler(_decoded(body, request_class), call):
-                yield Answer(reply.SerializeToString())
+            replies = handler(_decoded(body, request_class), call)
+            async with aclosing(await replies if asyncio.iscoroutine(replies) else replies) as messages:
+                async for reply in messages:
+                    yield Answer(reply if isinstance(reply, bytes) else reply.SerializeToString())
             went_well.inc()
         except asyncio.CancelledError:
             count(service, name, grpc.StatusCode.CANCELLED.name, "").inc()
@@ -192,8 +198,8 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, rates: Rates, 
 
 def _admitted(policy: Any, sent: dict[str, str], tokens: Tokens) -> Caller:
     """Check token and role before anything else is read: nobody learns what is valid before saying who they are."""
-    if policy.access == Policy.PUBLIC:
-        return Caller("", frozenset(), ())
+    if policy.access == Policy.PUBLIC or (policy.access == Policy.TOKEN_OPTIONAL and "authorization" not in sent):
+        return NOBODY
     caller = tokens.caller(sent.get("authorization", ""))
     needed = ROLES.get(policy.access)
     if needed is not None and not caller.roles & needed:

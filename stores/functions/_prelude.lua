@@ -45,3 +45,135 @@ local function find_row(rows, digest, width)
   end
   return at
 end
+
+-- Boards. The hash lbof:{board} has, beside a field for each student ("version|order key or nothing|cohorts|alias"):
+--   ! building or ready    !token of this build    !points how many order keys share the same points
+--   !width how many order keys share a band of the counts, 0: bands lie between bounds
+--   !students with how many it was built
+--   !kept how many of the best a zset keeps; only where the board ranks approximately    !c:<cohort> each cohort with a board
+-- A hash lbhist:{board}… counts students by band, and has:
+--   ! the build's token    !changes how often the board has changed    !floor the best order key that was not kept
+-- A board is complete while its zset has the member `!`, its counts have the token, and the board is ready.
+
+local function exact(number)
+  return string.format('%.0f', tonumber(number))
+end
+
+local function entry_of(entry)
+  if not entry then
+    return -1, '', ''
+  end
+  local version, key, cohorts = string.match(entry, '^(%d+)|([^|]*)|([^|]*)|')
+  return tonumber(version), key, cohorts
+end
+
+local function alias_of(entry)
+  return entry and string.match(entry, '^[^|]*|[^|]*|[^|]*|(.*)$') or ''
+end
+
+-- The band that an order key is counted in, named by the lowest order key of it: all that are the same points, or what lies
+-- between two bounds.
+local function band_of(bounds, key, width)
+  if width > 0 then
+    return exact(math.floor(tonumber(key) / width) * width)
+  end
+  return redis.call('ZREVRANGEBYSCORE', bounds, key, '-inf', 'LIMIT', 0, 1)[1]
+end
+
+local function uncount(counts, band)
+  if redis.call('HINCRBY', counts, band, -1) <= 0 then
+    redis.call('HDEL', counts, band)
+  end
+end
+
+-- Whether a board can be read: "ready", "empty" for a cohort's that nobody on the board is in, or nil.
+local function state_of(of, zset, counts)
+  local built = redis.call('HMGET', of, '!', '!token')
+  if built[1] ~= 'ready' then
+    return nil
+  end
+  if redis.call('ZSCORE', zset, '!') and redis.call('HGET', counts, '!') == built[2] then
+    return 'ready'
+  end
+  local cohort = string.match(zset, ':c:(.*)$')
+  return cohort and redis.call('HEXISTS', of, '!c:' .. cohort) == 0 and 'empty' or nil
+end
+
+-- The kind of a board: 1 where all in a band of its counts share a rank, and 2 more where it ranks approximately.
+local function kind_of(of)
+  local built = redis.call('HMGET', of, '!width', '!kept')
+  return (built[1] == '1' and 1 or 0) + (built[2] and 2 or 0)
+end
+
+-- How many students a board has with fewer points than an order key's, with as many, and in all.
+local function behind(zset, key, width)
+  local lowest = math.floor(tonumber(key) / width) * width
+  return {
+    redis.call('ZCOUNT', zset, '-inf', '(' .. exact(lowest)) - 1,
+    redis.call('ZCOUNT', zset, exact(lowest), exact(lowest + width - 1)),
+    redis.call('ZCARD', zset) - 1,
+  }
+end
+
+-- Rows of a board from one index to another, best first; a row is {rank, student, order key, alias}.
+local function rows_of(of, zset, first, last)
+  local found = {}
+  local range = redis.call('ZREVRANGE', zset, first, last, 'WITHSCORES')
+  local rank, key
+  for i = 1, #range, 2 do
+    if range[i] ~= '!' then
+      if i == 1 then
+        rank = redis.call('ZCOUNT', zset, '(' .. range[2], '+inf') + 1
+      elseif range[i + 1] ~= key then
+        rank = first + (i - 1) / 2 + 1
+      end
+      key = range[i + 1]
+      found[#found + 1] = {rank, range[i], key, alias_of(redis.call('HGET', of, range[i]))}
+    end
+  end
+  return found
+end
+
+-- A cursor is a row's order key, how many rows with the same key come before it, and a digest of its student that says nothing
+-- to anybody who does not know the build's token.
+local SEARCHED = 200
+
+local function digest_of(token, student)
+  return string.sub(redis.sha1hex(token .. student), 1, 16)
+end
+
+local function cursor_of(token, zset, index, row)
+  return {row[3], index - redis.call('ZCOUNT', zset, '(' .. row[3], '+inf'), digest_of(token, row[2])}
+end
+
+-- The index of a cursor's row, and whether its student is still there: others who entered or left among those with the same key
+-- have moved it. Where the student has gone: the index of the row in that place.
+local function index_of(token, zset, key, offset, digest)
+  local low = redis.call('ZCOUNT', zset, '(' .. key, '+inf')
+  local high = low + redis.call('ZCOUNT', zset, key, key)
+  local at = math.min(low + offset, high)
+  local from = math.max(low, at - SEARCHED)
+  local near = redis.call('ZREVRANGE', zset, from, math.min(high, at + SEARCHED + 1) - 1)
+  local here = at - from + 1
+  for step = 0, math.max(here, #near) do
+    for _, index in ipairs({here - step, here + step}) do
+      if near[index] and digest_of(token, near[index]) == digest then
+        return from + index - 1, true
+      end
+    end
+  end
+  return at, false
+end
+
+-- How many a board counts, and by band: {band, count, …} in no order.
+local function counts_of(counts)
+  local total, found, all = 0, {}, redis.call('HGETALL', counts)
+  for at = 1, #all, 2 do
+    if string.sub(all[at], 1, 1) ~= '!' then
+      found[#found + 1] = all[at]
+      found[#found + 1] = all[at + 1]
+      total = total + tonumber(all[at + 1])
+    end
+  end
+  return total, found
+end

@@ -1,20 +1,18 @@
 -- Say where one student stands, at the least cost.
 --
 -- FLAGS no-writes
--- KEYS  1 lb:{exam}…  zset
--- ARGV  1 student    2 how many order keys share the same points
--- Gives {rank, students with fewer points, students with as many (themselves too), students}; {} without a place, or while the
--- board is not complete.
-local key = redis.call('ZSCORE', keys[1], args[1])
-if not key or not redis.call('ZSCORE', keys[1], '!') then
+-- KEYS  1 lbof:{board}  hash    2 lb:{board}  zset    3 lbhist:{board}  hash
+-- ARGV  1 student
+-- Gives {rank, students with fewer points, students with as many (themselves too), students}; where the board ranks
+-- approximately, {order key, kind, {band, count, …}}; {} without a place, or while the board is not
+-- complete.
+local built = redis.call('HMGET', keys[1], '!points', '!kept', args[1])
+local _, key = entry_of(built[3])
+if key == '' or state_of(keys[1], keys[2], keys[3]) ~= 'ready' then
   return {}
 end
-local width = tonumber(args[2])
-local lowest = string.format('%.0f', math.floor(tonumber(key) / width) * width)
-local highest = string.format('%.0f', tonumber(lowest) + width - 1)
-return {
-  redis.call('ZCOUNT', keys[1], '(' .. key, '+inf') + 1,
-  redis.call('ZCOUNT', keys[1], '-inf', '(' .. lowest) - 1,
-  redis.call('ZCOUNT', keys[1], lowest, highest),
-  redis.call('ZCARD', keys[1]) - 1,
-}
+if built[2] then
+  local _, counts = counts_of(keys[3])
+  return {key, kind_of(keys[1]), counts}
+end
+return {redis.call('ZCOUNT', keys[2], '(' .. key, '+inf') + 1, unpack(behind(keys[2], key, tonumber(built[1])))}

@@ -72,6 +72,9 @@ EVERYWHERE = [
     role("WarmExam", "proctor", examId="w-open"),
     role("RebuildLeaderboard", "proctor", examId="w-strict"),
     role("UpdateSchedule", "proctor", examId="w-open", clearClosesAt=True),
+    *(role(f"{name}Leaderboard", "proctor", examId="w-open") for name in ("Freeze", "Reveal", "Release")),
+    role("SetExamSeries", "proctor", seriesId="w-series", examIds=["w-open"]),
+    role("DeleteExamSeries", "proctor", seriesId="w-series"),
     role("ListResults", "wally", examId="w-strict"),
     role("ListExamReports", "grader"),
     role("GetExamReport", "wally", examId="w-strict"),
@@ -382,6 +385,12 @@ READ = [
 ]
 
 
+def sealed(position: str, scope: str) -> str:
+    """A page token as anybody can make one who has read how (servers/messages.py)."""
+    seal = blake2b(position.encode(), key=blake2b(scope.encode(), digest_size=32).digest(), digest_size=8).digest()
+    return urlsafe_b64encode(seal + position.encode()).decode()
+
+
 def board(what: str, names: str | None = None, **fields: Any) -> Row:
     return Row(f"board: {what}", "GetLeaderboard", {"examId": "w-strict", **fields}, names=names)
 
@@ -394,6 +403,20 @@ BOARD = [
     board("top 1.5", top=1.5),
     board("around somebody", "around", around="other"),
     board("cohort in capitals", "cohort", cohort="RED"),
+    board("window 0", "window", around="me", window=0),
+    board("window 101", "window", around="me", window=101),
+    board("series in capitals", "series", series="SPRING"),
+    board("made-up page token", "pageToken", pageToken="made-up"),
+    board("page token of 513 characters", "pageToken", pageToken="x" * 513),
+    board("page token of another board", "pageToken", pageToken=sealed("d5/0/0123456789abcdef", "leaderboard/w-open//")),
+    board("page token without a place", "pageToken", pageToken=sealed("5/0", "leaderboard/w-strict//")),
+    Row(
+        "board: a series that it is not in",
+        "GetLeaderboard",
+        {"examId": "w-strict", "series": "w-nowhere"},
+        "NOT_FOUND",
+        "SERIES_NOT_FOUND",
+    ),
     Row("board: not ranked yet", "GetLeaderboard", {"examId": "w-strict", "around": "me"}, "OK", "", who="rita"),
     Row("board: unknown exam", "GetLeaderboard", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND"),
     Row("board: malformed exam", "GetLeaderboard", {"examId": "lb:{w-strict}"}, names="examId"),
@@ -410,13 +433,23 @@ BOARD = [
 # Staff
 
 
-def sealed(position: str, scope: str) -> str:
-    """A page token as anybody can make one who has read how (servers/messages.py)."""
-    seal = blake2b(position.encode(), key=blake2b(scope.encode(), digest_size=32).digest(), digest_size=8).digest()
-    return urlsafe_b64encode(seal + position.encode()).decode()
+def lever(name: str, code: str = "INVALID_ARGUMENT", reason: str = "INVALID_FIELD", names: str | None = None, **fields: Any) -> Row:
+    return Row(f"{name} a board: {fields}", f"{name}Leaderboard", fields, code, reason, names=names, who="admin")
+
+
+def series(what: str, names: str, **fields: Any) -> Row:
+    return Row(f"series: {what}", "SetExamSeries", {"seriesId": "w-series", **fields}, names=names, who="admin")
 
 
 STAFF = [
+    *(lever(name, "NOT_FOUND", "EXAM_NOT_FOUND", examId="w-nowhere") for name in ("Freeze", "Reveal", "Release")),
+    lever("Reveal", names="steps", examId="w-strict", steps=0),
+    lever("Reveal", names="steps", examId="w-strict", steps=101),
+    series("without exams", "examIds", examIds=[]),
+    series("an exam twice", "examIds", examIds=["w-open", "w-open"]),
+    series("no such exam", "examIds[0]", examIds=["w-nowhere"]),
+    series("best of none", "bestOf", examIds=["w-open"], bestOf=0),
+    Row("series: not there", "DeleteExamSeries", {"seriesId": "w-nowhere"}, "NOT_FOUND", "SERIES_NOT_FOUND", who="admin"),
     Row("results: unknown exam", "ListResults", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin"),
     Row("results: page of 1001", "ListResults", {"examId": "w-strict", "pageSize": 1001}, names="pageSize", who="admin"),
     Row(

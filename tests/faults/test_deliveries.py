@@ -16,9 +16,11 @@ from servers.scoring.telling import Telling
 from servers.scoring.worker import ScoringWorker
 from stores.answer_keys import AnswerKeys
 from stores.boards import Boards
+from stores.catalog import Catalog
 from stores.connect import Stores, StoreSettings, connect
 from stores.dead_letters import DeadLetters
 from stores.live import LiveSessions, Patience
+from stores.places import Places
 from stores.results import Results
 from stores.standings import Standings
 from stores.submit_log import Acknowledged, SubmitLog
@@ -95,7 +97,7 @@ def a_worker(stores: Stores, log: SubmitLog) -> ScoringWorker:
         raise AssertionError("a worker restores no sessions")
 
     results, standings, letters = Results(stores.postgres, decided), Standings(stores.postgres), DeadLetters(stores.postgres)
-    telling = Telling(Boards(stores.boards), standings, log)
+    telling = Telling(Places(Boards(stores.boards), standings, Catalog(stores.postgres)), log)
     live = LiveSessions(stores.live, restores_nothing, stores.generations.begin, Patience(5_000, 10_000))
     return ScoringWorker(log, AnswerKeys(stores.postgres), results, letters, telling, live, crash_at="")
 

@@ -17,7 +17,9 @@ from tests.flows.sitting import Student
 from tests.flows.transports import METHODS, TRANSPORTS, Native, Reply, native_refusal, transport
 from tests.stack import Stack, bearer, fresh
 
-PUBLIC, STUDENT, STAFF, ADMIN, GRADER = map(policy_pb2.Policy.Access.Value, ("PUBLIC", "STUDENT", "STAFF", "ADMIN", "GRADER"))
+PUBLIC, STUDENT, STAFF, ADMIN, GRADER, TOKEN_OPTIONAL = map(
+    policy_pb2.Policy.Access.Value, ("PUBLIC", "STUDENT", "STAFF", "ADMIN", "GRADER", "TOKEN_OPTIONAL")
+)
 ACCESS = {
     "ListReceiptKeys": PUBLIC,
     "StartSession": STUDENT,
@@ -32,7 +34,9 @@ ACCESS = {
     "GetResult": STUDENT,
     "WatchResult": STUDENT,
     "StreamResult": STUDENT,
-    "GetLeaderboard": STUDENT,
+    "GetLeaderboard": TOKEN_OPTIONAL,
+    "WatchLeaderboard": TOKEN_OPTIONAL,
+    "StreamLeaderboard": TOKEN_OPTIONAL,
     "ListExams": STUDENT,
     "GetExam": STUDENT,
     "GetPaper": STUDENT,
@@ -56,6 +60,13 @@ ACCESS = {
     "GetRegrade": ADMIN,
     "SetAnswerKey": ADMIN,
     "GetDeadLetter": ADMIN,
+    "FreezeLeaderboard": ADMIN,
+    "RevealLeaderboard": ADMIN,
+    "ReleaseLeaderboard": ADMIN,
+    "ExportLeaderboard": ADMIN,
+    "SetExamSeries": ADMIN,
+    "ListExamSeries": STAFF,
+    "DeleteExamSeries": ADMIN,
     "ImportExam": ADMIN,
     "CloseExam": ADMIN,
     "ReleaseExam": ADMIN,
@@ -140,7 +151,7 @@ def path(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
-@pytest.mark.parametrize("name", [name for name, access in ACCESS.items() if access != PUBLIC])
+@pytest.mark.parametrize("name", [name for name, access in ACCESS.items() if access not in (PUBLIC, TOKEN_OPTIONAL)])
 async def test_who_may_not_call_it_is_told_so_at_the_service_itself(stack: Stack, name: str) -> None:
     method = METHODS[name]
     expired = mint(stack.home, student=fresh("s"), roles=["admin"], ttl_seconds=-120)
@@ -155,6 +166,17 @@ async def test_who_may_not_call_it_is_told_so_at_the_service_itself(stack: Stack
     assert (nobody.code, nobody.reason) == ("UNAUTHENTICATED", "TOKEN_INVALID")
     assert (late.code, late.reason) == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
     assert {(reply.code, reply.reason) for reply in powerless.values()} <= {("PERMISSION_DENIED", "ROLE_REQUIRED")}
+
+
+@pytest.mark.parametrize("name", [name for name, access in ACCESS.items() if access == TOKEN_OPTIONAL])
+async def test_where_a_token_is_optional_a_bad_one_is_still_refused_at_the_service_itself(stack: Stack, name: str) -> None:
+    method = METHODS[name]
+    expired = mint(stack.home, student=fresh("s"), ttl_seconds=-120)
+    async with stack.channel(UNITS[method.containing_service.name]) as channel:
+        late, muddled = await empty(channel, method, expired), await empty(channel, method, "no.token.atall")
+
+    assert (late.code, late.reason) == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
+    assert (muddled.code, muddled.reason) == ("UNAUTHENTICATED", "TOKEN_INVALID")
 
 
 @pytest.mark.parametrize("name", [name for name, access in ACCESS.items() if access == PUBLIC])

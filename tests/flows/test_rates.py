@@ -1,9 +1,12 @@
 """One student who calls too often is told to slow down, and nobody else notices."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from finalbell.v1 import session_pb2
+from finalbell.v1.leaderboard_pb2 import GetLeaderboardRequest
+from finalbell.v1.leaderboard_pb2_grpc import LeaderboardServiceStub
 
 from tests.flows.sitting import Student, detail, refusal
 from tests.flows.transports import Native, Reply
@@ -49,6 +52,17 @@ async def test_a_role_that_nobody_here_knows_lifts_no_limit(stack: Stack) -> Non
         replies = await asyncio.gather(*(caller.call("ExplainDeadline", QUESTION) for _ in range(2 * BURST)))
 
     assert "RATE_LIMITED" in {reply.reason for reply in replies}
+
+
+async def test_strangers_share_no_limit_by_which_one_could_lock_out_the_others(
+    stack: Stack, small_exam: dict[str, Any], exam_id: str
+) -> None:
+    await stack.import_exam(small_exam, exam_id, board__public=True)
+    async with stack.channel("leaderboard") as channel:
+        ask, request = LeaderboardServiceStub(channel).GetLeaderboard, GetLeaderboardRequest(exam_id=exam_id, top=1)
+        boards = await asyncio.gather(*(ask(request) for _ in range(2 * BURST)))
+
+    assert len(boards) == 2 * BURST
 
 
 @pytest.mark.parametrize("role", ["admin", "proctor"])

@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from ops.keys import mint
 from servers.errors import Refusal
+from servers.messages import write_page_token
 from tests.faults.harm import fetch
 from tests.flows.transports import TRANSPORTS, Native, Reply, native_refusal, transport
 from tests.stack import Stack, bearer, eventually, fresh
@@ -116,6 +117,27 @@ async def around_somebody_else(stack: Stack, small_exam: dict[str, Any]) -> Case
 @gives("INVALID_FIELD")
 async def a_page_token_of_nobody(stack: Stack, small_exam: dict[str, Any]) -> Case:
     return Case("ListExams", content_pb2.ListExamsRequest(page_token="made-up"), stack.token())
+
+
+@gives("INVALID_FIELD")
+async def a_page_token_of_another_board(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    request = leaderboard_pb2.GetLeaderboardRequest(
+        exam_id=exam, page_token=write_page_token("d5/0/0123456789abcdef", "leaderboard/x//")
+    )
+    return Case("GetLeaderboard", request, stack.token())
+
+
+@gives("INVALID_FIELD")
+async def too_wide_a_window(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetLeaderboard", leaderboard_pb2.GetLeaderboardRequest(exam_id=exam, around="me", window=101), stack.token())
+
+
+@gives("SERIES_NOT_FOUND")
+async def a_series_that_the_exam_is_not_in(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetLeaderboard", leaderboard_pb2.GetLeaderboardRequest(exam_id=exam, series="no-such-series"), stack.token())
 
 
 @gives("INVALID_FIELD")

@@ -98,7 +98,7 @@ async def test_scores_after_close_wait_for_the_last_session(stack: Stack, small_
 
         shown = await ranked(early, session)
         await ranked(late, running)
-        board = await early.board(exam_id)
+        board = await shown_board(early, exam_id)
 
     assert "score" not in submit
     for withheld in (while_open, while_one_runs):

@@ -106,6 +106,27 @@ async def a_lost_board(stack: Stack, exam: str, session: str) -> object:
         return await redis.zremrangebyrank(f"lb:{{{exam}}}", 0, -1)
 
 
+async def a_wrong_count(stack: Stack, exam: str, session: str) -> object:
+    async with Redis.from_url(stack.read()["redis"]) as redis:
+        return await redis.hincrby(f"lbhist:{{{exam}}}", "3", 1)
+
+
+async def counted_in_another_band(stack: Stack, exam: str, session: str) -> object:
+    async with Redis.from_url(stack.read()["redis"]) as redis:
+        counts = {int(band): int(count) for band, count in (await redis.hgetall(f"lbhist:{{{exam}}}")).items() if band[:1] != b"!"}
+        await redis.hincrby(f"lbhist:{{{exam}}}", str(max(counts) + 1), 1)
+        return await redis.hincrby(f"lbhist:{{{exam}}}", str(max(counts)), -1)
+
+
+async def held_for_no_reason(stack: Stack, exam: str, session: str) -> object:
+    return await change(stack, "UPDATE standing SET held = true, held_key = order_key - 1 WHERE exam_id = $1", exam)
+
+
+async def shown_while_held(stack: Stack, exam: str, session: str) -> object:
+    await change(stack, "UPDATE exam SET board_frozen_at = now() WHERE id = $1", exam)
+    return await change(stack, "UPDATE standing SET held = true, held_key = order_key - 1 WHERE exam_id = $1", exam)
+
+
 async def no_cohort(stack: Stack, exam: str, session: str) -> object:
     return await change(stack, "UPDATE standing SET cohorts = '{}' WHERE exam_id = $1", exam)
 
@@ -133,6 +154,10 @@ BREAKS: list[tuple[str, Break]] = [
     ("I4", handed_in_late),
     ("I17", a_better_place),
     ("I16", a_lost_board),
+    ("I16", a_wrong_count),
+    ("I16", counted_in_another_band),
+    ("I17", held_for_no_reason),
+    ("I16", shown_while_held),
     ("I17", no_cohort),
     ("I16", a_cohort_that_nobody_knows_of),
     ("I6", back_to_life),

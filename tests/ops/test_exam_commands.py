@@ -1,6 +1,7 @@
 """`finalbell exam …` and `finalbell leaderboard …` against a running stack."""
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from finalbell.v1 import admin_pb2
 from redis import Redis
 from typer.testing import CliRunner
 
+from ops.leaderboard import write_export
 from ops.main import app
 from tests.ops.local import ABSENT
 from tests.stack import Stack, eventually, fresh, key
@@ -227,6 +230,95 @@ async def test_boards_are_verified_and_rebuilt(run: Run, stack: Stack, paper: Pa
     assert json.loads(after.stdout)["differences"] == 0
 
 
+async def test_a_frozen_board_is_revealed_and_released_and_then_freezes_no_more(
+    run: Run, stack: Stack, paper: Path, exam_id: str
+) -> None:
+    run("exam", "import", paper)
+    student = await sit(stack, exam_id, "Ada")
+    frozen, again = run("leaderboard", "freeze", exam_id), run("leaderboard", "freeze", exam_id)
+    late = await sit(stack, exam_id, "Bob", choice="A")
+
+    first, second = run("leaderboard", "reveal", exam_id), run("leaderboard", "reveal", exam_id, "--json")
+    released, too_late = run("leaderboard", "release", exam_id), run("leaderboard", "freeze", exam_id)
+
+    assert frozen.stdout == again.stdout, "the moment stays the first one"
+    assert f"{exam_id}: frozen since 20" in frozen.stdout
+    assert first.stdout.splitlines() == [
+        f"unplaced → 2  Bob ({late}), -1 points",
+        f"All is shown. Next: finalbell leaderboard release {exam_id}",
+    ]
+    assert student not in first.stdout
+    assert json.loads(second.stdout) == {"steps": [], "hidden": 0}
+    assert released.stdout == f"{exam_id}: released; 0 places were not shown before.\n"
+    assert (too_late.exit_code, too_late.stdout) == (1, "")
+    assert "does not freeze any more" in too_late.stderr
+
+
+async def test_an_export_goes_to_standard_output_or_a_file(
+    run: Run, stack: Stack, paper: Path, exam_id: str, tmp_path: Path
+) -> None:
+    run("exam", "import", paper)
+    student, file = await sit(stack, exam_id, "Ada"), tmp_path / "board.csv"
+
+    shown, written = run("leaderboard", "export", exam_id), run("leaderboard", "export", exam_id, "--out", file)
+
+    assert shown.stdout_bytes == file.read_bytes()
+    assert student in file.read_text()
+    assert written.stdout == ""
+    assert written.stderr == shown.stderr
+    assert f"SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}\n" in written.stderr
+
+
+def test_an_export_that_fails_leaves_an_earlier_one_as_it_was(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "board.csv"
+    file.write_text("an earlier one")
+
+    refused = run("leaderboard", "export", fresh("none"), "--out", file)
+    nowhere = run("leaderboard", "export", fresh("none"), "--out", ABSENT / "board.csv")
+
+    assert (refused.exit_code, nowhere.exit_code) == (1, 1)
+    assert (file.read_text(), list(tmp_path.iterdir())) == ("an earlier one", [file])
+    assert nowhere.stderr == f"{ABSENT / 'board.csv'} cannot be written: No such file or directory\n"
+
+
+@pytest.mark.parametrize(("written", "whole"), [([b"a,", b"b"], True), ([b"a,", b"c"], False), ([b"a,"], False)])
+def test_an_export_that_is_not_what_was_sent_is_told_by_its_hash(written: list[bytes], whole: bool) -> None:
+    pieces = [admin_pb2.ExportLeaderboardResponse(chunk=chunk) for chunk in written]
+    end = admin_pb2.ExportLeaderboardResponse(sha256=hashlib.sha256(b"a,b").hexdigest(), rows=1)
+
+    assert write_export([*pieces, end], io.BytesIO()) == (end if whole else None)
+    assert write_export(pieces, io.BytesIO()) is None
+
+
+def test_series_are_set_listed_and_deleted(run: Run, paper: Path, exam_id: str) -> None:
+    run("exam", "import", paper)
+    series = fresh("s")
+    made = run("series", "set", series, "--exam", exam_id, "--title", "The year", "--best", 1)
+    listed, table = run("series", "list", "--json"), run("series", "list")
+    deleted, after = run("series", "delete", series), run("series", "list", "--json")
+
+    [one] = [one for one in json.loads(listed.stdout)["series"] if one["seriesId"] == series]
+    assert one == {"seriesId": series, "title": "The year", "examIds": [exam_id], "bestOf": 1}
+    assert made.stdout.splitlines()[1].endswith(f"/api/v1/exams/{exam_id}/leaderboard?series={series}")
+    assert any(line.split() == [series, "The", "year", "1", exam_id] for line in table.stdout.splitlines())
+    assert deleted.stdout == f"{series}: deleted.\n"
+    assert series not in after.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("series", "set", "s1"),
+        ("series", "set", "s1", "--exam", "e1", "--best", 0),
+        ("leaderboard", "reveal", "e1", "--steps", 0),
+        ("leaderboard", "reveal", "e1", "--steps", 101),
+        ("leaderboard", "export", "e1", "--format", "xml"),
+    ],
+)
+def test_a_boards_lever_that_is_held_wrongly_says_how_and_changes_nothing(run: Run, words: tuple[object, ...]) -> None:
+    assert run(*words).exit_code == 2
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -237,9 +329,14 @@ async def test_boards_are_verified_and_rebuilt(run: Run, stack: Stack, paper: Pa
         ("exam", "results"),
         ("exam", "stats"),
         ("leaderboard", "verify"),
+        ("leaderboard", "freeze"),
+        ("leaderboard", "reveal"),
+        ("leaderboard", "release"),
+        ("leaderboard", "export"),
+        ("series", "delete"),
     ],
 )
-def test_an_unknown_exam_is_an_error(run: Run, words: tuple[str, ...]) -> None:
+def test_an_unknown_exam_or_series_is_an_error(run: Run, words: tuple[str, ...]) -> None:
     ran = run(*words, fresh("none"))
 
     assert ran.exit_code == 1

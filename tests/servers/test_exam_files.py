@@ -109,7 +109,7 @@ def test_what_a_file_leaves_out_has_the_default_of_the_manual() -> None:
     assert exam.tie_break is TieBreak.NONE
     assert exam.release == ReleasePolicy(ScoreRelease.IMMEDIATELY, ReviewRelease.AFTER_CLOSE)
     assert (exam.inline_score, exam.enrolment, exam.graders) == (True, Enrolment.OPEN, 1)
-    assert exam.board == BoardPolicy(public=False, freeze_seconds_before_close=0)
+    assert exam.board == BoardPolicy(public=False, freeze_seconds_before_close=0, approximate_from=None)
 
 
 def test_the_manual_shows_every_default_as_it_is() -> None:
@@ -217,6 +217,11 @@ REFUSED: dict[str, tuple[list[tuple[str, object]], str, str]] = {
     "scores are released in three ways": ([("exam.release.score", "NONE")], "exam.release.score", "MANUAL"),
     "reviews are released in three ways": ([("exam.release.review", "MANUAL")], "exam.release.review", "NONE"),
     "enrolment is one of two": ([("exam.enrolment", ["OPEN"])], "exam.enrolment", "OPEN, ROSTER"),
+    "a board ranks approximately from a size that is worth it": (
+        [("exam.board.approximateFrom", 9_999)],
+        "exam.board.approximateFrom",
+        "10000",
+    ),
     "a board freezes no later than the close": (
         [("exam.board.freezeSecondsBeforeClose", -1)],
         "exam.board.freezeSecondsBeforeClose",

@@ -59,7 +59,7 @@ async def sweep(stores: Stores, failures: int) -> None:
             raise ConnectionError("Redis is away")
         stop.set()
 
-    sweeping = Regrading(*(cast("Any", stores),) * 4, tell)
+    sweeping = Regrading(*(cast("Any", stores),) * 5, tell)
     await asyncio.wait_for(sweeping.sweep(stop), 10)
 
 

@@ -14,3 +14,10 @@ async def stores(stack: Stack) -> AsyncIterator[Stores]:
     urls = StoreSettings(where["postgres"], where["redis"], where["redis"], where["nats"], statement_seconds=30)
     async with connect(urls) as opened:
         yield opened
+
+
+@pytest.fixture
+async def exam(stack: Stack, small_exam: dict[str, object], exam_id: str) -> str:
+    """An exam that nobody has sat."""
+    await stack.import_exam(small_exam, exam_id)
+    return exam_id

@@ -71,6 +71,8 @@ async def sit_and_leave_a_row_everywhere(stores: Stores, exam: str) -> object:
         INSERT INTO enrolment VALUES ('{exam}', 'ann', NULL);
         INSERT INTO grading_task (session_id, question_id, exam_id, slot) VALUES ({whose}, 'q1', '{exam}', 1);
         INSERT INTO regrade (exam_id, dry_run, key_version, results, actor, reason) VALUES ('{exam}', true, 1, 0, 'boss', '');
+        INSERT INTO exam_series VALUES ('of-{exam}', 'all of them', NULL) ON CONFLICT DO NOTHING;
+        INSERT INTO exam_series_member VALUES ('of-{exam}', '{exam}');
         INSERT INTO exam_statistics VALUES ('{exam}', 1, 1, '{{}}', now());
         """
     )
@@ -109,6 +111,7 @@ async def test_a_shadow_has_the_paper_and_the_keys_of_its_exam_and_opens_at_once
     assert [exam[name] for name in ("opens_at", "closes_at", "product_id", "enrolment")] == [None, None, None, "OPEN"]
     assert [exam[name] for name in ("release_score", "release_review")] == ["IMMEDIATELY", "IMMEDIATELY"]
     assert exam["duration_seconds"] == small_exam["exam"]["durationSeconds"]
+    assert (exam["board_frozen_at"], exam["board_revealed_at"]) == (None, None)
 
 
 async def test_only_the_newest_paper_and_keys_are_rehearsed(

@@ -8,19 +8,19 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from servers.scoring.rules import decided
-from stores.boards import Boards, board_key, order_key, points_of
+from stores.boards import Boards, order_key
+from stores.catalog import Catalog
 from stores.connect import Stores
 from stores.grading import MOST_CLAIMS, Claimed, GradingTasks, NotClaimed
-from stores.records import Result, Standing, SubmitReason, answers_sha256, encode_answers
+from stores.places import Places
+from stores.records import Result, SubmitReason, answers_sha256, encode_answers
 from stores.regrades import Regrades, RunLost
 from stores.results import Kept, Results
 from stores.revisions import Regraded, Revisions
 from stores.standings import Standings
-from tests.stack import Stack, fresh
+from tests.stack import fresh
 
 BEGAN = 1_790_000_000_000
 
@@ -65,12 +65,6 @@ async def standing(stores: Stores, exam: str, student: str) -> tuple[int | None,
         "SELECT score, session_id FROM standing WHERE exam_id = $1 AND student_id = $2", exam, student
     )
     return row["score"], row["session_id"]
-
-
-@pytest.fixture
-async def exam(stack: Stack, small_exam: dict[str, object], exam_id: str) -> str:
-    await stack.import_exam(small_exam, exam_id)
-    return exam_id
 
 
 async def test_a_redelivered_batch_changes_nothing(stores: Stores, exam: str) -> None:
@@ -185,119 +179,38 @@ async def test_sql_and_redis_order_a_board_by_one_rule(stores: Stores, exam: str
     took = {f"student{n}": chance.choice([0, 999, 1000, 3_600_000]) for n in range(40)}
     results = [await sat(stores, exam, student, 1, ms, chance.randrange(-3, 4)) for student, ms in took.items()]
     kept: Kept = await Results(stores.postgres, decided).keep(results)
-    await boards.place(kept.standings)
-    await boards.rebuild(exam, Standings(stores.postgres))
+    await Places(boards, Standings(stores.postgres), Catalog(stores.postgres)).rebuild(exam)
 
     in_sql = await stores.postgres.fetch(
         'SELECT student_id FROM standing WHERE exam_id = $1 ORDER BY order_key DESC, student_id COLLATE "C" DESC', exam
     )
     page = await boards.page(exam, None, top=1000, student="student7", window=3)
 
-    assert [place.student for place in page.top] == [row["student_id"] for row in in_sql]
+    assert [place.student for place in page.rows] == [row["student_id"] for row in in_sql]
     ties = {r.student: took[r.student] if policy != "NONE" else 0 for r in results}
     assert {s.student: s.order_key for s in kept.standings} == {
         r.student: order_key(r.score, ties[r.student], policy) for r in results
     }
     better = {r.student: sum((o.score, -ties[o.student]) > (r.score, -ties[r.student]) for o in results) for r in results}
-    assert {place.student: place.rank - 1 for place in page.top} == better
+    assert {place.student: place.rank - 1 for place in page.rows} == better
     assert page.me in page.around
-
-
-@given(
-    policy=st.sampled_from(["NONE", "DURATION", "SUBMITTED_AT"]),
-    left=st.tuples(st.integers(-131_000, 131_000), st.integers(-(10**6), 2**40)),
-    right=st.tuples(st.integers(-131_000, 131_000), st.integers(-(10**6), 2**40)),
-)
-def test_one_number_orders_points_then_tie_break_within_53_bits(policy: str, left: tuple[int, int], right: tuple[int, int]) -> None:
-    keys = [order_key(*one, policy) for one in (left, right)]
-
-    assert all(abs(key) < 2**53 and int(float(key)) == key for key in keys)
-    assert [points_of(key, policy) for key in keys] == [left[0], right[0]]
-    if left[0] != right[0]:
-        assert (keys[0] > keys[1]) == (left[0] > right[0])
-
-
-async def test_a_board_keeps_the_newer_standing(stores: Stores) -> None:
-    exam, boards = fresh("b"), Boards(stores.boards)
-    newer, older = (Standing(exam, "ada", "Ada", ("north",), key, version) for key, version in ((9, 2), (5, 1)))
-    await boards.place([newer])
-
-    await boards.place([older])
-
-    assert await boards.entries(exam, None) == (False, {"ada": 9})
-    assert await boards.entries(exam, "north") == (False, {"ada": 9})
-
-
-async def test_a_standing_without_a_score_leaves_every_board(stores: Stores) -> None:
-    exam, boards = fresh("b"), Boards(stores.boards)
-    await boards.place([Standing(exam, "ada", "Ada", ("north",), 9, 1)])
-
-    await boards.place([Standing(exam, "ada", "Ada", ("north",), None, 2)])
-
-    assert (await boards.entries(exam, None))[1] == (await boards.entries(exam, "north"))[1] == {}
-
-
-async def test_a_board_that_is_not_complete_is_not_shown(stores: Stores) -> None:
-    exam, boards = fresh("b"), Boards(stores.boards)
-    await boards.place([Standing(exam, "ada", "Ada", (), 9, 1)])
-
-    page = await boards.page(exam, None, top=10, student="ada", window=0)
-
-    assert (page.ready, page.top, page.me) == (False, (), None)
-
-
-async def test_the_first_place_of_a_new_cohort_asks_for_a_rebuild(stores: Stores, exam: str) -> None:
-    boards, results = Boards(stores.boards), Results(stores.postgres, decided)
-    await boards.place((await results.keep([await sat(stores, exam, "ada", 1, 1000, 7, ("north",))])).standings)
-    await boards.rebuild(exam, Standings(stores.postgres))
-    known = await results.keep([await sat(stores, exam, "bob", 1, 1000, 8, ("north",))])
-    new = await results.keep([await sat(stores, exam, "cem", 1, 1000, 9, ("south",))])
-
-    asked = [await boards.place(kept.standings) for kept in (known, new)]
-
-    assert asked == [set(), {exam}]
 
 
 async def test_a_rebuild_under_scoring_misses_nobody(stores: Stores, exam: str) -> None:
     boards, results = Boards(stores.boards), Results(stores.postgres, decided)
+    places = Places(boards, Standings(stores.postgres), Catalog(stores.postgres))
     sittings = [await sat(stores, exam, f"student{n}", 1, 1000, n, ("north",)) for n in range(60)]
 
     async def score() -> None:
         for one in sittings:
-            await boards.place((await results.keep([one])).standings)
+            await places.place((await results.keep([one])).standings)
 
     async def rebuild() -> None:
         for _ in range(10):
-            await boards.rebuild(exam, Standings(stores.postgres))
+            await places.rebuild(exam)
 
     await asyncio.gather(score(), rebuild())
 
     everybody = {f"student{n}": n for n in range(60)}
-    assert await boards.entries(exam, None) == (True, everybody)
-    assert await boards.entries(exam, "north") == (True, everybody)
-
-
-async def test_a_board_that_is_deleted_during_its_rebuild_is_not_sealed_as_it_is(stores: Stores, exam: str) -> None:
-    boards, standings = Boards(stores.boards), Standings(stores.postgres)
-    kept = await Results(stores.postgres, decided).keep([await sat(stores, exam, "ada", 1, 1000, 7)])
-    await boards.place(kept.standings)
-
-    class Deleting(Standings):
-        """Reads standings, and loses the board the first time."""
-
-        lost = False
-
-        async def cohorts(self, exam: str) -> Sequence[str]:
-            return await standings.cohorts(exam)
-
-        async def all(self, exam: str):  # type: ignore[no-untyped-def]
-            if not self.lost:
-                self.lost = True
-                await stores.boards.delete(board_key(exam, None))
-            async for page in standings.all(exam):
-                yield page
-
-    built = await boards.rebuild(exam, Deleting(stores.postgres))
-
-    assert built == (1, 1)
-    assert await boards.entries(exam, None) == (True, {"ada": 7})
+    assert await boards.entries(exam, None) == await boards.entries(exam, "north") == everybody
+    assert [(one.complete, one.students, one.differences) for one in await places.verify(exam)] == [(True, 60, {})] * 2

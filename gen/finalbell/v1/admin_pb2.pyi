@@ -592,6 +592,468 @@ class RebuildLeaderboardResponse(_message.Message):
 Global___RebuildLeaderboardResponse: _TypeAlias = RebuildLeaderboardResponse  # noqa: Y015
 
 @_typing.final
+class FreezeLeaderboardRequest(_message.Message):
+    """FreezeLeaderboardRequest names the exam."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreezeLeaderboardRequest: _TypeAlias = FreezeLeaderboardRequest  # noqa: Y015
+
+@_typing.final
+class FreezeLeaderboardResponse(_message.Message):
+    """FreezeLeaderboardResponse says since when the board is frozen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROZEN_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frozen_at(self) -> _timestamp_pb2.Timestamp:
+        """frozen_at is when it froze; absent where it was released before and does not freeze any more."""
+
+    def __init__(
+        self,
+        *,
+        frozen_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frozen_at", b"frozen_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frozen_at", b"frozen_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreezeLeaderboardResponse: _TypeAlias = FreezeLeaderboardResponse  # noqa: Y015
+
+@_typing.final
+class RevealLeaderboardRequest(_message.Message):
+    """RevealLeaderboardRequest says how much to show."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    steps: _builtins.int
+    """steps is how many students to show, 1 to 100. Default: 1."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        steps: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_steps", b"_steps", "steps", b"steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_steps", b"_steps", "exam_id", b"exam_id", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+
+Global___RevealLeaderboardRequest: _TypeAlias = RevealLeaderboardRequest  # noqa: Y015
+
+@_typing.final
+class RevealedPlace(_message.Message):
+    """RevealedPlace is one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    RANK_BEFORE_FIELD_NUMBER: _builtins.int
+    RANK_AFTER_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """student_id is whose place is shown now."""
+    alias: _builtins.str
+    """alias is their name on the board."""
+    rank_before: _builtins.int
+    """rank_before is where the board showed them; absent where it did not."""
+    rank_after: _builtins.int
+    """rank_after is where it shows them now; absent where they have no place, or the board is just being rebuilt."""
+    score: _builtins.int
+    """score is in points; absent where they have no place any more."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        rank_before: _builtins.int | None = ...,
+        rank_after: _builtins.int | None = ...,
+        score: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rank_after", b"_rank_after", "_rank_before", b"_rank_before", "_score", b"_score", "rank_after", b"rank_after", "rank_before", b"rank_before", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rank_after", b"_rank_after", "_rank_before", b"_rank_before", "_score", b"_score", "alias", b"alias", "rank_after", b"rank_after", "rank_before", b"rank_before", "score", b"score", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rank_after: _TypeAlias = _typing.Literal["rank_after"]  # noqa: Y015
+    _WhichOneofArgType__rank_after: _TypeAlias = _typing.Literal["_rank_after", b"_rank_after"]  # noqa: Y015
+    _WhichOneofReturnType__rank_before: _TypeAlias = _typing.Literal["rank_before"]  # noqa: Y015
+    _WhichOneofArgType__rank_before: _TypeAlias = _typing.Literal["_rank_before", b"_rank_before"]  # noqa: Y015
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_after) -> _WhichOneofReturnType__rank_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_before) -> _WhichOneofReturnType__rank_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___RevealedPlace: _TypeAlias = RevealedPlace  # noqa: Y015
+
+@_typing.final
+class RevealLeaderboardResponse(_message.Message):
+    """RevealLeaderboardResponse says what was shown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    hidden: _builtins.int
+    """hidden counts those whose true place is still not shown."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevealedPlace]:
+        """steps are in the order in which they were shown; fewer than asked for when nobody is left."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___RevealedPlace] | None = ...,
+        hidden: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden", b"hidden", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevealLeaderboardResponse: _TypeAlias = RevealLeaderboardResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseLeaderboardRequest(_message.Message):
+    """ReleaseLeaderboardRequest names the exam."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseLeaderboardRequest: _TypeAlias = ReleaseLeaderboardRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseLeaderboardResponse(_message.Message):
+    """ReleaseLeaderboardResponse says how much was hidden."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHOWN_FIELD_NUMBER: _builtins.int
+    shown: _builtins.int
+    """shown counts the students whose true place was not shown before."""
+    def __init__(
+        self,
+        *,
+        shown: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shown", b"shown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseLeaderboardResponse: _TypeAlias = ReleaseLeaderboardResponse  # noqa: Y015
+
+@_typing.final
+class ExportLeaderboardRequest(_message.Message):
+    """ExportLeaderboardRequest says which board, and as what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Format:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ExportLeaderboardRequest._Format.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FORMAT_UNSPECIFIED: ExportLeaderboardRequest._Format.ValueType  # 0
+        """FORMAT_UNSPECIFIED is CSV."""
+        CSV: ExportLeaderboardRequest._Format.ValueType  # 1
+        """CSV is RFC 4180 with a line of names, UTF-8. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
+        JSON: ExportLeaderboardRequest._Format.ValueType  # 2
+        """JSON is one object with the `entries`, one on each line."""
+
+    class Format(_Format, metaclass=_FormatEnumTypeWrapper):
+        """Format is the kind of file."""
+
+    FORMAT_UNSPECIFIED: ExportLeaderboardRequest.Format.ValueType  # 0
+    """FORMAT_UNSPECIFIED is CSV."""
+    CSV: ExportLeaderboardRequest.Format.ValueType  # 1
+    """CSV is RFC 4180 with a line of names, UTF-8. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    JSON: ExportLeaderboardRequest.Format.ValueType  # 2
+    """JSON is one object with the `entries`, one on each line."""
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    cohort: _builtins.str
+    """cohort is for the board of one cohort. Default: the whole exam."""
+    format: Global___ExportLeaderboardRequest.Format.ValueType
+    """format is the kind of file. Default: CSV."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        cohort: _builtins.str = ...,
+        format: Global___ExportLeaderboardRequest.Format.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort", "exam_id", b"exam_id", "format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportLeaderboardRequest: _TypeAlias = ExportLeaderboardRequest  # noqa: Y015
+
+@_typing.final
+class ExportLeaderboardResponse(_message.Message):
+    """ExportLeaderboardResponse is a piece of the file; the last one says what it was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """chunk is the next piece of the file."""
+    sha256: _builtins.str
+    """sha256 is the file's, in hexadecimal; in the last message only."""
+    rows: _builtins.int
+    """rows counts the students in it; in the last message only."""
+    final: _builtins.bool
+    """final is true when the exam has ended, all is scored and graded, and nothing is hidden; in the last message only."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        sha256: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        final: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "final", b"final", "rows", b"rows", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportLeaderboardResponse: _TypeAlias = ExportLeaderboardResponse  # noqa: Y015
+
+@_typing.final
+class ExamSeries(_message.Message):
+    """ExamSeries is a group of exams with a board over all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    EXAM_IDS_FIELD_NUMBER: _builtins.int
+    BEST_OF_FIELD_NUMBER: _builtins.int
+    series_id: _builtins.str
+    """series_id is the series; like an exam's id."""
+    title: _builtins.str
+    """title is what people call it."""
+    best_of: _builtins.int
+    """best_of is how many of a student's best scores count; absent: all."""
+    @_builtins.property
+    def exam_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """exam_ids are its exams."""
+
+    def __init__(
+        self,
+        *,
+        series_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        exam_ids: _abc.Iterable[_builtins.str] | None = ...,
+        best_of: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "best_of", b"best_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "best_of", b"best_of", "exam_ids", b"exam_ids", "series_id", b"series_id", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__best_of: _TypeAlias = _typing.Literal["best_of"]  # noqa: Y015
+    _WhichOneofArgType__best_of: _TypeAlias = _typing.Literal["_best_of", b"_best_of"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_of) -> _WhichOneofReturnType__best_of | None: ...
+
+Global___ExamSeries: _TypeAlias = ExamSeries  # noqa: Y015
+
+@_typing.final
+class SetExamSeriesRequest(_message.Message):
+    """SetExamSeriesRequest says what a series is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    EXAM_IDS_FIELD_NUMBER: _builtins.int
+    BEST_OF_FIELD_NUMBER: _builtins.int
+    series_id: _builtins.str
+    """series_id is the series."""
+    title: _builtins.str
+    """title is what people call it. Default: its id."""
+    best_of: _builtins.int
+    """best_of is how many of a student's best scores count. Default: all."""
+    @_builtins.property
+    def exam_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """exam_ids are its exams, 1 to 100."""
+
+    def __init__(
+        self,
+        *,
+        series_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        exam_ids: _abc.Iterable[_builtins.str] | None = ...,
+        best_of: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "best_of", b"best_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "best_of", b"best_of", "exam_ids", b"exam_ids", "series_id", b"series_id", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__best_of: _TypeAlias = _typing.Literal["best_of"]  # noqa: Y015
+    _WhichOneofArgType__best_of: _TypeAlias = _typing.Literal["_best_of", b"_best_of"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_of) -> _WhichOneofReturnType__best_of | None: ...
+
+Global___SetExamSeriesRequest: _TypeAlias = SetExamSeriesRequest  # noqa: Y015
+
+@_typing.final
+class SetExamSeriesResponse(_message.Message):
+    """SetExamSeriesResponse holds the series as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def series(self) -> Global___ExamSeries:
+        """series is the series."""
+
+    def __init__(
+        self,
+        *,
+        series: Global___ExamSeries | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["series", b"series"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series", b"series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetExamSeriesResponse: _TypeAlias = SetExamSeriesResponse  # noqa: Y015
+
+@_typing.final
+class ListExamSeriesRequest(_message.Message):
+    """ListExamSeriesRequest asks for all series."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExamSeriesRequest: _TypeAlias = ListExamSeriesRequest  # noqa: Y015
+
+@_typing.final
+class ListExamSeriesResponse(_message.Message):
+    """ListExamSeriesResponse holds all series."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExamSeries]:
+        """series are by id."""
+
+    def __init__(
+        self,
+        *,
+        series: _abc.Iterable[Global___ExamSeries] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series", b"series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExamSeriesResponse: _TypeAlias = ListExamSeriesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteExamSeriesRequest(_message.Message):
+    """DeleteExamSeriesRequest names the series."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_ID_FIELD_NUMBER: _builtins.int
+    series_id: _builtins.str
+    """series_id is the series."""
+    def __init__(
+        self,
+        *,
+        series_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series_id", b"series_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteExamSeriesRequest: _TypeAlias = DeleteExamSeriesRequest  # noqa: Y015
+
+@_typing.final
+class DeleteExamSeriesResponse(_message.Message):
+    """DeleteExamSeriesResponse says nothing more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteExamSeriesResponse: _TypeAlias = DeleteExamSeriesResponse  # noqa: Y015
+
+@_typing.final
 class VerifyLeaderboardRequest(_message.Message):
     """VerifyLeaderboardRequest names the exam."""
 

@@ -75,6 +75,41 @@ class ExamAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.RebuildLeaderboardRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_admin__pb2.RebuildLeaderboardResponse.FromString,
                 _registered_method=True)
+        self.FreezeLeaderboard = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/FreezeLeaderboard',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.FreezeLeaderboardRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.FreezeLeaderboardResponse.FromString,
+                _registered_method=True)
+        self.RevealLeaderboard = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/RevealLeaderboard',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.RevealLeaderboardRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.RevealLeaderboardResponse.FromString,
+                _registered_method=True)
+        self.ReleaseLeaderboard = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/ReleaseLeaderboard',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.ReleaseLeaderboardRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.ReleaseLeaderboardResponse.FromString,
+                _registered_method=True)
+        self.ExportLeaderboard = channel.unary_stream(
+                '/finalbell.v1.ExamAdminService/ExportLeaderboard',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.ExportLeaderboardRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.ExportLeaderboardResponse.FromString,
+                _registered_method=True)
+        self.SetExamSeries = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/SetExamSeries',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.SetExamSeriesRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.SetExamSeriesResponse.FromString,
+                _registered_method=True)
+        self.ListExamSeries = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/ListExamSeries',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.ListExamSeriesRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.ListExamSeriesResponse.FromString,
+                _registered_method=True)
+        self.DeleteExamSeries = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/DeleteExamSeries',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.DeleteExamSeriesRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.DeleteExamSeriesResponse.FromString,
+                _registered_method=True)
         self.VerifyLeaderboard = channel.unary_unary(
                 '/finalbell.v1.ExamAdminService/VerifyLeaderboard',
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.VerifyLeaderboardRequest.SerializeToString,
@@ -181,6 +216,72 @@ class ExamAdminServiceServicer:
         `rebuilding` until it is complete.
 
         Errors: NOT_FOUND `EXAM_NOT_FOUND`; ABORTED `CONFLICT` while they are being rebuilt already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FreezeLeaderboard(self, request, context):
+        """FreezeLeaderboard freezes the board of an exam now, if it is not frozen: from then on it shows this moment, to everybody and
+        everywhere, whatever is scored or regraded. It happens by itself where the exam's file says so.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevealLeaderboard(self, request, context):
+        """RevealLeaderboard shows more of a frozen board, step by step, for a ceremony: each step takes, of the students whose true
+        place is hidden, the one who stands lowest on the board, those first who are not on it, and puts them where they belong. What
+        is scored meanwhile stays hidden.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseLeaderboard(self, request, context):
+        """ReleaseLeaderboard shows all of a frozen board, which moves again from then on and does not freeze any more.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportLeaderboard(self, request, context):
+        """ExportLeaderboard sends the whole board of an exam as a file, with the true places even while it is frozen, all of one
+        moment. The same board is the same file, byte for byte. The audit log keeps its SHA-256.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetExamSeries(self, request, context):
+        """SetExamSeries makes a series of exams, or changes it: its board shows, of each student, the sum of their places' scores in
+        those exams whose scores may be seen, or of the best of them.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for an exam that does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExamSeries(self, request, context):
+        """ListExamSeries returns every series, by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteExamSeries(self, request, context):
+        """DeleteExamSeries forgets a series; its exams and their boards stay.
+
+        Errors: NOT_FOUND `SERIES_NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -300,6 +401,41 @@ def add_ExamAdminServiceServicer_to_server(servicer, server):
                     servicer.RebuildLeaderboard,
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.RebuildLeaderboardRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_admin__pb2.RebuildLeaderboardResponse.SerializeToString,
+            ),
+            'FreezeLeaderboard': grpc.unary_unary_rpc_method_handler(
+                    servicer.FreezeLeaderboard,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.FreezeLeaderboardRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.FreezeLeaderboardResponse.SerializeToString,
+            ),
+            'RevealLeaderboard': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevealLeaderboard,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.RevealLeaderboardRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.RevealLeaderboardResponse.SerializeToString,
+            ),
+            'ReleaseLeaderboard': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLeaderboard,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.ReleaseLeaderboardRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.ReleaseLeaderboardResponse.SerializeToString,
+            ),
+            'ExportLeaderboard': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportLeaderboard,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.ExportLeaderboardRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.ExportLeaderboardResponse.SerializeToString,
+            ),
+            'SetExamSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetExamSeries,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.SetExamSeriesRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.SetExamSeriesResponse.SerializeToString,
+            ),
+            'ListExamSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExamSeries,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.ListExamSeriesRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.ListExamSeriesResponse.SerializeToString,
+            ),
+            'DeleteExamSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExamSeries,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.DeleteExamSeriesRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.DeleteExamSeriesResponse.SerializeToString,
             ),
             'VerifyLeaderboard': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyLeaderboard,
@@ -549,6 +685,195 @@ class ExamAdminService:
             '/finalbell.v1.ExamAdminService/RebuildLeaderboard',
             finalbell_dot_v1_dot_admin__pb2.RebuildLeaderboardRequest.SerializeToString,
             finalbell_dot_v1_dot_admin__pb2.RebuildLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FreezeLeaderboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/FreezeLeaderboard',
+            finalbell_dot_v1_dot_admin__pb2.FreezeLeaderboardRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.FreezeLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevealLeaderboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/RevealLeaderboard',
+            finalbell_dot_v1_dot_admin__pb2.RevealLeaderboardRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.RevealLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLeaderboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/ReleaseLeaderboard',
+            finalbell_dot_v1_dot_admin__pb2.ReleaseLeaderboardRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.ReleaseLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportLeaderboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/ExportLeaderboard',
+            finalbell_dot_v1_dot_admin__pb2.ExportLeaderboardRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.ExportLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetExamSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/SetExamSeries',
+            finalbell_dot_v1_dot_admin__pb2.SetExamSeriesRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.SetExamSeriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExamSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/ListExamSeries',
+            finalbell_dot_v1_dot_admin__pb2.ListExamSeriesRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.ListExamSeriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExamSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/DeleteExamSeries',
+            finalbell_dot_v1_dot_admin__pb2.DeleteExamSeriesRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.DeleteExamSeriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

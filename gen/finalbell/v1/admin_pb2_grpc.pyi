@@ -75,6 +75,43 @@ class ExamAdminServiceStub:
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`; ABORTED `CONFLICT` while they are being rebuilt already.
     """
+    FreezeLeaderboard: _grpc.UnaryUnaryMultiCallable[_admin_pb2.FreezeLeaderboardRequest, _admin_pb2.FreezeLeaderboardResponse]
+    """FreezeLeaderboard freezes the board of an exam now, if it is not frozen: from then on it shows this moment, to everybody and
+    everywhere, whatever is scored or regraded. It happens by itself where the exam's file says so.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    RevealLeaderboard: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevealLeaderboardRequest, _admin_pb2.RevealLeaderboardResponse]
+    """RevealLeaderboard shows more of a frozen board, step by step, for a ceremony: each step takes, of the students whose true
+    place is hidden, the one who stands lowest on the board, those first who are not on it, and puts them where they belong. What
+    is scored meanwhile stays hidden.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    ReleaseLeaderboard: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReleaseLeaderboardRequest, _admin_pb2.ReleaseLeaderboardResponse]
+    """ReleaseLeaderboard shows all of a frozen board, which moves again from then on and does not freeze any more.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    ExportLeaderboard: _grpc.UnaryStreamMultiCallable[_admin_pb2.ExportLeaderboardRequest, _admin_pb2.ExportLeaderboardResponse]
+    """ExportLeaderboard sends the whole board of an exam as a file, with the true places even while it is frozen, all of one
+    moment. The same board is the same file, byte for byte. The audit log keeps its SHA-256.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    SetExamSeries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetExamSeriesRequest, _admin_pb2.SetExamSeriesResponse]
+    """SetExamSeries makes a series of exams, or changes it: its board shows, of each student, the sum of their places' scores in
+    those exams whose scores may be seen, or of the best of them.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` for an exam that does not exist.
+    """
+    ListExamSeries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListExamSeriesRequest, _admin_pb2.ListExamSeriesResponse]
+    """ListExamSeries returns every series, by id."""
+    DeleteExamSeries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteExamSeriesRequest, _admin_pb2.DeleteExamSeriesResponse]
+    """DeleteExamSeries forgets a series; its exams and their boards stay.
+
+    Errors: NOT_FOUND `SERIES_NOT_FOUND`.
+    """
     VerifyLeaderboard: _grpc.UnaryUnaryMultiCallable[_admin_pb2.VerifyLeaderboardRequest, _admin_pb2.VerifyLeaderboardResponse]
     """VerifyLeaderboard compares the boards of an exam with PostgreSQL and changes nothing.
 
@@ -170,6 +207,43 @@ class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
     `rebuilding` until it is complete.
 
     Errors: NOT_FOUND `EXAM_NOT_FOUND`; ABORTED `CONFLICT` while they are being rebuilt already.
+    """
+    FreezeLeaderboard: _aio.UnaryUnaryMultiCallable[_admin_pb2.FreezeLeaderboardRequest, _admin_pb2.FreezeLeaderboardResponse]  # type: ignore[assignment]
+    """FreezeLeaderboard freezes the board of an exam now, if it is not frozen: from then on it shows this moment, to everybody and
+    everywhere, whatever is scored or regraded. It happens by itself where the exam's file says so.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    RevealLeaderboard: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevealLeaderboardRequest, _admin_pb2.RevealLeaderboardResponse]  # type: ignore[assignment]
+    """RevealLeaderboard shows more of a frozen board, step by step, for a ceremony: each step takes, of the students whose true
+    place is hidden, the one who stands lowest on the board, those first who are not on it, and puts them where they belong. What
+    is scored meanwhile stays hidden.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    ReleaseLeaderboard: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReleaseLeaderboardRequest, _admin_pb2.ReleaseLeaderboardResponse]  # type: ignore[assignment]
+    """ReleaseLeaderboard shows all of a frozen board, which moves again from then on and does not freeze any more.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    ExportLeaderboard: _aio.UnaryStreamMultiCallable[_admin_pb2.ExportLeaderboardRequest, _admin_pb2.ExportLeaderboardResponse]  # type: ignore[assignment]
+    """ExportLeaderboard sends the whole board of an exam as a file, with the true places even while it is frozen, all of one
+    moment. The same board is the same file, byte for byte. The audit log keeps its SHA-256.
+
+    Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+    """
+    SetExamSeries: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetExamSeriesRequest, _admin_pb2.SetExamSeriesResponse]  # type: ignore[assignment]
+    """SetExamSeries makes a series of exams, or changes it: its board shows, of each student, the sum of their places' scores in
+    those exams whose scores may be seen, or of the best of them.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` for an exam that does not exist.
+    """
+    ListExamSeries: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListExamSeriesRequest, _admin_pb2.ListExamSeriesResponse]  # type: ignore[assignment]
+    """ListExamSeries returns every series, by id."""
+    DeleteExamSeries: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteExamSeriesRequest, _admin_pb2.DeleteExamSeriesResponse]  # type: ignore[assignment]
+    """DeleteExamSeries forgets a series; its exams and their boards stay.
+
+    Errors: NOT_FOUND `SERIES_NOT_FOUND`.
     """
     VerifyLeaderboard: _aio.UnaryUnaryMultiCallable[_admin_pb2.VerifyLeaderboardRequest, _admin_pb2.VerifyLeaderboardResponse]  # type: ignore[assignment]
     """VerifyLeaderboard compares the boards of an exam with PostgreSQL and changes nothing.
@@ -311,6 +385,85 @@ class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         `rebuilding` until it is complete.
 
         Errors: NOT_FOUND `EXAM_NOT_FOUND`; ABORTED `CONFLICT` while they are being rebuilt already.
+        """
+
+    @_abc_1.abstractmethod
+    def FreezeLeaderboard(
+        self,
+        request: _admin_pb2.FreezeLeaderboardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.FreezeLeaderboardResponse, _abc.Awaitable[_admin_pb2.FreezeLeaderboardResponse]]:
+        """FreezeLeaderboard freezes the board of an exam now, if it is not frozen: from then on it shows this moment, to everybody and
+        everywhere, whatever is scored or regraded. It happens by itself where the exam's file says so.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def RevealLeaderboard(
+        self,
+        request: _admin_pb2.RevealLeaderboardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevealLeaderboardResponse, _abc.Awaitable[_admin_pb2.RevealLeaderboardResponse]]:
+        """RevealLeaderboard shows more of a frozen board, step by step, for a ceremony: each step takes, of the students whose true
+        place is hidden, the one who stands lowest on the board, those first who are not on it, and puts them where they belong. What
+        is scored meanwhile stays hidden.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseLeaderboard(
+        self,
+        request: _admin_pb2.ReleaseLeaderboardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReleaseLeaderboardResponse, _abc.Awaitable[_admin_pb2.ReleaseLeaderboardResponse]]:
+        """ReleaseLeaderboard shows all of a frozen board, which moves again from then on and does not freeze any more.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportLeaderboard(
+        self,
+        request: _admin_pb2.ExportLeaderboardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.ExportLeaderboardResponse], _abc.AsyncIterator[_admin_pb2.ExportLeaderboardResponse]]:
+        """ExportLeaderboard sends the whole board of an exam as a file, with the true places even while it is frozen, all of one
+        moment. The same board is the same file, byte for byte. The audit log keeps its SHA-256.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def SetExamSeries(
+        self,
+        request: _admin_pb2.SetExamSeriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetExamSeriesResponse, _abc.Awaitable[_admin_pb2.SetExamSeriesResponse]]:
+        """SetExamSeries makes a series of exams, or changes it: its board shows, of each student, the sum of their places' scores in
+        those exams whose scores may be seen, or of the best of them.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for an exam that does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def ListExamSeries(
+        self,
+        request: _admin_pb2.ListExamSeriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListExamSeriesResponse, _abc.Awaitable[_admin_pb2.ListExamSeriesResponse]]:
+        """ListExamSeries returns every series, by id."""
+
+    @_abc_1.abstractmethod
+    def DeleteExamSeries(
+        self,
+        request: _admin_pb2.DeleteExamSeriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeleteExamSeriesResponse, _abc.Awaitable[_admin_pb2.DeleteExamSeriesResponse]]:
+        """DeleteExamSeries forgets a series; its exams and their boards stay.
+
+        Errors: NOT_FOUND `SERIES_NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod

@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from finalbell.v1 import policy_pb2 as finalbell_dot_v1_dot_policy__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66inalbell/v1/leaderboard.proto\x12\x0c\x66inalbell.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19\x66inalbell/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x01\n\x15GetLeaderboardRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x03top\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12\x1c\n\x06\x61round\x18\x03 \x01(\tB\x0c\xbaH\tr\x04\n\x02me\xd8\x01\x01\x12\x33\n\x06\x63ohort\x18\x04 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x42\x06\n\x04_top\"r\n\x10LeaderboardEntry\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x05\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\x17\n\nstudent_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\n\n\x02me\x18\x05 \x01(\x08\x42\r\n\x0b_student_id\"\xf3\x01\n\x16GetLeaderboardResponse\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.finalbell.v1.LeaderboardEntry\x12*\n\x02me\x18\x02 \x01(\x0b\x32\x1e.finalbell.v1.LeaderboardEntry\x12.\n\x06\x61round\x18\x03 \x03(\x0b\x32\x1e.finalbell.v1.LeaderboardEntry\x12\r\n\x05total\x18\x04 \x01(\x05\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrebuilding\x18\x06 \x01(\x08\x32\xa5\x01\n\x12LeaderboardService\x12\x8e\x01\n\x0eGetLeaderboard\x12#.finalbell.v1.GetLeaderboardRequest\x1a$.finalbell.v1.GetLeaderboardResponse\"1\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02%\x12#/api/v1/exams/{exam_id}/leaderboardb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66inalbell/v1/leaderboard.proto\x12\x0c\x66inalbell.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19\x66inalbell/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x02\n\x15GetLeaderboardRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\x03top\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12\x1c\n\x06\x61round\x18\x03 \x01(\tB\x0c\xbaH\tr\x04\n\x02me\xd8\x01\x01\x12\x33\n\x06\x63ohort\x18\x04 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1e\n\x06window\x18\x06 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x01\x88\x01\x01\x12\x33\n\x06series\x18\x07 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12\x11\n\thistogram\x18\x08 \x01(\x08\x42\x06\n\x04_topB\t\n\x07_window\"\x9a\x01\n\x10LeaderboardEntry\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x05\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\x17\n\nstudent_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\n\n\x02me\x18\x05 \x01(\x08\x12\x17\n\nrank_error\x18\x06 \x01(\x05H\x01\x88\x01\x01\x42\r\n\x0b_student_idB\r\n\x0b_rank_error\"\x9f\x03\n\x16GetLeaderboardResponse\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.finalbell.v1.LeaderboardEntry\x12*\n\x02me\x18\x02 \x01(\x0b\x32\x1e.finalbell.v1.LeaderboardEntry\x12.\n\x06\x61round\x18\x03 \x03(\x0b\x32\x1e.finalbell.v1.LeaderboardEntry\x12\r\n\x05total\x18\x04 \x01(\x05\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrebuilding\x18\x06 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x08 \x01(\t\x12\x17\n\npercentile\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x66rozen\x18\n \x01(\x08\x12\x0f\n\x07\x63ohorts\x18\x0b \x03(\t\x12+\n\thistogram\x18\x0c \x03(\x0b\x32\x18.finalbell.v1.ScoreCountB\r\n\x0b_percentile\"*\n\nScoreCount\x12\r\n\x05score\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\xdb\x01\n\x17WatchLeaderboardRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x1b\n\x03top\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x00\x88\x01\x01\x12\x33\n\x06\x63ohort\x18\x03 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12\x33\n\x06series\x18\x04 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x42\x06\n\x04_top\"\xd1\x01\n\x18WatchLeaderboardResponse\x12-\n\x05\x62oard\x18\x01 \x01(\x0b\x32\x1e.finalbell.v1.LeaderboardFrame\x12\"\n\x02me\x18\x02 \x01(\x0b\x32\x16.finalbell.v1.OwnPlace\x12*\n\treconnect\x18\x03 \x01(\x0b\x32\x17.finalbell.v1.Reconnect\x12\x1f\n\x12reconnect_after_ms\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x15\n\x13_reconnect_after_ms\"\xa1\x01\n\x10LeaderboardFrame\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.finalbell.v1.LeaderboardEntry\x12\r\n\x05total\x18\x02 \x01(\x05\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrebuilding\x18\x04 \x01(\x08\x12\x0e\n\x06\x66rozen\x18\x05 \x01(\x08\"{\n\x08OwnPlace\x12-\n\x05place\x18\x01 \x01(\x0b\x32\x1e.finalbell.v1.LeaderboardEntry\x12\x17\n\npercentile\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03row\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\r\n\x0b_percentileB\x06\n\x04_row\"\x1d\n\tReconnect\x12\x10\n\x08\x61\x66ter_ms\x18\x01 \x01(\x05\"\xdc\x01\n\x18StreamLeaderboardRequest\x12\x31\n\x07\x65xam_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x1b\n\x03top\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x00\x88\x01\x01\x12\x33\n\x06\x63ohort\x18\x03 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12\x33\n\x06series\x18\x04 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x42\x06\n\x04_top2\xa1\x03\n\x12LeaderboardService\x12\x8e\x01\n\x0eGetLeaderboard\x12#.finalbell.v1.GetLeaderboardRequest\x1a$.finalbell.v1.GetLeaderboardResponse\"1\xa2\xbb\x18\x02\x08\x06\x82\xd3\xe4\x93\x02%\x12#/api/v1/exams/{exam_id}/leaderboard\x12k\n\x10WatchLeaderboard\x12%.finalbell.v1.WatchLeaderboardRequest\x1a&.finalbell.v1.WatchLeaderboardResponse\"\x06\xa2\xbb\x18\x02\x08\x06\x30\x01\x12\x8c\x01\n\x11StreamLeaderboard\x12&.finalbell.v1.StreamLeaderboardRequest\x1a\x14.google.api.HttpBody\"7\xa2\xbb\x18\x02\x08\x06\x82\xd3\xe4\x93\x02+\x12)/api/v1/exams/{exam_id}/leaderboard:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,14 +44,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETLEADERBOARDREQUEST'].fields_by_name['around']._serialized_options = b'\272H\tr\004\n\002me\330\001\001'
   _globals['_GETLEADERBOARDREQUEST'].fields_by_name['cohort']._loaded_options = None
   _globals['_GETLEADERBOARDREQUEST'].fields_by_name['cohort']._serialized_options = b'\272H r\0332\031^[a-z0-9][a-z0-9-]{0,62}$\330\001\001'
+  _globals['_GETLEADERBOARDREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_GETLEADERBOARDREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_GETLEADERBOARDREQUEST'].fields_by_name['window']._loaded_options = None
+  _globals['_GETLEADERBOARDREQUEST'].fields_by_name['window']._serialized_options = b'\272H\006\032\004\030d(\001'
+  _globals['_GETLEADERBOARDREQUEST'].fields_by_name['series']._loaded_options = None
+  _globals['_GETLEADERBOARDREQUEST'].fields_by_name['series']._serialized_options = b'\272H r\0332\031^[a-z0-9][a-z0-9-]{0,62}$\330\001\001'
+  _globals['_WATCHLEADERBOARDREQUEST'].fields_by_name['exam_id']._loaded_options = None
+  _globals['_WATCHLEADERBOARDREQUEST'].fields_by_name['exam_id']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
+  _globals['_WATCHLEADERBOARDREQUEST'].fields_by_name['top']._loaded_options = None
+  _globals['_WATCHLEADERBOARDREQUEST'].fields_by_name['top']._serialized_options = b'\272H\006\032\004\030d(\001'
+  _globals['_WATCHLEADERBOARDREQUEST'].fields_by_name['cohort']._loaded_options = None
+  _globals['_WATCHLEADERBOARDREQUEST'].fields_by_name['cohort']._serialized_options = b'\272H r\0332\031^[a-z0-9][a-z0-9-]{0,62}$\330\001\001'
+  _globals['_WATCHLEADERBOARDREQUEST'].fields_by_name['series']._loaded_options = None
+  _globals['_WATCHLEADERBOARDREQUEST'].fields_by_name['series']._serialized_options = b'\272H r\0332\031^[a-z0-9][a-z0-9-]{0,62}$\330\001\001'
+  _globals['_STREAMLEADERBOARDREQUEST'].fields_by_name['exam_id']._loaded_options = None
+  _globals['_STREAMLEADERBOARDREQUEST'].fields_by_name['exam_id']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
+  _globals['_STREAMLEADERBOARDREQUEST'].fields_by_name['top']._loaded_options = None
+  _globals['_STREAMLEADERBOARDREQUEST'].fields_by_name['top']._serialized_options = b'\272H\006\032\004\030d(\001'
+  _globals['_STREAMLEADERBOARDREQUEST'].fields_by_name['cohort']._loaded_options = None
+  _globals['_STREAMLEADERBOARDREQUEST'].fields_by_name['cohort']._serialized_options = b'\272H r\0332\031^[a-z0-9][a-z0-9-]{0,62}$\330\001\001'
+  _globals['_STREAMLEADERBOARDREQUEST'].fields_by_name['series']._loaded_options = None
+  _globals['_STREAMLEADERBOARDREQUEST'].fields_by_name['series']._serialized_options = b'\272H r\0332\031^[a-z0-9][a-z0-9-]{0,62}$\330\001\001'
   _globals['_LEADERBOARDSERVICE'].methods_by_name['GetLeaderboard']._loaded_options = None
-  _globals['_LEADERBOARDSERVICE'].methods_by_name['GetLeaderboard']._serialized_options = b'\242\273\030\002\010\002\202\323\344\223\002%\022#/api/v1/exams/{exam_id}/leaderboard'
-  _globals['_GETLEADERBOARDREQUEST']._serialized_start=168
-  _globals['_GETLEADERBOARDREQUEST']._serialized_end=363
-  _globals['_LEADERBOARDENTRY']._serialized_start=365
-  _globals['_LEADERBOARDENTRY']._serialized_end=479
-  _globals['_GETLEADERBOARDRESPONSE']._serialized_start=482
-  _globals['_GETLEADERBOARDRESPONSE']._serialized_end=725
-  _globals['_LEADERBOARDSERVICE']._serialized_start=728
-  _globals['_LEADERBOARDSERVICE']._serialized_end=893
+  _globals['_LEADERBOARDSERVICE'].methods_by_name['GetLeaderboard']._serialized_options = b'\242\273\030\002\010\006\202\323\344\223\002%\022#/api/v1/exams/{exam_id}/leaderboard'
+  _globals['_LEADERBOARDSERVICE'].methods_by_name['WatchLeaderboard']._loaded_options = None
+  _globals['_LEADERBOARDSERVICE'].methods_by_name['WatchLeaderboard']._serialized_options = b'\242\273\030\002\010\006'
+  _globals['_LEADERBOARDSERVICE'].methods_by_name['StreamLeaderboard']._loaded_options = None
+  _globals['_LEADERBOARDSERVICE'].methods_by_name['StreamLeaderboard']._serialized_options = b'\242\273\030\002\010\006\202\323\344\223\002+\022)/api/v1/exams/{exam_id}/leaderboard:watch'
+  _globals['_GETLEADERBOARDREQUEST']._serialized_start=195
+  _globals['_GETLEADERBOARDREQUEST']._serialized_end=535
+  _globals['_LEADERBOARDENTRY']._serialized_start=538
+  _globals['_LEADERBOARDENTRY']._serialized_end=692
+  _globals['_GETLEADERBOARDRESPONSE']._serialized_start=695
+  _globals['_GETLEADERBOARDRESPONSE']._serialized_end=1110
+  _globals['_SCORECOUNT']._serialized_start=1112
+  _globals['_SCORECOUNT']._serialized_end=1154
+  _globals['_WATCHLEADERBOARDREQUEST']._serialized_start=1157
+  _globals['_WATCHLEADERBOARDREQUEST']._serialized_end=1376
+  _globals['_WATCHLEADERBOARDRESPONSE']._serialized_start=1379
+  _globals['_WATCHLEADERBOARDRESPONSE']._serialized_end=1588
+  _globals['_LEADERBOARDFRAME']._serialized_start=1591
+  _globals['_LEADERBOARDFRAME']._serialized_end=1752
+  _globals['_OWNPLACE']._serialized_start=1754
+  _globals['_OWNPLACE']._serialized_end=1877
+  _globals['_RECONNECT']._serialized_start=1879
+  _globals['_RECONNECT']._serialized_end=1908
+  _globals['_STREAMLEADERBOARDREQUEST']._serialized_start=1911
+  _globals['_STREAMLEADERBOARDREQUEST']._serialized_end=2131
+  _globals['_LEADERBOARDSERVICE']._serialized_start=2134
+  _globals['_LEADERBOARDSERVICE']._serialized_end=2551
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from finalbell.v1 import leaderboard_pb2 as finalbell_dot_v1_dot_leaderboard__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -28,6 +29,9 @@ if _version_not_supported:
 class LeaderboardServiceStub:
     """LeaderboardService answers who stands where. A student stands with their best scored attempt; equal scores share a
     competition rank ("1224") unless the exam breaks ties.
+
+    Where an exam's board is public (`board.public` in its file) everybody may read and watch it; all else needs a token. While
+    a board is frozen it shows what it showed at that moment, to everybody and everywhere.
     """
 
     def __init__(self, channel):
@@ -41,21 +45,63 @@ class LeaderboardServiceStub:
                 request_serializer=finalbell_dot_v1_dot_leaderboard__pb2.GetLeaderboardRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_leaderboard__pb2.GetLeaderboardResponse.FromString,
                 _registered_method=True)
+        self.WatchLeaderboard = channel.unary_stream(
+                '/finalbell.v1.LeaderboardService/WatchLeaderboard',
+                request_serializer=finalbell_dot_v1_dot_leaderboard__pb2.WatchLeaderboardRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_leaderboard__pb2.WatchLeaderboardResponse.FromString,
+                _registered_method=True)
+        self.StreamLeaderboard = channel.unary_stream(
+                '/finalbell.v1.LeaderboardService/StreamLeaderboard',
+                request_serializer=finalbell_dot_v1_dot_leaderboard__pb2.StreamLeaderboardRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class LeaderboardServiceServicer:
     """LeaderboardService answers who stands where. A student stands with their best scored attempt; equal scores share a
     competition rank ("1224") unless the exam breaks ties.
+
+    Where an exam's board is public (`board.public` in its file) everybody may read and watch it; all else needs a token. While
+    a board is frozen it shows what it showed at that moment, to everybody and everywhere.
     """
 
     def GetLeaderboard(self, request, context):
-        """GetLeaderboard returns the top of a board, the caller's own place and, on request, the places around it.
+        """GetLeaderboard returns a page of a board, the caller's own place and, on request, the places around it.
 
         While a board is being rebuilt `rebuilding` is true and there are no entries: never a wrong rank. Before the
         exam's scores are released a student sees an empty board.
 
-        Errors: INVALID_ARGUMENT `INVALID_FIELD` (`top` out of 1 to 1000, `around` other than "me"); NOT_FOUND
-        `EXAM_NOT_FOUND`; PERMISSION_DENIED `COHORT_FORBIDDEN` for a cohort that is not in the caller's token.
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` (`top` out of 1 to 1000, `around` other than "me", a page token of another
+        board); NOT_FOUND `EXAM_NOT_FOUND`, `SERIES_NOT_FOUND` where the exam is not in that series; PERMISSION_DENIED
+        `COHORT_FORBIDDEN` for a cohort that is not in the caller's token; UNAUTHENTICATED `TOKEN_INVALID` without a token, unless
+        the board is public.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchLeaderboard(self, request, context):
+        """WatchLeaderboard sends the top of a board at once, and again whenever it has changed, at most once a second; with it the
+        caller's own place, at once and whenever it has changed. A reader that is slow gets the newest, never a queue.
+
+        The stream ends with `reconnect` when the server is about to go, and when the caller may not watch the board any longer,
+        which the next call says; after any other end, wait the `reconnect_after_ms` of its first message, and call again. It ends
+        by itself within an hour.
+
+        Errors: those of GetLeaderboard; RESOURCE_EXHAUSTED `RATE_LIMITED` for one stream of a student too many, or of the server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamLeaderboard(self, request, context):
+        """StreamLeaderboard is WatchLeaderboard for browsers: server-sent events `board`, `me` and `reconnect`, whose data are the
+        JSON of `LeaderboardFrame`, `OwnPlace` and `Reconnect`; a comment line where there is nothing new. `retry:` says how long a
+        browser waits after an end of any kind.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND`, `SERIES_NOT_FOUND`; PERMISSION_DENIED
+        `COHORT_FORBIDDEN`; UNAUTHENTICATED `TOKEN_INVALID` without a token, unless the board is public; RESOURCE_EXHAUSTED
+        `RATE_LIMITED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -69,6 +115,16 @@ def add_LeaderboardServiceServicer_to_server(servicer, server):
                     request_deserializer=finalbell_dot_v1_dot_leaderboard__pb2.GetLeaderboardRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_leaderboard__pb2.GetLeaderboardResponse.SerializeToString,
             ),
+            'WatchLeaderboard': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchLeaderboard,
+                    request_deserializer=finalbell_dot_v1_dot_leaderboard__pb2.WatchLeaderboardRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_leaderboard__pb2.WatchLeaderboardResponse.SerializeToString,
+            ),
+            'StreamLeaderboard': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamLeaderboard,
+                    request_deserializer=finalbell_dot_v1_dot_leaderboard__pb2.StreamLeaderboardRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'finalbell.v1.LeaderboardService', rpc_method_handlers)
@@ -80,6 +136,9 @@ def add_LeaderboardServiceServicer_to_server(servicer, server):
 class LeaderboardService:
     """LeaderboardService answers who stands where. A student stands with their best scored attempt; equal scores share a
     competition rank ("1224") unless the exam breaks ties.
+
+    Where an exam's board is public (`board.public` in its file) everybody may read and watch it; all else needs a token. While
+    a board is frozen it shows what it showed at that moment, to everybody and everywhere.
     """
 
     @staticmethod
@@ -99,6 +158,60 @@ class LeaderboardService:
             '/finalbell.v1.LeaderboardService/GetLeaderboard',
             finalbell_dot_v1_dot_leaderboard__pb2.GetLeaderboardRequest.SerializeToString,
             finalbell_dot_v1_dot_leaderboard__pb2.GetLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchLeaderboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finalbell.v1.LeaderboardService/WatchLeaderboard',
+            finalbell_dot_v1_dot_leaderboard__pb2.WatchLeaderboardRequest.SerializeToString,
+            finalbell_dot_v1_dot_leaderboard__pb2.WatchLeaderboardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLeaderboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finalbell.v1.LeaderboardService/StreamLeaderboard',
+            finalbell_dot_v1_dot_leaderboard__pb2.StreamLeaderboardRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66inalbell/v1/policy.proto\x12\x0c\x66inalbell.v1\x1a google/protobuf/descriptor.proto\"\xf1\x01\n\x06Policy\x12+\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1b.finalbell.v1.Policy.Access\x12%\n\x03key\x18\x02 \x01(\x0e\x32\x18.finalbell.v1.Policy.Key\"[\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\n\n\x06PUBLIC\x10\x01\x12\x0b\n\x07STUDENT\x10\x02\x12\t\n\x05STAFF\x10\x03\x12\t\n\x05\x41\x44MIN\x10\x04\x12\n\n\x06GRADER\x10\x05\"6\n\x03Key\x12\x13\n\x0fKEY_UNSPECIFIED\x10\x00\x12\x0c\n\x08OPTIONAL\x10\x01\x12\x0c\n\x08REQUIRED\x10\x02:F\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x14.finalbell.v1.Policyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66inalbell/v1/policy.proto\x12\x0c\x66inalbell.v1\x1a google/protobuf/descriptor.proto\"\x93\x02\n\x06Policy\x12+\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1b.finalbell.v1.Policy.Access\x12%\n\x03key\x18\x02 \x01(\x0e\x32\x18.finalbell.v1.Policy.Key\x12\x0c\n\x04slow\x18\x03 \x01(\x08\"o\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\n\n\x06PUBLIC\x10\x01\x12\x0b\n\x07STUDENT\x10\x02\x12\t\n\x05STAFF\x10\x03\x12\t\n\x05\x41\x44MIN\x10\x04\x12\n\n\x06GRADER\x10\x05\x12\x12\n\x0eTOKEN_OPTIONAL\x10\x06\"6\n\x03Key\x12\x13\n\x0fKEY_UNSPECIFIED\x10\x00\x12\x0c\n\x08OPTIONAL\x10\x01\x12\x0c\n\x08REQUIRED\x10\x02:F\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x14.finalbell.v1.Policyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finalbell.v1.policy_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POLICY']._serialized_start=78
-  _globals['_POLICY']._serialized_end=319
-  _globals['_POLICY_ACCESS']._serialized_start=172
-  _globals['_POLICY_ACCESS']._serialized_end=263
-  _globals['_POLICY_KEY']._serialized_start=265
-  _globals['_POLICY_KEY']._serialized_end=319
+  _globals['_POLICY']._serialized_end=353
+  _globals['_POLICY_ACCESS']._serialized_start=186
+  _globals['_POLICY_ACCESS']._serialized_end=297
+  _globals['_POLICY_KEY']._serialized_start=299
+  _globals['_POLICY_KEY']._serialized_end=353
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,8 @@ class Policy(_message.Message):
         """ADMIN needs the role `admin`."""
         GRADER: Policy._Access.ValueType  # 5
         """GRADER needs the role `grader` or `admin`."""
+        TOKEN_OPTIONAL: Policy._Access.ValueType  # 6
+        """TOKEN_OPTIONAL takes a valid token or none; what may be seen without one is the method's to say."""
 
     class Access(_Access, metaclass=_AccessEnumTypeWrapper):
         """Access is the least that a caller must be."""
@@ -59,6 +61,8 @@ class Policy(_message.Message):
     """ADMIN needs the role `admin`."""
     GRADER: Policy.Access.ValueType  # 5
     """GRADER needs the role `grader` or `admin`."""
+    TOKEN_OPTIONAL: Policy.Access.ValueType  # 6
+    """TOKEN_OPTIONAL takes a valid token or none; what may be seen without one is the method's to say."""
 
     class _Key:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -87,19 +91,23 @@ class Policy(_message.Message):
 
     ACCESS_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    SLOW_FIELD_NUMBER: _builtins.int
     access: Global___Policy.Access.ValueType
     """access is the least that a caller must be."""
     key: Global___Policy.Key.ValueType
     """key says whether the call takes an idempotency key."""
+    slow: _builtins.bool
+    """slow is true for what may take up to two minutes; all else is answered, or refused, within ten seconds."""
     def __init__(
         self,
         *,
         access: Global___Policy.Access.ValueType = ...,
         key: Global___Policy.Key.ValueType = ...,
+        slow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "key", b"key", "slow", b"slow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,6 +71,7 @@ class Result(_message.Message):
     TOPICS_FIELD_NUMBER: _builtins.int
     SCORED_AT_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    RANK_ERROR_FIELD_NUMBER: _builtins.int
     status: Global___Result.Status.ValueType
     """status is how far the scoring is."""
     score: _builtins.int
@@ -94,6 +95,8 @@ class Result(_message.Message):
     a session that the bell handed in, and whether or not the score may be shown. It proves which answers the server had and
     when, not what they are worth. Absent where the server has no key for receipts, and while SCORING.
     """
+    rank_error: _builtins.int
+    """rank_error is how far off the rank may be, either way, on a board that ranks approximately; absent where it is exact."""
     @_builtins.property
     def rank_as_of(self) -> _timestamp_pb2.Timestamp:
         """rank_as_of is when the rank was read."""
@@ -135,10 +138,11 @@ class Result(_message.Message):
         topics: _abc.Iterable[Global___TopicResult] | None = ...,
         scored_at: _timestamp_pb2.Timestamp | None = ...,
         receipt: _builtins.str | None = ...,
+        rank_error: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_receipt", b"_receipt", "_score", b"_score", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "receipt", b"receipt", "releases_at", b"releases_at", "score", b"score", "scored_at", b"scored_at", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_rank_error", b"_rank_error", "_receipt", b"_receipt", "_score", b"_score", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "rank_error", b"rank_error", "receipt", b"receipt", "releases_at", b"releases_at", "score", b"score", "scored_at", b"scored_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_receipt", b"_receipt", "_score", b"_score", "answers_sha256", b"answers_sha256", "breakdown", b"breakdown", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "receipt", b"receipt", "releases_at", b"releases_at", "revision", b"revision", "score", b"score", "scored_at", b"scored_at", "status", b"status", "submitted_at", b"submitted_at", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_rank_error", b"_rank_error", "_receipt", b"_receipt", "_score", b"_score", "answers_sha256", b"answers_sha256", "breakdown", b"breakdown", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "rank_error", b"rank_error", "receipt", b"receipt", "releases_at", b"releases_at", "revision", b"revision", "score", b"score", "scored_at", b"scored_at", "status", b"status", "submitted_at", b"submitted_at", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_score: _TypeAlias = _typing.Literal["max_score"]  # noqa: Y015
     _WhichOneofArgType__max_score: _TypeAlias = _typing.Literal["_max_score", b"_max_score"]  # noqa: Y015
@@ -146,6 +150,8 @@ class Result(_message.Message):
     _WhichOneofArgType__percentile: _TypeAlias = _typing.Literal["_percentile", b"_percentile"]  # noqa: Y015
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    _WhichOneofReturnType__rank_error: _TypeAlias = _typing.Literal["rank_error"]  # noqa: Y015
+    _WhichOneofArgType__rank_error: _TypeAlias = _typing.Literal["_rank_error", b"_rank_error"]  # noqa: Y015
     _WhichOneofReturnType__receipt: _TypeAlias = _typing.Literal["receipt"]  # noqa: Y015
     _WhichOneofArgType__receipt: _TypeAlias = _typing.Literal["_receipt", b"_receipt"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
@@ -156,6 +162,8 @@ class Result(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__percentile) -> _WhichOneofReturnType__percentile | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_error) -> _WhichOneofReturnType__rank_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__receipt) -> _WhichOneofReturnType__receipt | None: ...
     @_typing.overload

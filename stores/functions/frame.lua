@@ -1,0 +1,21 @@
+-- Read what everybody who watches a board is sent, unless it is what they were sent last.
+--
+-- FLAGS no-writes
+-- KEYS  1 lbof:{board}  hash    2 lb:{board}…  zset    3 lbhist:{board}…  hash
+-- ARGV  1 the count of changes at the last reading, or ""    2 how many rows
+-- Gives {0} while the board is not complete, {1} when nothing has changed, or {2, count of changes, students, rows, kind, {band,
+-- count, …}}.
+local state = state_of(keys[1], keys[2], keys[3])
+if not state then
+  return {0}
+end
+local changes = redis.call('HGET', keys[3], '!changes') or 'none'
+if changes == args[1] then
+  return {1}
+end
+if state == 'empty' then
+  return {2, changes, 0, {}, kind_of(keys[1]), {}}
+end
+local total, counts = counts_of(keys[3])
+local rows = rows_of(keys[1], keys[2], 0, tonumber(args[2]) - 1)
+return {2, changes, total, rows, kind_of(keys[1]), counts}
