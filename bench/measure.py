@@ -78,13 +78,17 @@ def load(
     connections: int = 128,
     streams: int = 32,
     acked: Path | None = None,
+    exam: str = "",
     place: Stack | None = None,
     also: Mapping[str, int] | None = None,
 ) -> Run:
-    """Offer saves for `seconds` after `warm` seconds; rate 0 is a closed loop. `also` are other processes to account for."""
+    """Offer saves, or ask for the board of `exam`, for `seconds` after `warm` seconds; rate 0 is a closed loop.
+
+    `also` are other processes to account for.
+    """
     options = {
         **{"mode": mode, "address": address, "sessions": sessions, "seconds": seconds, "warm": warm, "rate": rate},
-        **{"connections": connections, "streams": streams, "acked": acked or ""},
+        **{"connections": connections, "streams": streams, "acked": acked or "", "exam": exam},
     }
     command = [str(LOAD), *(f"-{name}={value}" for name, value in options.items())]
     before = cpu(place, also)

@@ -63,6 +63,38 @@ def draw_submits(measured: Path, to: Path) -> None:
     picture.savefig(to, metadata={"Date": None})
 
 
+def draw_boards(measured: Path, to: Path) -> None:
+    """Draw how old frames are when they arrive, and what they cost, against how many watch."""
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figures = json.loads(measured.read_text())
+    picture, (ages, cores) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    names = {"grpc": "gRPC, direct", "gateway": "gRPC, gateway", "sse": "SSE, gateway"}
+    for number, (way, name) in enumerate(names.items()):
+        found = [one for one in figures["crowds"] if one["way"] == way and not one["killed"]]
+        for stalled, style in ((False, "o-"), (True, "x--")):
+            some = [one for one in found if bool(one["stalled"]) == stalled]
+            watchers = [one["watchers"] for one in some]
+            label = f"{name}, 1 in {round(1 + some[0]['watchers'] / some[0]['stalled'])} stalled" if stalled and some else name
+            if some:
+                ages.plot(watchers, [one["p99_ms"] for one in some], style, color=f"C{number}", label=label, markersize=4)
+            if some and not stalled:
+                cores.plot(
+                    watchers, [one["cores"]["leaderboard"] for one in some], "o-", color=f"C{number}", label=name, markersize=4
+                )
+                cores.plot(watchers, [one["cores"]["envoy"] for one in some], ":", color=f"C{number}", linewidth=1)
+    ages.set(xlabel="watchers", ylabel="ms, p99", yscale="log", title="How old a frame is when it arrives")
+    ages.axhline(1000, color="#999", linewidth=0.8, linestyle=":")
+    cores.set(xlabel="watchers", ylabel="cores", title="What one frame a second costs (dotted: Envoy)")
+    for axes in (ages, cores):
+        axes.grid(alpha=0.25)
+    cores.legend(frameon=False)
+    machine = figures["machine"]
+    about = f"{machine['cpu']}, {machine['cores']} cores for everything, load included; C = {figures['c']['median']:,.0f}"
+    picture.supxlabel(about, fontsize=7, color="#666")
+    picture.savefig(to, metadata={"Date": None})
+
+
 def _line(axes: Axes, x: list[float], y: list[float], label: str) -> None:
     axes.plot(x, y, "o-", color=COLOURS[label.split(",")[0]], label=label, markersize=4)
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"net"
 	"sync"
 	"time"
@@ -51,21 +52,12 @@ type link struct {
 // connection runs one connection until it breaks or the time is over; gives the saves that it left unanswered, and whether
 // the time is over.
 func (l *load) connection(pending []*save) ([]*save, bool) {
-	wire, err := net.DialTimeout("tcp", l.address, time.Second)
+	k, err := dial(l.address, 1<<20)
 	if err != nil {
 		l.tally.breaks()
 		return pending, time.Now().After(l.ends)
 	}
-	defer wire.Close()
-	k := &link{wire: wire, next: 1, calls: map[uint32]*call{}, wake: make(chan struct{}, 1)}
-	k.framer = http2.NewFramer(&k.out, wire)
-	k.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	k.header = hpack.NewEncoder(&k.block)
-	k.out.WriteString(http2.ClientPreface)
-	k.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
-	k.framer.WriteWindowUpdate(0, 1<<24)
-	go k.flush()
-	k.poke()
+	defer k.wire.Close()
 
 	free := make(chan struct{}, l.streams)
 	for range l.streams {
@@ -120,6 +112,32 @@ func (l *load) connection(pending []*save) ([]*save, bool) {
 	return nil, true
 }
 
+// dial makes a connection whose streams begin with so much window.
+func dial(address string, window uint32) (*link, error) {
+	wire, err := net.DialTimeout("tcp", address, time.Second)
+	if err != nil {
+		return nil, err
+	}
+	k := &link{wire: wire, next: 1, calls: map[uint32]*call{}, wake: make(chan struct{}, 1)}
+	k.framer = http2.NewFramer(&k.out, wire)
+	k.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	k.header = hpack.NewEncoder(&k.block)
+	k.out.WriteString(http2.ClientPreface)
+	k.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window})
+	k.framer.WriteWindowUpdate(0, 1<<24)
+	go k.flush()
+	k.poke()
+	return k, nil
+}
+
+func (k *link) close() {
+	k.wire.Close()
+	k.Lock()
+	defer k.Unlock()
+	k.dead = true
+	k.poke()
+}
+
 func (k *link) left(again chan *save) []*save {
 	k.Lock()
 	defer k.Unlock()
@@ -141,25 +159,62 @@ func (k *link) send(l *load, one *save) {
 	id := k.next
 	k.next += 2
 	k.calls[id] = &call{one: one}
-	k.block.Reset()
 	path, message := savePath, []byte(nil)
-	if l.mode == "empty" {
+	switch l.mode {
+	case "empty":
 		path, message = emptyPath, make([]byte, 5)
-	} else {
+	case "ranks-grpc":
+		path, message = ranksPath, l.ranksRequest()
+	default:
 		message = grpcRequest(one) // some hundred bytes a call at most: the send windows (64 KB) are never used up
 	}
+	k.headers(id, l.address, path, one.session.Token, one.key, timeout)
+	k.framer.WriteData(id, true, message)
+	k.poke()
+}
+
+const timeout = "10S"
+
+// headers begins a call; the link is locked. An empty key or deadline is left out.
+func (k *link) headers(id uint32, address, path, token, key, deadline string) {
+	k.block.Reset()
 	for _, field := range [...]hpack.HeaderField{
 		{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "http"},
-		{Name: ":path", Value: path}, {Name: ":authority", Value: l.address},
+		{Name: ":path", Value: path}, {Name: ":authority", Value: address},
 		{Name: "content-type", Value: "application/grpc"}, {Name: "te", Value: "trailers"},
-		{Name: "grpc-timeout", Value: "10S"},
-		{Name: "authorization", Value: "Bearer " + one.session.Token, Sensitive: true},
-		{Name: "idempotency-key", Value: one.key, Sensitive: true},
+		{Name: "grpc-timeout", Value: deadline},
+		{Name: "authorization", Value: "Bearer " + token, Sensitive: true},
+		{Name: "idempotency-key", Value: key, Sensitive: true},
 	} {
-		k.header.WriteField(field)
+		if field.Value != "" {
+			k.header.WriteField(field)
+		}
 	}
 	k.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: k.block.Bytes(), EndHeaders: true})
-	k.framer.WriteData(id, true, message)
+}
+
+// answer does what the protocol asks for.
+func (k *link) answer(frame http2.Frame) {
+	k.Lock()
+	defer k.Unlock()
+	switch frame := frame.(type) {
+	case *http2.SettingsFrame:
+		if !frame.IsAck() {
+			k.framer.WriteSettingsAck()
+		}
+	case *http2.PingFrame:
+		if !frame.IsAck() {
+			k.framer.WritePing(true, frame.Data)
+		}
+	}
+	k.poke()
+}
+
+// grant gives window back to a stream, or (0) to the connection.
+func (k *link) grant(id uint32, size int) {
+	k.Lock()
+	defer k.Unlock()
+	k.framer.WriteWindowUpdate(id, uint32(size))
 	k.poke()
 }
 
@@ -196,20 +251,6 @@ func (k *link) read(l *load, free chan struct{}, again chan *save) {
 			return
 		}
 		switch frame := frame.(type) {
-		case *http2.SettingsFrame:
-			if !frame.IsAck() {
-				k.Lock()
-				k.framer.WriteSettingsAck()
-				k.Unlock()
-				k.poke()
-			}
-		case *http2.PingFrame:
-			if !frame.IsAck() {
-				k.Lock()
-				k.framer.WritePing(true, frame.Data)
-				k.Unlock()
-				k.poke()
-			}
 		case *http2.GoAwayFrame:
 			return
 		case *http2.RSTStreamFrame:
@@ -237,6 +278,8 @@ func (k *link) read(l *load, free chan struct{}, again chan *save) {
 			if frame.StreamEnded() {
 				k.end(l, frame.StreamID, status, free, again)
 			}
+		default:
+			k.answer(frame)
 		}
 	}
 }
@@ -251,7 +294,7 @@ func (k *link) end(l *load, id uint32, status string, free chan struct{}, again 
 		return
 	}
 	switch {
-	case status == "0" && (l.mode == "empty" || grpcSaved(done.data)):
+	case status == "0" && l.right(done.data):
 		l.tally.saved(done.one)
 		if l.acks.on {
 			l.acks.saved(done.one, grpcVersion(done.data))
@@ -303,27 +346,63 @@ func grpcSaved(reply []byte) bool { return field(reply, replySaved) == 1 }
 
 func grpcVersion(reply []byte) uint64 { return field(reply, replyVersion) }
 
+// right tells whether a reply is what was asked for.
+func (l *load) right(reply []byte) bool {
+	return l.mode == "empty" || l.mode == "ranks-grpc" && grpcRanked(reply) || l.mode == "grpc" && grpcSaved(reply)
+}
+
 // field returns a number of a SaveAnswerResponse.
 func field(reply []byte, number uint64) uint64 {
-	if len(reply) < 5 {
-		return 0
-	}
-	for rest := reply[5:]; len(rest) > 0; {
-		tag, n := binary.Uvarint(rest)
-		rest = rest[n:]
-		value, n := binary.Uvarint(rest)
-		if n <= 0 {
-			return 0
-		}
-		rest = rest[n:]
-		if tag&7 == 2 {
-			if value > uint64(len(rest)) {
-				return 0
+	if len(reply) >= 5 {
+		for found, value := range fields(reply[5:]) {
+			if found == number {
+				return value.number
 			}
-			rest = rest[value:]
-		} else if tag>>3 == number {
-			return value
 		}
 	}
 	return 0
+}
+
+// A value is a field's number, or what it holds.
+type value struct {
+	number uint64
+	held   []byte
+}
+
+// fields goes through the fields of a message; it stops at what it cannot read.
+func fields(message []byte) iter.Seq2[uint64, value] {
+	return func(yield func(uint64, value) bool) {
+		for len(message) > 0 {
+			tag, n := binary.Uvarint(message)
+			if n <= 0 {
+				return
+			}
+			message = message[n:]
+			var found value
+			switch tag & 7 {
+			case 0, 2:
+				if found.number, n = binary.Uvarint(message); n <= 0 {
+					return
+				}
+				message = message[n:]
+				if tag&7 == 2 {
+					if found.number > uint64(len(message)) {
+						return
+					}
+					found.held, message = message[:found.number], message[found.number:]
+				}
+			case 1, 5:
+				size := 8 - int(tag&4)
+				if len(message) < size {
+					return
+				}
+				message = message[size:]
+			default:
+				return
+			}
+			if !yield(tag>>3, found) {
+				return
+			}
+		}
+	}
 }

@@ -1,4 +1,5 @@
-// Load offers answer saves to finalbell and tells what became of each.
+// Load offers answer saves to finalbell and tells what became of each; it asks for boards, and watches them, too (ranks.go,
+// watch.go).
 //
 // It is one process that costs little (about 12 µs a save), since on two cores the load's own cost is part of the figure.
 // Closed loop (-rate 0): every connection sends its next save when the last one is answered: the most that can be served.
@@ -49,6 +50,8 @@ type options struct {
 	warm        float64
 	run         string
 	content     string
+	exam        string
+	top         int
 }
 
 // A save is one request: its place in the schedule, and what makes it up again when it has to be repeated.
@@ -88,6 +91,9 @@ func (l *load) take() *save {
 	}
 	one := l.sessions[number%int64(len(l.sessions))]
 	seq := one.saves.Add(1)
+	if len(one.Questions) == 0 { // a board is asked for
+		return &save{session: one, due: due}
+	}
 	asked := &one.Questions[int(seq)%len(one.Questions)]
 	choice := asked.Choices[(int(seq)/len(one.Questions)+int(seq))%len(asked.Choices)]
 	return &save{session: one, question: asked, choice: choice, key: fmt.Sprintf("%s-%012x", l.run, number), seq: firstSequence + seq, due: due}
@@ -96,7 +102,9 @@ func (l *load) take() *save {
 func main() {
 	var o options
 	var sessions, acked string
-	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), or empty (gRPC calls of bench/peers/empty.py)")
+	var watchers int
+	var opens, stalled float64
+	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), ranks and ranks-grpc (GetLeaderboard), watch and sse (a crowd that watches a board, gRPC or events), or empty (gRPC calls of bench/peers/empty.py)")
 	flag.StringVar(&o.address, "address", "127.0.0.1:8080", "host:port")
 	flag.StringVar(&sessions, "sessions", "", "file of sessions, one JSON object a line")
 	flag.IntVar(&o.connections, "connections", 128, "how many connections")
@@ -105,20 +113,29 @@ func main() {
 	flag.Float64Var(&o.seconds, "seconds", 10, "measured seconds")
 	flag.Float64Var(&o.warm, "warm", 0, "seconds of the same load before that, which are not measured")
 	flag.StringVar(&o.content, "content-type", "application/json", "rest: of the body")
+	flag.StringVar(&o.exam, "exam", "", "ranks, watch: whose board")
+	flag.IntVar(&o.top, "top", 10, "ranks, watch: how many places from the top")
+	flag.IntVar(&watchers, "watchers", 0, "watch: how many; 0: one for each session")
+	flag.Float64Var(&opens, "opens", 1000, "watch: streams opened per second")
+	flag.Float64Var(&stalled, "stalled", 0, "watch: the share that opens a stream and reads nothing more")
 	flag.StringVar(&acked, "acked", "", "write the highest acknowledged version of each question here, one JSON object a line")
 	flag.Parse()
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(-1) // 100,000 sessions in memory: collecting them costs more than all saves together
 	debug.SetMemoryLimit(2 << 30)
 	o.run = fmt.Sprintf("%08x", uint32(time.Now().UnixNano()/1000))
-	read, err := readSessions(sessions)
+	read, err := readSessions(sessions, o.mode == "rest" || o.mode == "grpc" || o.mode == "submit")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
 	l := &load{options: o, sessions: read, tally: newTally(), acks: newAcks(acked != "")}
-	if o.mode == "submit" {
+	switch o.mode {
+	case "submit":
 		l.submitAll()
+		return
+	case "watch", "sse":
+		l.watchAll(watchers, opens, stalled)
 		return
 	}
 	l.began = time.Now()
@@ -133,10 +150,10 @@ func main() {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			if o.mode != "rest" {
-				l.grpc()
-			} else {
+			if o.mode == "rest" || o.mode == "ranks" {
 				l.rest()
+			} else {
+				l.grpc()
 			}
 		}()
 	}
@@ -157,7 +174,8 @@ func used() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-func readSessions(path string) ([]*session, error) {
+// readSessions reads sessions, or students without one, who have only a token.
+func readSessions(path string, withQuestions bool) ([]*session, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -172,8 +190,12 @@ func readSessions(path string) ([]*session, error) {
 		if err := json.Unmarshal(lines.Bytes(), one); err != nil {
 			return nil, fmt.Errorf("line %d of %s: %w", len(read)+1, path, err)
 		}
-		if len(one.Questions) == 0 {
+		if len(one.Questions) == 0 && withQuestions {
 			return nil, fmt.Errorf("line %d of %s has no questions", len(read)+1, path)
+		}
+		if len(one.Questions) == 0 {
+			read = append(read, one)
+			continue
 		}
 		if known, ok := shared[one.Questions[0].ID+one.Questions[len(one.Questions)-1].ID]; ok && len(known) == len(one.Questions) {
 			one.Questions = known

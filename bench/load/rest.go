@@ -33,7 +33,11 @@ func (l *load) rest() {
 				}
 				wire, reader = dialled, bufio.NewReaderSize(dialled, 4096)
 			}
-			buffer = restRequest(buffer[:0], one, l.options)
+			if l.mode == "ranks" {
+				buffer = l.ranksGet(buffer[:0], one)
+			} else {
+				buffer = restRequest(buffer[:0], one, l.options)
+			}
 			wire.SetDeadline(time.Now().Add(patience))
 			_, err := wire.Write(buffer)
 			status := 0
@@ -72,7 +76,7 @@ func (l *load) answered(one *save, status int, body []byte) bool {
 		l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))
 		return false
 	}
-	if status != 200 || !bytes.Contains(body, []byte(`"saved":true`)) {
+	if status != 200 || !(l.mode == "ranks" && ranked(body) || bytes.Contains(body, []byte(`"saved":true`))) {
 		l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))
 		return true
 	}
