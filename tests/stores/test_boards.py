@@ -14,6 +14,7 @@ from stores.boards import (
     BANDS,
     MOST_BANDS,
     Boards,
+    Frame,
     Source,
     band_points,
     bands_key,
@@ -175,6 +176,16 @@ async def test_a_cohort_that_began_while_a_build_was_beginning_is_counted_once(b
 
     assert histogram is not None
     assert histogram.bars() == [(9.0, 1)]
+
+
+async def test_who_asks_for_the_counts_alone_is_given_no_rows(boards: Boards) -> None:
+    board = fresh("b")
+    await boards.rebuild(source(board, everybody(board, {f"s{n}": n for n in range(20)})))
+
+    frame = await boards.frame(board, None, "", 0)
+
+    assert isinstance(frame, Frame)
+    assert (frame.total, frame.rows) == (20, ())
 
 
 async def test_a_cohort_that_everybody_had_left_begins_without_them(boards: Boards) -> None:
