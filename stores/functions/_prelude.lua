@@ -115,10 +115,15 @@ local function behind(zset, key, width)
   }
 end
 
--- Rows of a board from one index to another, best first; a row is {rank, student, order key, alias}.
+-- Rows of a board from one index to another, some thousands at most, best first; a row is {rank, student, order key, alias}.
 local function rows_of(of, zset, first, last)
-  local found = {}
+  local found, students = {}, {}
   local range = redis.call('ZREVRANGE', zset, first, last, 'WITHSCORES')
+  for i = 1, #range, 2 do
+    students[#students + 1] = range[i]
+  end
+  -- All at once: a call for each is most of what a page costs, and Redis does nothing else meanwhile.
+  local entries = #students > 0 and redis.call('HMGET', of, unpack(students)) or {}
   local rank, key
   for i = 1, #range, 2 do
     if range[i] ~= '!' then
@@ -128,7 +133,7 @@ local function rows_of(of, zset, first, last)
         rank = first + (i - 1) / 2 + 1
       end
       key = range[i + 1]
-      found[#found + 1] = {rank, range[i], key, alias_of(redis.call('HGET', of, range[i]))}
+      found[#found + 1] = {rank, range[i], key, alias_of(entries[(i + 1) / 2])}
     end
   end
   return found
