@@ -7,7 +7,7 @@ best in its zset, and counts all others in bands.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from secrets import token_hex
 from time import time_ns
@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from stores.histogram import Histogram
-from stores.pipeline import Functions
+from stores.pipeline import Functions, Overloaded
 from stores.records import Place, Rank, Standing
 
 TIE_BITS = {"NONE": 0, "DURATION": 27, "SUBMITTED_AT": 35}
@@ -61,6 +61,13 @@ on a board of a million; who asks for a rank waits no longer than that."""
 
 KEPT = 2_000
 """How many of the best an approximate board keeps in order; 1,000 of them are shown (the most that one page has)."""
+
+LARGE = 350
+"""From how many rows in all a page is large: smaller ones are read at once, large ones one after the other. A thousand rows take
+Redis some milliseconds, and saves wait meanwhile."""
+
+LONGEST_LINE = 64
+"""How many large pages may be asked for at a time: the gateway lets more calls wait, so that others have room."""
 
 SCANNED = 5_000
 EXACT_BANDS, APPROXIMATE = 1, 2
@@ -144,6 +151,8 @@ class Boards:
     def __init__(self, client: Redis) -> None:
         self._redis = client
         self._functions = Functions(client, queue="boards")
+        self._large = asyncio.Semaphore()
+        self._in_line = 0
 
     async def place(self, standings: Sequence[Standing]) -> set[str]:
         """Put students where their standings say, if newer; returns the boards that have to be built again."""
@@ -172,9 +181,11 @@ class Boards:
     async def page(
         self, board: str, cohort: str | None, *, top: int, student: str | None, window: int, cursor: Cursor | None = None
     ) -> BoardPage:
-        """Return a page of a board, a student's place and `window` places above and below it, all of one moment."""
+        """Return a page of a board, a student's place and `window` places above and below it, all of one moment. Overloaded: too
+        many large pages are asked for."""
         after = ("up" if cursor.up else "down", cursor.order_key, cursor.offset, cursor.digest) if cursor else ("",)
-        reply = await self._functions.call("page", _reading(board, cohort), top, student or "", window, *after)
+        async with self._turn(top + 2 * window):
+            reply = await self._functions.call("page", _reading(board, cohort), top, student or "", window, *after)
         ready, total, rows, me, behind, around, kind, counts, above, below = cast(list[object], reply)
         histogram = _histogram(counts, kind) if cast(int, kind) & APPROXIMATE else None
         own, percentile, error = _places([me])[0] if me else None, None, 0
@@ -196,6 +207,21 @@ class Boards:
             above=_cursor(above, up=True),
             below=_cursor(below, up=False),
         )
+
+    @asynccontextmanager
+    async def _turn(self, rows: int) -> AsyncIterator[None]:
+        """Wait until so many rows may be read."""
+        if rows < LARGE:
+            yield
+            return
+        if self._in_line >= LONGEST_LINE:
+            raise Overloaded
+        self._in_line += 1
+        try:
+            async with self._large:
+                yield
+        finally:
+            self._in_line -= 1
 
     async def rank(self, board: str, student: str) -> Rank | None:
         """Return where a student stands; None without a place, or while the board is incomplete."""

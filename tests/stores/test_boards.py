@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stores.boards import (
     BANDS,
+    LONGEST_LINE,
     MOST_BANDS,
     Boards,
     Frame,
@@ -26,6 +27,7 @@ from stores.boards import (
 )
 from stores.connect import Stores
 from stores.histogram import Histogram
+from stores.pipeline import Overloaded
 from stores.records import Place, Standing
 from tests.stack import fresh
 
@@ -502,3 +504,22 @@ async def test_a_board_with_very_many_possible_scores_counts_them_in_bands_and_s
 def test_a_board_never_counts_in_more_bands_than_it_should(highest: int) -> None:
     assert (2 * highest + 1) / band_points(highest) <= MOST_BANDS + 1
     assert band_points(2_000) == 1
+
+
+async def test_large_pages_are_read_one_after_the_other_in_a_line_of_some_length_and_nobody_else_waits_for_them(
+    boards: Boards,
+) -> None:
+    board, done = fresh("b"), list[str]()
+    await boards.rebuild(source(board, everybody(board, {f"s{n}": n for n in range(20)})))
+
+    async def read(top: int, name: str) -> None:
+        page = await boards.page(board, None, top=top, student=None, window=0)
+        assert page.total == 20
+        done.append(name)
+
+    large = [read(1_000, "large") for _ in range(LONGEST_LINE + 5)]
+    replies = await asyncio.gather(*large, read(100, "small"), return_exceptions=True)
+
+    assert [type(reply) for reply in replies if reply] == [Overloaded] * 5
+    assert done.index("small") <= 1
+    assert done.count("large") == LONGEST_LINE
