@@ -136,7 +136,7 @@ class Places:
             yield await self._compare(exam, cohort, await self._standings.ranked(exam, cohort))
         for series in await self._catalog.series_of(exam):
             board, counted = await self.board_of(series)
-            for cohort in (None, *await self._standings.cohorts_in_series(series)):
+            for cohort in (None, *await self._standings.cohorts(*series.exams)):
                 yield await self._compare(board, cohort, await self._standings.ranked_in_series(series, counted, cohort))
 
     async def _compare(self, board: str, cohort: str | None, ranked: Mapping[str, int]) -> Compared:
@@ -225,7 +225,7 @@ class Places:
         exams = [await self._catalog.exam(exam) for exam in counted]
         highest = sum(exam.max_score for exam in exams if exam is not None)
 
-        return Source(board, "NONE", highest, everybody, lambda: self._standings.cohorts_in_series(series), exactly)
+        return Source(board, "NONE", highest, everybody, lambda: self._standings.cohorts(*series.exams), exactly)
 
 
 def _name(series: Series, counted: Sequence[str]) -> str:

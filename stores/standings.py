@@ -154,10 +154,10 @@ class Standings:
         )
         return [row["bound"] for row in rows if row["bound"] is not None]
 
-    async def cohorts(self, exam: str) -> Sequence[str]:
-        """Return every cohort that has a student with a standing in the exam."""
-        rows = await self._pool.fetch("SELECT DISTINCT unnest(cohorts) AS cohort FROM standing WHERE exam_id = $1 ORDER BY 1", exam)
-        return [row["cohort"] for row in rows]
+    async def cohorts(self, *exams: str) -> Sequence[str]:
+        """Return every cohort that has a student with a standing in one of the exams, by name."""
+        rows = await self._pool.fetch("SELECT DISTINCT unnest(cohorts) AS cohort FROM standing WHERE exam_id = ANY ($1)", exams)
+        return sorted(row["cohort"] for row in rows)
 
     async def ranked(self, exam: str, cohort: str | None) -> Mapping[str, int]:
         """Return the order key of every placed student of a board: what the zset has to hold."""
@@ -204,13 +204,6 @@ class Standings:
             for row in rows
             if row["order_key"] is not None and (cohort is None or cohort in row["cohorts"])
         }
-
-    async def cohorts_in_series(self, series: Series) -> Sequence[str]:
-        """Return every cohort that has a student with a standing in the series."""
-        rows = await self._pool.fetch(
-            "SELECT DISTINCT unnest(cohorts) AS cohort FROM standing WHERE exam_id = ANY ($1)", series.exams
-        )
-        return sorted(row["cohort"] for row in rows)
 
     async def show(self, count: int) -> Sequence[Standing]:
         """Show some of what is held though its board is not frozen, or no longer; returns where these students stand. They stay

@@ -187,8 +187,7 @@ class Hub:
     async def _read(self) -> bool:
         """Read what is shown; returns whether it is anything new."""
         sight = await self._look(self._which)
-        same = self._frame is not None and sight == self._sight and not self._reread
-        known = self._frame.changes if self._frame is not None and same else ""
+        known = self._frame.changes if self._frame is not None and sight == self._sight and not self._reread else ""
         found = await self._boards.frame(sight.board, self._which.cohort or None, known, MOST_ROWS)
         if found is True:
             return False

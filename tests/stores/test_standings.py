@@ -169,7 +169,7 @@ async def test_a_series_sums_what_is_shown_in_its_exams_that_count(
     assert {s.student: s.order_key for page in pages for s in page} == right
     assert await standings.ranked_in_series(series, counted, None) == {s: key for s, key in right.items() if key is not None}
     assert some == [one for page in pages for one in page if one.student == "ada"]
-    assert await standings.cohorts_in_series(series) == sorted({exam for _, exam in scores} | {"all"})
+    assert await standings.cohorts(*series.exams) == sorted({exam for _, exam in scores} | {"all"})
     assert {one.student: one.version for page in pages for one in page} == {
         student: sum(1 for one, _ in scores if one == student) for student in right
     }
