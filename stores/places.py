@@ -10,7 +10,7 @@ import structlog
 
 from stores.boards import Boards, Frame, Source
 from stores.catalog import Catalog
-from stores.records import Exam, Series, Standing
+from stores.records import SERIES_BOARDS, Exam, Series, Standing
 from stores.standings import Standings
 
 log = structlog.get_logger()
@@ -169,7 +169,7 @@ class Places:
 
     async def forget_series(self, series: str) -> None:
         """Drop the board of a series that is no more."""
-        board = await self._boards.supersede(f"series/{series}", "")
+        board = await self._boards.supersede(SERIES_BOARDS + series, "")
         if board:
             await self._boards.drop(board)
 
@@ -193,10 +193,10 @@ class Places:
         return _name(series, counted), counted
 
     async def _source(self, board: str) -> Source | None:
-        if not board.startswith("series/"):
+        if not board.startswith(SERIES_BOARDS):
             exam = await self._catalog.exam(board)
             return None if exam is None else self._exam_source(exam)
-        series = await self._catalog.series(board.removeprefix("series/").partition("@")[0])
+        series = await self._catalog.series(board.removeprefix(SERIES_BOARDS).partition("@")[0])
         if series is None:
             return None
         now, counted = await self._board_just_now(series)

@@ -566,6 +566,10 @@ class Standing:
     version: int
 
 
+SERIES_BOARDS = "series/"
+"""What the names of series' boards begin with; no exam's id looks like it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """A group of exams with a board over all of them: of each student the sum of what their standings show, or of the `best_of`
@@ -578,8 +582,8 @@ class Series:
 
     @property
     def board(self) -> str:
-        """What the names of its boards begin with; no exam's id looks like it."""
-        return f"series/{self.id}"
+        """What the names of its boards begin with."""
+        return SERIES_BOARDS + self.id
 
 
 @dataclass(frozen=True, slots=True)
