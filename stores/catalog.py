@@ -21,6 +21,10 @@ SERIES = """
   SELECT s.id, s.title, s.best_of, array_agg(m.exam_id ORDER BY m.exam_id) AS exams
   FROM exam_series s JOIN exam_series_member m ON m.series_id = s.id
 """
+ENDED = """(closed_at IS NOT NULL OR closes_at <= now())
+          AND NOT EXISTS (SELECT FROM exam_session s WHERE s.exam_id = exam.id AND s.status = 'IN_PROGRESS')"""
+"""Whether an exam is closed, and its last session has ended: what AFTER_CLOSE waits for."""
+
 EXAM_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('exam/' || $1, 0))"
 """Held by whoever changes what a start depends on; starts share it."""
 
@@ -189,11 +193,7 @@ class Catalog:
     async def _read_ended(self, exam: str) -> bool:
         ended = bool(
             await self._pool.fetchval(
-                """
-                SELECT (closed_at IS NOT NULL OR closes_at <= now())
-                  AND NOT EXISTS (SELECT FROM exam_session s WHERE s.exam_id = e.id AND s.status = 'IN_PROGRESS')
-                FROM exam e WHERE id = $1
-                """,
+                f"SELECT {ENDED} FROM exam WHERE id = $1",  # noqa: S608
                 exam,
             )
         )
@@ -205,11 +205,7 @@ class Catalog:
     async def showing(self, exams: Sequence[str]) -> Sequence[str]:
         """Return those of some exams whose scores may be seen just now, by id."""
         rows = await self._pool.fetch(
-            f"""
-            SELECT {EXAM}, release_score = 'AFTER_CLOSE' AND (closed_at IS NOT NULL OR closes_at <= now())
-              AND NOT EXISTS (SELECT FROM exam_session s WHERE s.exam_id = exam.id AND s.status = 'IN_PROGRESS') AS ended
-            FROM exam WHERE id = ANY ($1) ORDER BY id
-            """,  # noqa: S608
+            f"SELECT {EXAM}, release_score = 'AFTER_CLOSE' AND {ENDED} AS ended FROM exam WHERE id = ANY ($1) ORDER BY id",  # noqa: S608
             exams,
         )
         return [row["id"] for row in rows if exam_of(row).shows_scores(ended=bool(row["ended"]))]
