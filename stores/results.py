@@ -104,10 +104,11 @@ class Results:
         """
         rows = await self._pool.fetch(
             """
+            WITH mine AS MATERIALIZED (
+              SELECT session_id FROM submission WHERE claimed_until < now() ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            )
             UPDATE submission s SET claimed_until = now() + interval '10 seconds'
-            FROM (SELECT session_id FROM submission WHERE claimed_until < now() ORDER BY created_at LIMIT $1
-                  FOR UPDATE SKIP LOCKED) AS mine
-            WHERE s.session_id = mine.session_id RETURNING s.subject, s.event
+            FROM mine WHERE s.session_id = mine.session_id RETURNING s.subject, s.event
             """,
             count,
         )

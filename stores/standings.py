@@ -107,10 +107,17 @@ WHOLE_SERIES = SERIES.replace("AND t.student_id = ANY ($4)", "")
 """Where everybody does. A statement for either would be planned for both at once, and read all for a few."""
 
 
-NEXT_REVEALED = """
-  SELECT student_id FROM standing WHERE exam_id = $1 AND held AND held_key IS DISTINCT FROM order_key
-  ORDER BY held_key NULLS FIRST, order_key, student_id LIMIT 1
-"""
+REVEALED = f"""
+  WITH next AS MATERIALIZED (
+    SELECT student_id FROM standing WHERE exam_id = $1 AND held AND held_key IS DISTINCT FROM order_key
+    ORDER BY held_key NULLS FIRST, order_key, student_id LIMIT 1 FOR UPDATE
+  )
+  UPDATE standing t SET held_key = t.order_key, version = t.version + 1
+  FROM next WHERE t.exam_id = $1 AND t.student_id = next.student_id
+  RETURNING {STANDING}
+"""  # noqa: S608
+"""Show one more. Whoever is next is looked for once: a subquery in FROM may be run again for each row that it is joined with, and
+passes over those that this statement has changed already, so that a limit of one would show them all."""
 
 
 class Standings:
@@ -210,12 +217,13 @@ class Standings:
         held, and are returned again, until the boards were `told`."""
         rows = await self._pool.fetch(
             f"""
-            UPDATE standing t SET held_key = t.order_key, version = t.version + (t.held_key IS DISTINCT FROM t.order_key)::int
-            FROM (
+            WITH hidden AS MATERIALIZED (
               SELECT exam_id, student_id FROM standing
               WHERE held AND exam_id = ANY (ARRAY(SELECT e.id FROM exam e WHERE NOT board_frozen(e)))
               ORDER BY exam_id, student_id LIMIT $1 FOR UPDATE SKIP LOCKED
-            ) AS hidden WHERE (t.exam_id, t.student_id) = (hidden.exam_id, hidden.student_id)
+            )
+            UPDATE standing t SET held_key = t.order_key, version = t.version + (t.held_key IS DISTINCT FROM t.order_key)::int
+            FROM hidden WHERE (t.exam_id, t.student_id) = (hidden.exam_id, hidden.student_id)
             RETURNING {STANDING}
             """,  # noqa: S608
             count,
@@ -252,16 +260,7 @@ class Standings:
         the board, those first who are not on it. Returns where they stand, or None when all are shown. They stay held until the
         boards were `told`."""
         async with self._pool.acquire() as connection, connection.transaction():
-            row = await connection.fetchrow(
-                f"""
-                UPDATE standing t SET held_key = t.order_key, version = t.version + 1
-                FROM (
-                  {NEXT_REVEALED} FOR UPDATE
-                ) AS next WHERE t.exam_id = $1 AND t.student_id = next.student_id
-                RETURNING {STANDING}
-                """,  # noqa: S608
-                exam,
-            )
+            row = await connection.fetchrow(REVEALED, exam)
             if row is not None:
                 await record(connection, actor, "leaderboard.reveal", exam, {"student": row["student_id"]})
         return standing_of(row) if row else None

@@ -330,7 +330,8 @@ async def test_a_reader_who_leaves_an_export_leaves_no_transaction_open(
     async def let_go() -> bool:
         return await open_ones() == 0
 
-    async with stack.channel("admin") as channel:
+    window = [("grpc.http2.bdp_probe", 0)]  # else a fast connection grows until it takes the whole board at once
+    async with grpc.aio.insecure_channel(stack.address("admin"), window) as channel:
         request, metadata = admin_pb2.ExportLeaderboardRequest(exam_id=exam_id), bearer(stack.token(roles=["admin"]))
         call = ExamAdminServiceStub(channel).ExportLeaderboard(request, metadata=metadata)
         await call.read()

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from ops.main import app
-from tests.faults.harm import fetch
+from tests.faults.harm import fetch, stopped
 from tests.flows.sitting import Student, good
 from tests.stack import Stack, fresh
 
@@ -118,10 +118,6 @@ async def counted_in_another_band(stack: Stack, exam: str, session: str) -> obje
         return await redis.hincrby(f"lbhist:{{{exam}}}", str(max(counts)), -1)
 
 
-async def held_for_no_reason(stack: Stack, exam: str, session: str) -> object:
-    return await change(stack, "UPDATE standing SET held = true, held_key = order_key - 1 WHERE exam_id = $1", exam)
-
-
 async def shown_while_held(stack: Stack, exam: str, session: str) -> object:
     await change(stack, "UPDATE exam SET board_frozen_at = now() WHERE id = $1", exam)
     return await change(stack, "UPDATE standing SET held = true, held_key = order_key - 1 WHERE exam_id = $1", exam)
@@ -156,7 +152,6 @@ BREAKS: list[tuple[str, Break]] = [
     ("I16", a_lost_board),
     ("I16", a_wrong_count),
     ("I16", counted_in_another_band),
-    ("I17", held_for_no_reason),
     ("I16", shown_while_held),
     ("I17", no_cohort),
     ("I16", a_cohort_that_nobody_knows_of),
@@ -177,6 +172,18 @@ async def test_a_promise_that_is_broken_behind_the_products_back_is_found(
     after = audit(stack, exam)
     assert (before.exit_code, after.exit_code) == (0, 1), before.output
     assert promise in violated(after)
+
+
+async def test_who_is_held_back_on_a_board_that_is_not_frozen_is_found(stack: Stack, exam: str) -> None:
+    await sat(stack, exam)
+    with stopped(stack, "scoring"):  # which would show them again
+        before = audit(stack, exam)
+        await change(stack, "UPDATE standing SET held = true, held_key = order_key - 1 WHERE exam_id = $1", exam)
+
+        after = audit(stack, exam)
+
+    assert (before.exit_code, after.exit_code) == (0, 1), before.output
+    assert "I17" in violated(after)
 
 
 async def test_a_click_that_postgresql_has_not_heard_of_after_a_minute_is_found(stack: Stack, exam: str) -> None:

@@ -15,7 +15,7 @@ from stores.places import Places
 from stores.records import Series, Standing
 from stores.results import Results
 from stores.series import AllSeries
-from stores.standings import NEXT_REVEALED, SERIES, Standings, restate
+from stores.standings import REVEALED, SERIES, Standings, restate
 from tests.stack import Stack, fresh
 from tests.stores.test_results import sat
 
@@ -190,9 +190,22 @@ async def test_whatever_plan_is_kept_a_few_students_of_a_series_are_found_by_the
 async def test_the_next_to_reveal_is_found_without_looking_at_all_who_are_held(stores: Stores, exam: str) -> None:
     async with stores.postgres.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL enable_sort = off")
-        plan = await connection.fetch(f"EXPLAIN {NEXT_REVEALED}".replace("$1", f"'{exam}'"))
+        plan = await connection.fetch(f"EXPLAIN {REVEALED}".replace("$1", f"'{exam}'"))
 
     assert not [line for (line,) in plan if "Sort" in line], plan
+
+
+async def test_one_step_shows_one_student_where_an_exam_seems_to_have_one(stores: Stores, exam: str) -> None:
+    await scored(stores, exam, "dea", 1, 0)
+    await Catalog(stores.postgres).freeze(exam, OPERATOR)
+    await stores.postgres.execute("ANALYZE standing")  # the planner believes that to look for the next costs nothing
+    for student, score in (("ada", 1), ("bob", 2), ("cem", 3)):
+        await scored(stores, exam, student, 1, score)
+
+    standings = Standings(stores.postgres)
+    steps = [(await standings.reveal(exam, OPERATOR), await standings.hidden(exam)) for _ in range(3)]
+
+    assert [(step.student, hidden) for step, hidden in steps if step] == [("ada", 2), ("bob", 1), ("cem", 0)]
 
 
 async def test_who_has_not_heard_of_a_release_yet_places_on_the_board_that_counts_it(
