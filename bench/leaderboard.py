@@ -75,6 +75,9 @@ class Plan:
     sample: int
     watchers: Sequence[int]
     watch_seconds: float
+    kill_seconds: float
+    shares: Sequence[float]
+    """How large a share of the readers stalls, crowd by crowd."""
 
 
 async def memory(place: Stack, seeded: Seeded) -> Mapping[str, float]:
@@ -152,23 +155,19 @@ def board(place: Stack, tie_break: str, plan: Plan, c: list[float], scratch: Pat
     return seeded, found
 
 
-def crowds(place: Stack, seeded: Seeded, plan: Plan, ways: Sequence[str], share: float, kill: bool, scratch: Path) -> list[Crowd]:
-    """Let crowds watch one board, each way and size, and then with stalled readers among them, and under a kill."""
+def crowds(place: Stack, seeded: Seeded, plan: Plan, ways: Sequence[str], scratch: Path) -> list[Crowd]:
+    """Let crowds watch one board, each way and size, with stalled readers among them where that is planned, and under a kill."""
     descriptors, students = more_descriptors(), scratch / "watchers"
     tokens(place, seeded.spread(max(plan.watchers)), students)
     found = []
     for way in ways:
         sizes = fitting(way, plan.watchers, descriptors)
         for count in sizes:
-            found.append(watched(place, seeded, way, students, count, seconds=plan.watch_seconds))
-            if share:
-                found.append(watched(place, seeded, way, students, count, seconds=plan.watch_seconds, stalled=share))
-            show_crowds(found[-2:] if share else found[-1:])
-        if kill:
-            found += [
-                watched(place, seeded, way, students, count, seconds=max(15, plan.watch_seconds), kill=True) for count in sizes
-            ]
-            show_crowds(found[-len(sizes) :])
+            some = [watched(place, seeded, way, students, count, seconds=plan.watch_seconds, stalled=one) for one in plan.shares]
+            if plan.kill_seconds:
+                some.append(watched(place, seeded, way, students, count, seconds=plan.kill_seconds, kill=True))
+            show_crowds(some)
+            found += some
     return found
 
 
@@ -251,9 +250,13 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--short", action="store_true", help="a smoke of everything: figures mean nothing")
     given = parser.parse_args()
-    plan = Plan(given.entries, given.updates, given.rate, given.seconds, given.sample, given.watchers, given.watch_seconds)
+    plan = Plan(
+        *(given.entries, given.updates, given.rate, given.seconds, given.sample, given.watchers, given.watch_seconds),
+        kill_seconds=max(15, given.watch_seconds) if given.kill else 0,
+        shares=(0, given.stalled) if given.stalled else (0,),
+    )
     if given.short:
-        plan = Plan(5_000, 2_000, 100, 3, 200, [60], 4)
+        plan = Plan(5_000, 2_000, 100, 2, 200, [60], 3, kill_seconds=3, shares=[0.05])
     build_load()
     more_descriptors()
     boards, watching, others = list[Board](), list[Crowd](), list[Peer]()
@@ -270,7 +273,7 @@ def main() -> None:
             others = list(asyncio.run(peers(place, seeded.exam, seeded.spread(plan.sample))))
             show_peers(others)
         if plan.watchers:
-            watching = crowds(place, seeded, plan, given.ways, given.stalled, given.kill or given.short, scratch)
+            watching = crowds(place, seeded, plan, given.ways, scratch)
     c = Figure(tuple(measured_c) or (0.0,))
     print(f"\nC = {c} empty grpc.aio calls/s on one core")
     figures = {"boards": [asdict(one) for one in boards], "crowds": [asdict(one) for one in watching]}

@@ -59,7 +59,7 @@ type watcher struct {
 }
 
 const (
-	lateFrames   = 5 * time.Second
+	lateFrames   = 5 * time.Second // are waited for at most, and half of the measured time
 	openPatience = 120 * time.Second
 	firstAfter   = time.Second // before the server has said anything
 	longestWait  = 30 * time.Second
@@ -142,7 +142,7 @@ func (l *load) watchAll(watchers int, opens, stalled float64) {
 	found.LoadCPU = (used() - cpu).Seconds()
 	found.State = "measured"
 	out.Encode(found)
-	time.Sleep(lateFrames)
+	time.Sleep(min(lateFrames, time.Duration(l.seconds/2*float64(time.Second))))
 	for c.someWait() && time.Since(c.to) < openPatience {
 		time.Sleep(100 * time.Millisecond)
 	}

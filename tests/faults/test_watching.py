@@ -11,10 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from tests.faults.harm import stopped
 from tests.flows.test_watching import score
-from tests.stack import Stack, running
+from tests.stack import Stack
 
 WATCHERS = 40
 
@@ -80,58 +81,53 @@ async def all_see(crowd: list[Coming], total: int, seconds: float = 30) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 async def test_all_watchers_are_back_after_the_end_of_their_service_and_see_what_came_meanwhile(
-    small_exam: dict[str, Any], exam_id: str, how: signal.Signals
+    stack: Stack, small_exam: dict[str, Any], exam_id: str, how: signal.Signals
 ) -> None:
-    with running() as stack:
-        await stack.import_exam(small_exam, exam_id)
-        await score(stack, exam_id, 1, alias="Ada")
-        async with a_crowd(stack, exam_id) as crowd:
-            await all_see(crowd, 1)
+    await stack.import_exam(small_exam, exam_id)
+    await score(stack, exam_id, 1, alias="Ada")
+    async with a_crowd(stack, exam_id) as crowd:
+        await all_see(crowd, 1)
 
-            os.kill(stack.pid("leaderboard"), how)
-            await score(stack, exam_id, 2, alias="Bob")
-            await all_see(crowd, 2)
+        os.kill(stack.pid("leaderboard"), how)
+        await score(stack, exam_id, 2, alias="Bob")
+        await all_see(crowd, 2)
 
-            assert [entry["alias"] for entry in crowd[0].frames[-1]["entries"]] == ["Bob", "Ada"]
-            assert sum(one.attempts for one in crowd) < 8 * WATCHERS
+        assert [entry["alias"] for entry in crowd[0].frames[-1]["entries"]] == ["Bob", "Ada"]
+        assert sum(one.attempts for one in crowd) < 8 * WATCHERS
 
 
 @pytest.mark.parametrize("store", ["redis", "postgres"])
 async def test_a_store_that_is_away_ends_no_watching_and_shows_nothing_wrong(
-    small_exam: dict[str, Any], exam_id: str, store: str
+    stack: Stack, small_exam: dict[str, Any], exam_id: str, store: str
 ) -> None:
-    with running() as stack:
-        await stack.import_exam(small_exam, exam_id)
-        await score(stack, exam_id, 1, alias="Ada")
-        async with a_crowd(stack, exam_id) as crowd:
-            await all_see(crowd, 1)
+    await stack.import_exam(small_exam, exam_id)
+    await score(stack, exam_id, 1, alias="Ada")
+    async with a_crowd(stack, exam_id) as crowd:
+        await all_see(crowd, 1)
 
-            with stopped(stack, store):
-                await asyncio.sleep(3)
-            await score(stack, exam_id, 2, alias="Bob")
-            await all_see(crowd, 2)
+        with stopped(stack, store):
+            await asyncio.sleep(3)
+        await score(stack, exam_id, 2, alias="Bob")
+        await all_see(crowd, 2)
 
-            shown = [frame for one in crowd for frame in one.frames if not frame["rebuilding"]]
-            assert {tuple(entry["alias"] for entry in frame["entries"]) for frame in shown} == {("Ada",), ("Bob", "Ada")}
-            assert sum(one.attempts for one in crowd) == WATCHERS
+        shown = [frame for one in crowd for frame in one.frames if not frame["rebuilding"]]
+        assert {tuple(entry["alias"] for entry in frame["entries"]) for frame in shown} == {("Ada",), ("Bob", "Ada")}
+        assert sum(one.attempts for one in crowd) == WATCHERS
 
 
 async def test_a_board_that_is_deleted_under_its_watchers_is_whole_again_and_never_wrong(
-    small_exam: dict[str, Any], exam_id: str
+    stack: Stack, small_exam: dict[str, Any], exam_id: str
 ) -> None:
-    from redis.asyncio import Redis
+    await stack.import_exam(small_exam, exam_id)
+    for right, alias in ((2, "Ada"), (1, "Bob")):
+        await score(stack, exam_id, right, alias=alias)
+    async with a_crowd(stack, exam_id) as crowd, Redis.from_url(stack.read()["redis"]) as redis:
+        await all_see(crowd, 2)
 
-    with running() as stack:
-        await stack.import_exam(small_exam, exam_id)
-        for right, alias in ((2, "Ada"), (1, "Bob")):
-            await score(stack, exam_id, right, alias=alias)
-        async with a_crowd(stack, exam_id) as crowd, Redis.from_url(stack.read()["redis"]) as redis:
-            await all_see(crowd, 2)
+        await redis.delete(f"lb:{{{exam_id}}}")
+        await score(stack, exam_id, 0, alias="Cem")
+        await all_see(crowd, 3)
 
-            await redis.delete(f"lb:{{{exam_id}}}")
-            await score(stack, exam_id, 0, alias="Cem")
-            await all_see(crowd, 3)
-
-            shown = [frame for one in crowd for frame in one.frames if not frame["rebuilding"]]
-            aliases = {tuple(entry["alias"] for entry in frame["entries"]) for frame in shown}
-            assert aliases <= {("Ada", "Bob"), ("Ada", "Bob", "Cem")}
+        shown = [frame for one in crowd for frame in one.frames if not frame["rebuilding"]]
+        aliases = {tuple(entry["alias"] for entry in frame["entries"]) for frame in shown}
+        assert aliases <= {("Ada", "Bob"), ("Ada", "Bob", "Cem")}

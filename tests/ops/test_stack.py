@@ -226,7 +226,7 @@ def test_ctrl_c_during_the_start_stops_what_was_started(tmp_path: Path, options:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
 
-    eventually(lambda: not any(alive(pid) for pid in pids), 5)
+    eventually(lambda: not any(alive(pid) for pid in pids), 30)
     assert not local.stack()
 
 
