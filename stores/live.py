@@ -27,7 +27,7 @@ from stores.hashes import (
     session_fields,
     state_fields,
 )
-from stores.pipeline import Call, Functions
+from stores.pipeline import Call, Functions, ask_all
 from stores.records import (
     Deadline,
     Frozen,
@@ -261,11 +261,10 @@ class LiveSessions:
 
     async def holds(self) -> bool:
         """Return whether the bell holds on any shard that has sessions in progress."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for number in range(keys.SHARDS):
-                pipeline.exists(keys.hold_key(number))
-                pipeline.zcard(keys.due_key(number))
-            replies = await pipeline.execute()
+        replies = await ask_all(
+            self._redis,
+            [part for n in range(keys.SHARDS) for part in (("EXISTS", keys.hold_key(n)), ("ZCARD", keys.due_key(n)))],
+        )
         return any(held and running for held, running in zip(replies[::2], replies[1::2], strict=True))
 
     async def due(self, grace_ms: int = BELL_GRACE_MS) -> Sequence[UUID]:
@@ -283,26 +282,24 @@ class LiveSessions:
 
     async def lease(self, work: str, holder: str, ttl_ms: int = 5_000) -> Sequence[int]:
         """Return the shards on which `holder` may do `work` for now. A lease spreads work; nothing relies on it."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for number in range(keys.SHARDS):
-                pipeline.set(keys.lease_key(number, work), holder, nx=True, px=ttl_ms)
-                pipeline.get(keys.lease_key(number, work))
-            replies = await pipeline.execute()
-        return [number for number in range(keys.SHARDS) if replies[2 * number + 1] == holder.encode()]
+        leases = [keys.lease_key(number, work) for number in range(keys.SHARDS)]
+        commands = [part for lease in leases for part in (("SET", lease, holder, "NX", "PX", ttl_ms), ("GET", lease))]
+        holders = (await ask_all(self._redis, commands))[1::2]
+        return [number for number, one in enumerate(holders) if one == holder.encode()]
 
     async def read_logs(self, shards: Sequence[int], count: int) -> Mapping[int, ShardLog]:
         """Return what the shards' logs hold, up to `count` entries each; shards with nothing to write are left out."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for number in shards:
-                pipeline.get(keys.generation_key(number))
-                pipeline.xrange(keys.log_key(number), count=count)
-            replies = await pipeline.execute()
-        read = {}
+        reading = [
+            part
+            for number in shards
+            for part in (("GET", keys.generation_key(number)), ("XRANGE", keys.log_key(number), "-", "+", "COUNT", count))
+        ]
+        replies, read = await ask_all(self._redis, reading), {}
         for i, number in enumerate(shards):
             generation, entries = replies[2 * i], replies[2 * i + 1]
             if generation and entries:
                 after = _after(entries[-1][0].decode())
-                read[number] = ShardLog(generation.decode(), after, [read_log_entry(fields) for _, fields in entries])
+                read[number] = ShardLog(generation.decode(), after, [read_log_entry(_fields(flat)) for _, flat in entries])
         return read
 
     async def trim_logs(self, cuts: Mapping[int, ShardLog]) -> None:
@@ -313,18 +310,19 @@ class LiveSessions:
         ]
         await self._all(calls)
 
+    async def dirty(self, shards: Sequence[int]) -> Sequence[int]:
+        """Return which shards have sessions that the log had no room for."""
+        counts = await ask_all(self._redis, [("ZCARD", keys.dirty_key(number)) for number in shards])
+        return [number for number, count in zip(shards, counts, strict=True) if count]
+
     async def read_dirty(self, number: int, count: int) -> tuple[str, Sequence[tuple[UUID, int, Sequence[SavedAnswer]]]]:
         """Return a shard's generation, and up to `count` sessions that the log had no room for: each with its version and
         all its answers. Those that wait longest come first."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.get(keys.generation_key(number))
-            pipeline.zrange(keys.dirty_key(number), 0, count - 1)
-            generation, members = await pipeline.execute()
+        generation, members = await ask_all(
+            self._redis, [("GET", keys.generation_key(number)), ("ZRANGE", keys.dirty_key(number), 0, count - 1)]
+        )
         sessions = [UUID(member.decode()) for member in members]
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for session in sessions:
-                pipeline.hgetall(keys.session_key(session))
-            hashes = await pipeline.execute() if sessions else []
+        hashes = await self._hashes(sessions)
         found = [
             (session, int(fields[b"v"]), read_state(session, 0, fields).answers) if fields else (session, 2**53, ())
             for session, fields in zip(sessions, hashes, strict=True)
@@ -338,23 +336,19 @@ class LiveSessions:
 
     async def backlog(self) -> Backlog:
         """Return how much is not in PostgreSQL yet, and since when."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for number in range(keys.SHARDS):
-                pipeline.xlen(keys.log_key(number))
-                pipeline.zcard(keys.dirty_key(number))
-                pipeline.xrange(keys.log_key(number), count=1)
-            pipeline.time()
-            *replies, (seconds, _) = await pipeline.execute()
+        reading: list[tuple[str | int, ...]] = [("TIME",)]
+        for log, dirty in ((keys.log_key(number), keys.dirty_key(number)) for number in range(keys.SHARDS)):
+            reading += [("XLEN", log), ("ZCARD", dirty), ("XRANGE", log, "-", "+", "COUNT", 1)]
+        (seconds, _), *replies = await ask_all(self._redis, reading)
         oldest = [int(entries[0][0].split(b"-")[0]) for entries in replies[2::3] if entries]
-        return Backlog(sum(replies[0::3]), sum(replies[1::3]), max(0.0, seconds - min(oldest) / 1000) if oldest else 0.0)
+        waits = max(0.0, int(seconds) - min(oldest) / 1000) if oldest else 0.0
+        return Backlog(sum(replies[0::3]), sum(replies[1::3]), waits)
 
     async def waiting(self) -> tuple[int, int]:
         """Return how many submitted sessions have no result yet, and how many wait for an operator."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for number in range(keys.SHARDS):
-                pipeline.zcard(keys.unscored_key(number))
-                pipeline.zcard(keys.parked_key(number))
-            replies = await pipeline.execute()
+        replies = await ask_all(
+            self._redis, [("ZCARD", key(n)) for n in range(keys.SHARDS) for key in (keys.unscored_key, keys.parked_key)]
+        )
         return sum(replies[0::2]), sum(replies[1::2])
 
     async def now_ms(self) -> int:
@@ -446,10 +440,7 @@ class LiveSessions:
 
     async def leftovers(self, sessions: Sequence[UUID]) -> Mapping[UUID, SessionState]:
         """Return what Redis still has of sessions from whatever generation; only for a restore to merge."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for session in sessions:
-                pipeline.hgetall(keys.session_key(session))
-            hashes = await pipeline.execute() if sessions else []
+        hashes = await self._hashes(sessions)
         return {session: read_state(session, 0, fields) for session, fields in zip(sessions, hashes, strict=True) if fields}
 
     async def take_tokens(self, sessions: Sequence[UUID], token: str) -> tuple[frozenset[UUID], int]:
@@ -459,13 +450,9 @@ class LiveSessions:
         A shard that has no generation, since it was wiped, gets one before anybody restores into it.
         """
         shards = sorted({keys.shard(session) for session in sessions})
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for session in sessions:
-                pipeline.set(keys.token_key(session), token, nx=True, px=TOKEN_MS)
-            for number in shards:
-                pipeline.get(keys.generation_key(number))
-            pipeline.time()
-            *replies, (seconds, microseconds) = await pipeline.execute()
+        taking = [("SET", keys.token_key(session), token, "NX", "PX", TOKEN_MS) for session in sessions]
+        reading = [("GET", keys.generation_key(number)) for number in shards]
+        *replies, (seconds, microseconds) = await ask_all(self._redis, [*taking, *reading, ("TIME",)])
         generations = replies[len(sessions) :]
         if not all(generations):
             await self._begin_generation(self._redis)
@@ -523,10 +510,11 @@ class LiveSessions:
 
     async def _before_now(self, key: Callable[[int], str], grace_ms: int) -> Sequence[UUID]:
         until = await self.now_ms() - grace_ms
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for number in range(keys.SHARDS):
-                pipeline.zrange(key(number), "-inf", f"({until}", byscore=True, offset=0, num=500)
-            return [UUID(member.decode()) for members in await pipeline.execute() for member in members]
+        reading = [("ZRANGE", key(n), "-inf", f"({until}", "BYSCORE", "LIMIT", 0, 500) for n in range(keys.SHARDS)]
+        return [UUID(member.decode()) for members in await ask_all(self._redis, reading) for member in members]
+
+    async def _hashes(self, sessions: Sequence[UUID]) -> Sequence[Mapping[bytes, bytes]]:
+        return await ask_all(self._redis, [("HGETALL", keys.session_key(one)) for one in sessions])
 
     def _remember(self, facts: SessionFacts) -> None:
         self._facts[facts.session] = facts
@@ -537,6 +525,11 @@ class LiveSessions:
 def _session_keys(session: UUID, *others: Callable[[int], str]) -> list[str]:
     number = keys.shard(session)
     return [keys.session_key(session), keys.generation_key(number), *(key(number) for key in others)]
+
+
+def _fields(flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
+    """Pair names and values, which a stream's entry has one after the other."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _after(entry_id: str) -> str:

@@ -63,7 +63,7 @@ class Snapshots:
                 await self._keep(fold(entries))
                 await self._live.trim_logs(logs)
             more |= any(len(read.entries) == ENTRIES_A_SHARD for read in logs.values())
-        for number in shards:
+        for number in await self._live.dirty(shards):
             await self._write_dirty(number)
         return more
 

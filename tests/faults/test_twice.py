@@ -52,7 +52,7 @@ async def sits(stack: Stack, exam: str, sessions: dict[str, int]) -> None:
 async def test_two_bells_and_two_snapshotters_without_leases_hand_in_and_write_everything_once(
     stack: Stack, small_exam: dict[str, Any], exam_id: str
 ) -> None:
-    await stack.import_exam(small_exam, exam_id, durationSeconds=6)
+    await stack.import_exam(small_exam, exam_id, durationSeconds=12)
     sessions: dict[str, int] = {}
     with ExitStack() as twins:
         for unit in ("bell", "snapshots"):

@@ -224,7 +224,7 @@ def test_ctrl_c_during_the_start_stops_what_was_started(tmp_path: Path, options:
     pids = eventually(lambda: len(local.pids()) > 2 and local.pids())
 
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=90)
 
     eventually(lambda: not any(alive(pid) for pid in pids), 30)
     assert not local.stack()

@@ -565,7 +565,7 @@ def valid_files(draw: st.DrawFn) -> dict[str, Any]:
     return {"exam": exam, "questions": [draw(valid_questions(name)) for name in names]}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(valid_files())
 def test_whatever_is_valid_reads_back_as_it_was_written(document: dict[str, Any]) -> None:
     found = read(document)
@@ -603,19 +603,19 @@ def read_or_refuse(data: bytes, **options: Any) -> None:
             (field + message).encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(PLACES), anything)
 def test_whatever_stands_where_it_should_not_is_refused_in_words(place: str, value: object) -> None:
     read_or_refuse(json.dumps(changed((place, value))).encode())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(anything, st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=3), st.none() | st.text(max_size=5))
 def test_any_json_with_any_settings_is_refused_in_words(value: object, odd: dict[str, str], exam_id: str | None) -> None:
     read_or_refuse(json.dumps(value).encode(), settings=odd, exam_id=exam_id)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_in_words(data: bytes) -> None:
     read_or_refuse(data)

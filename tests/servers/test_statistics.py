@@ -99,7 +99,7 @@ def check_question(found: ItemStatistics, x: Any, rest: Any, packed: Sequence[st
             assert wanted == pytest.approx(quiet(lambda a, b: stats.pointbiserialr(a, b).statistic, picked, rest))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sat=classes, cut=st.integers(0, 40))
 def test_every_figure_is_the_one_that_numpy_and_scipy_compute(sat: list[dict[str, str]], cut: int) -> None:
     sheets = [sheet(answers) for answers in sat]
@@ -118,7 +118,7 @@ def test_every_figure_is_the_one_that_numpy_and_scipy_compute(sat: list[dict[str
         assert same(one.alpha_without, alpha(np.delete(points, at, axis=1)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sat=classes.filter(bool), which=st.integers(0, len(PAPER) - 1))
 def test_a_voided_question_counts_nowhere(sat: list[dict[str, str]], which: int) -> None:
     keys = [
@@ -183,7 +183,7 @@ def a_class(students: int, wrong_key: str | None = None, seed: int = 1) -> ExamS
     return computed([[sheet(answers, keys, plain) for answers in sat]], items(keys, plain))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_a_wrong_key_is_suspected_and_a_right_one_is_not(seed: int) -> None:
     wrong, right = a_class(200, wrong_key="C", seed=seed), a_class(200, seed=seed)
