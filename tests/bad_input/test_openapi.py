@@ -49,7 +49,6 @@ def test_a_call_that_a_machine_made_up_is_answered_as_documented(world: World, o
 
     @settings(
         max_examples=EACH,
-        deadline=None,  # schemathesis has a profile of its own
         database=None,
         derandomize=True,
         phases=[Phase.generate],
