@@ -161,7 +161,7 @@ class Movers:
         students = sorted({f"b{self._chance.randrange(self._seeded.entries)}" for _ in range(count)})
         await self.place(await self.write(students))
 
-    async def steadily(self, per_second: float, stop: asyncio.Event) -> float:
+    async def steadily(self, per_second: float, stop: threading.Event) -> float:
         """Move so many a second until told to stop, as the scoring worker does: one batch after the other, each of what waits by
         then; returns how many a second they were."""
         began, done = time.monotonic(), 0
@@ -207,11 +207,7 @@ def changing(place: Stack, seeded: Seeded, per_second: float) -> Iterator[Moved]
 
     async def moves() -> None:
         async with Moving(place, seeded) as movers:
-            ended = asyncio.Event()
-            task = asyncio.create_task(movers.steadily(per_second, ended))
-            await asyncio.to_thread(stop.wait)
-            ended.set()
-            moved.per_second = round(await task, 1)
+            moved.per_second = round(await movers.steadily(per_second, stop), 1)
 
     def stand_back() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS["scoring-worker"])
