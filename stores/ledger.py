@@ -1,0 +1,460 @@
+"""Ledger: what is sold, ordered and paid, and who owns what because of it. One transaction per thing that happens."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from uuid import UUID
+
+import asyncpg
+
+from stores.catalog import record
+from stores.money import Claimed, Coupon, Event, Fact, FactKind, Grant, Order, OrderState, OrderStatus, Product
+
+Fold = Callable[[int, Iterable[Fact]], OrderState]
+Mismatch = Callable[[Order, Claimed, Sequence[Fact]], str]
+Whole = Callable[[Product, Mapping[str, Product]], Sequence[str]]
+Until = Callable[[int, int | None], int | None]
+Price = Callable[[Product, Coupon | None, int, int], int | str]
+"""What a product costs with a coupon that was used so often, in all and by the student; a text says why it cannot be used."""
+
+OWNER_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('owner/' || $1, 0))"
+"""One change at a time of what a student owns: two orders that are paid at once both count."""
+
+ORDER = """p.id, p.student_id, p.product_id, p.provider, p.amount, p.currency, p.live, p.gateway_ref, p.url, p.secret, p.status,
+  p.created_at, p.expires_at"""
+
+OWNED = """
+  INSERT INTO entitlement AS e (student_id, product_id, granted_at, expires_at, revoked_at)
+  SELECT $1, product_id, coalesce(min(starts_at) FILTER (WHERE granted), min(starts_at), now()),
+    CASE WHEN bool_or(granted AND ends_at IS NULL) THEN NULL ELSE max(ends_at) FILTER (WHERE granted) END,
+    CASE WHEN bool_or(granted) THEN NULL ELSE now() END
+  FROM (
+    SELECT DISTINCT ON (product_id, source) product_id, granted, starts_at, ends_at
+    FROM entitlement_entry WHERE student_id = $1 AND product_id = ANY ($2) ORDER BY product_id, source, id DESC
+  ) AS latest GROUP BY product_id
+  ON CONFLICT (student_id, product_id) DO UPDATE
+  SET granted_at = excluded.granted_at, expires_at = excluded.expires_at,
+    revoked_at = CASE WHEN excluded.revoked_at IS NULL THEN NULL ELSE coalesce(e.revoked_at, excluded.revoked_at) END
+"""
+"""What a student owns of some products: the fold of each source's latest word. Any one that grants is enough, the longest counts."""
+
+
+class NotOrdered(StrEnum):
+    """Why an order was not made."""
+
+    NO_PRODUCT = "NO_PRODUCT"
+    NOT_FOR_SALE = "NOT_FOR_SALE"
+    OWNED = "OWNED"
+    KEY_REUSED = "KEY_REUSED"
+    NO_COUPON = "NO_COUPON"
+
+
+class EventOutcome(StrEnum):
+    """What an event did; REPLAYED: it had been told before."""
+
+    APPLIED = "APPLIED"
+    STORED = "STORED"
+    QUARANTINED = "QUARANTINED"
+    REPLAYED = "REPLAYED"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a student asks to buy; `key` None: their call had none."""
+
+    student: str
+    product: str
+    provider: str
+    live: bool
+    coupon: str
+    key: UUID | None
+    valid_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CouponRefused:
+    """Why a coupon cannot be used."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """An order that is open for the same product in another way: it has to be closed at its gateway first."""
+
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What a student owns, or has owned; `ends_ms` None: for good, `revoked_ms` None: it was not taken away."""
+
+    product: str
+    granted_ms: int
+    ends_ms: int | None
+    revoked_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of an event, and whom it concerns where it changed what they own."""
+
+    outcome: EventOutcome
+    why: str = ""
+    student: str = ""
+
+
+class Ledger:
+    """Orders, facts, grants. The rules are given: it states facts and lets them decide."""
+
+    def __init__(self, pool: asyncpg.Pool, fold: Fold, mismatch: Mismatch, whole: Whole, until: Until) -> None:
+        self._pool = pool
+        self._fold = fold
+        self._mismatch = mismatch
+        self._whole = whole
+        self._until = until
+
+    # What is sold
+
+    async def keep(self, products: Sequence[Product], coupons: Sequence[Coupon], actor: str) -> None:
+        """Keep products and coupons as they are given, on record; others stay as they are."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            for product in products:
+                await connection.execute(
+                    """
+                    INSERT INTO product (id, title, description, amount, currency, validity_days, available)
+                    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE
+                    SET title = $2, description = $3, amount = $4, currency = $5, validity_days = $6, available = $7
+                    """,
+                    *(product.id, product.title, product.description, product.amount, product.currency),
+                    *(product.validity_days, product.available),
+                )
+            for product in products:
+                await connection.execute("DELETE FROM product_part WHERE product_id = $1", product.id)
+                await connection.execute("DELETE FROM product_opens WHERE product_id = $1", product.id)
+                await connection.execute(
+                    "INSERT INTO product_part SELECT $1, unnest($2::text[])", product.id, sorted(set(product.parts))
+                )
+                opens = sorted(set(product.opens))
+                await connection.execute(
+                    "INSERT INTO product_opens SELECT $1, * FROM unnest($2::text[], $3::text[])",
+                    *(product.id, [kind for kind, _ in opens], [ref for _, ref in opens]),
+                )
+                await record(connection, actor, "product.import", product.id, {"amount": product.amount})
+            for coupon in coupons:
+                await connection.execute(
+                    """
+                    INSERT INTO coupon VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (code) DO UPDATE
+                    SET percent = $2, amount = $3, currency = $4, products = $5, most_uses = $6, most_uses_each = $7,
+                      starts_at = $8, ends_at = $9
+                    """,
+                    *(coupon.code, coupon.percent, coupon.amount, coupon.currency, coupon.products),
+                    *(coupon.most_uses, coupon.most_uses_each, _moment(coupon.starts_ms), _moment(coupon.ends_ms)),
+                )
+                await record(connection, actor, "coupon.import", coupon.code)
+
+    async def products(self) -> Mapping[str, Product]:
+        """Return all that is or was sold, by id."""
+        async with self._pool.acquire() as connection:
+            return await _products(connection)
+
+    # Orders
+
+    async def order(self, wanted: Wanted, price: Price) -> Order | NotOrdered | CouponRefused | Superseded:
+        """Return the order that a student's wish makes, or has made before. What costs nothing is paid at once."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(OWNER_LOCK, wanted.student)
+            before = await connection.fetchrow(
+                f"SELECT {ORDER}, p.coupon FROM payment p WHERE student_id = $1 AND order_key = $2",  # noqa: S608
+                *(wanted.student, wanted.key),
+            )
+            if before is not None:
+                same = (before["product_id"], before["provider"], before["coupon"] or "")
+                return _order(before) if same == (wanted.product, wanted.provider, wanted.coupon) else NotOrdered.KEY_REUSED
+            products = await _products(connection)
+            product = products.get(wanted.product)
+            if product is None:
+                return NotOrdered.NO_PRODUCT
+            if not product.available:
+                return NotOrdered.NOT_FOR_SALE
+            if await _owns(connection, wanted.student, product.id):
+                return NotOrdered.OWNED
+            amount = await _price(connection, wanted, product, price)
+            if not isinstance(amount, int):
+                return amount
+            open_one = await connection.fetchrow(
+                f"SELECT {ORDER}, p.expires_at <= now() AS over, p.coupon FROM payment p "  # noqa: S608
+                "WHERE student_id = $1 AND product_id = $2 AND status = 'OPEN'",
+                *(wanted.student, product.id),
+            )
+            if open_one is not None:
+                known = _order(open_one)
+                same_way = (known.provider, known.amount, known.currency, open_one["coupon"] or "") == (
+                    *(wanted.provider, amount, product.currency, wanted.coupon),
+                )
+                return known if same_way and not open_one["over"] else Superseded(known)
+            row = await connection.fetchrow(
+                f"""
+                INSERT INTO payment AS p (student_id, product_id, provider, amount, currency, list_amount, coupon, live, order_key,
+                  expires_at)
+                VALUES ($1, $2, $3, $4, $5, $6, nullif($7, ''), $8, $9, now() + make_interval(secs => $10)) RETURNING {ORDER}
+                """,  # noqa: S608
+                *(wanted.student, product.id, wanted.provider, amount, product.currency, product.amount, wanted.coupon),
+                *(wanted.live, wanted.key, wanted.valid_seconds),
+            )
+            order = _order(row)
+            if amount == 0:
+                await self._apply(connection, order, [Fact(FactKind.PAID, "free", 0, order.created_ms)])
+                return await _read(connection, order.id) or order
+            return order
+
+    async def opened(self, order: UUID, gateway_ref: str, url: str, secret: str) -> Order | None:
+        """Note where an order is paid; the first answer of the gateway stays."""
+        async with self._pool.acquire() as connection:
+            await connection.execute(
+                """
+                UPDATE payment SET gateway_ref = coalesce(gateway_ref, $2), url = coalesce(url, nullif($3, '')),
+                  secret = coalesce(secret, nullif($4, '')) WHERE id = $1
+                """,
+                *(order, gateway_ref, url, secret),
+            )
+            return await _read(connection, order)
+
+    async def read(self, order: UUID) -> Order | None:
+        """Return an order."""
+        async with self._pool.acquire() as connection:
+            return await _read(connection, order)
+
+    async def unsettled(self, provider: str, older_seconds: float, count: int) -> Sequence[Order]:
+        """Return open orders of a gateway that nobody has asked after for so long, those first that wait longest."""
+        rows = await self._pool.fetch(
+            f"""
+            WITH waiting AS MATERIALIZED (
+              SELECT id FROM payment
+              WHERE status = 'OPEN' AND provider = $1 AND coalesce(polled_at, created_at) < now() - make_interval(secs => $2)
+              ORDER BY polled_at NULLS FIRST LIMIT $3 FOR UPDATE SKIP LOCKED
+            )
+            UPDATE payment p SET polled_at = now() FROM waiting WHERE p.id = waiting.id RETURNING {ORDER}
+            """,  # noqa: S608
+            *(provider, older_seconds, count),
+        )
+        return [_order(row) for row in rows]
+
+    # What gateways tell
+
+    async def tell(self, provider: str, event: Event) -> Told:
+        """Keep an event and do what it says, once, in one transaction: inbox, facts, fold, grants. What does not match the order
+        that it names is quarantined and changes nothing."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            new = await connection.fetchval(
+                """
+                INSERT INTO webhook_event (provider, event_id, kind, body, outcome) VALUES ($1, $2, $3, $4, 'STORED')
+                ON CONFLICT DO NOTHING RETURNING true
+                """,
+                *(provider, event.id, event.kind, event.body),
+            )
+            if not new:
+                return Told(EventOutcome.REPLAYED)
+            if not event.facts:
+                return Told(EventOutcome.STORED)
+            order = await _named(connection, provider, event.claimed)
+            why = "there is no such order" if order is None else self._mismatch(order, event.claimed, event.facts)
+            outcome = EventOutcome.QUARANTINED if why else EventOutcome.APPLIED
+            await connection.execute(
+                "UPDATE webhook_event SET outcome = $3, why = $4, payment_id = $5 WHERE (provider, event_id) = ($1, $2)",
+                *(provider, event.id, outcome, why, order.id if order else None),
+            )
+            if order is None or why:
+                return Told(outcome, why)
+            if event.claimed.gateway_ref and order.gateway_ref is None:  # it was quicker than our own note of the gateway's answer
+                await connection.execute("UPDATE payment SET gateway_ref = $2 WHERE id = $1", order.id, event.claimed.gateway_ref)
+            changed = await self._apply(connection, order, event.facts)
+            return Told(outcome, "", order.student if changed else "")
+
+    async def _apply(self, connection: asyncpg.Connection, order: Order, facts: Sequence[Fact]) -> bool:
+        """Add facts of an order that is locked, and bring what it grants up to their fold; returns whether that is anything else."""
+        await connection.execute(
+            """
+            INSERT INTO payment_fact (payment_id, kind, ref, amount, at)
+            SELECT $1, * FROM unnest($2::text[], $3::text[], $4::int[], $5::timestamptz[]) ON CONFLICT DO NOTHING
+            """,
+            *(order.id, [fact.kind for fact in facts], [fact.ref for fact in facts], [fact.amount for fact in facts]),
+            [_moment(fact.at_ms) for fact in facts],
+        )
+        known = await connection.fetch("SELECT kind, ref, amount, at FROM payment_fact WHERE payment_id = $1", order.id)
+        state = self._fold(order.amount, [Fact(FactKind(r["kind"]), r["ref"], r["amount"], _ms(r["at"])) for r in known])
+        await connection.execute(
+            "UPDATE payment SET status = $2, paid_at = $3, refunded = $4 WHERE id = $1",
+            *(order.id, state.status, _moment(state.paid_ms), state.refunded),
+        )
+        if state.paid_ms is None:
+            return False
+        await connection.execute(OWNER_LOCK, order.student)
+        products = await _products(connection)
+        product = products[order.product]
+        grant = Grant(
+            f"payment:{order.id}",
+            state.grants,
+            state.status,
+            state.paid_ms,
+            self._until(state.paid_ms, product.validity_days),
+        )
+        return await _enter(connection, order.student, self._whole(product, products), grant, order.provider)
+
+    # Who owns what
+
+    async def grant(self, student: str, product: str, grant: Grant, actor: str) -> bool:
+        """Give a student a product with its parts, or take back what the same source gave, on record; False: no such product."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(OWNER_LOCK, student)
+            products = await _products(connection)
+            if product not in products:
+                return False
+            await _enter(connection, student, self._whole(products[product], products), grant, actor)
+            act = "entitlement.grant" if grant.granted else "entitlement.revoke"
+            await record(connection, actor, act, student, {"product": product, "source": grant.source, "reason": grant.reason})
+        return True
+
+    async def owned(self, student: str) -> Sequence[Owned]:
+        """Return what a student owns and has owned, by product."""
+        rows = await self._pool.fetch(
+            "SELECT product_id, granted_at, expires_at, revoked_at FROM entitlement WHERE student_id = $1 ORDER BY product_id",
+            student,
+        )
+        return [
+            Owned(r["product_id"], _ms(r["granted_at"]), _ms_or_none(r["expires_at"]), _ms_or_none(r["revoked_at"])) for r in rows
+        ]
+
+
+async def _enter(connection: asyncpg.Connection, student: str, products: Sequence[str], grant: Grant, actor: str) -> bool:
+    """Enter a source's word about products where it is not what it said last, and fold; returns whether it was anything new.
+
+    A source that never granted has nothing to take back: an order that was refunded before it was ever granted leaves a word
+    all the same, so that the ledger tells the whole story.
+    """
+    said = {
+        row["product_id"]: (row["granted"], row["ends_at"])
+        for row in await connection.fetch(
+            """
+            SELECT DISTINCT ON (product_id) product_id, granted, ends_at FROM entitlement_entry
+            WHERE student_id = $1 AND product_id = ANY ($2) AND source = $3 ORDER BY product_id, id DESC
+            """,
+            *(student, products, grant.source),
+        )
+    }
+    ends_at = _moment(grant.ends_ms)
+    new = [product for product in products if said.get(product) != (grant.granted, ends_at)]
+    if not new:
+        return False
+    await connection.execute(
+        """
+        INSERT INTO entitlement_entry (student_id, product_id, source, granted, reason, starts_at, ends_at, actor)
+        SELECT $1, unnest($2::text[]), $3, $4, $5, $6, $7, $8
+        """,
+        *(student, new, grant.source, grant.granted, grant.reason, _moment(grant.starts_ms), ends_at, actor),
+    )
+    await connection.execute(OWNED, student, new)
+    return True
+
+
+async def _price(
+    connection: asyncpg.Connection, wanted: Wanted, product: Product, price: Price
+) -> int | NotOrdered | CouponRefused:
+    if not wanted.coupon:
+        found = price(product, None, 0, 0)
+    else:
+        row = await connection.fetchrow("SELECT * FROM coupon WHERE code = $1 FOR UPDATE", wanted.coupon)
+        if row is None:
+            return NotOrdered.NO_COUPON
+        used, own = await connection.fetchrow(
+            """
+            SELECT count(*), count(*) FILTER (WHERE student_id = $2) FROM payment
+            WHERE coupon = $1 AND (status NOT IN ('OPEN', 'FAILED', 'EXPIRED') OR (status = 'OPEN' AND expires_at > now()
+              AND NOT (student_id = $2 AND product_id = $3)))
+            """,
+            *(wanted.coupon, wanted.student, product.id),
+        )
+        found = price(product, _coupon(row), used, own)
+    return found if isinstance(found, int) else CouponRefused(found)
+
+
+async def _owns(connection: asyncpg.Connection, student: str, product: str) -> bool:
+    found = await connection.fetchval(
+        """
+        SELECT true FROM entitlement
+        WHERE (student_id, product_id) = ($1, $2) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+        """,
+        *(student, product),
+    )
+    return bool(found)
+
+
+async def _named(connection: asyncpg.Connection, provider: str, claimed: Claimed) -> Order | None:
+    """Return the order that a message is about, locked: by our name of it, else by the gateway's."""
+    row = await connection.fetchrow(
+        f"""
+        SELECT {ORDER} FROM payment p WHERE provider = $1 AND (id = $2 OR ($2::uuid IS NULL AND gateway_ref = $3)) FOR UPDATE
+        """,  # noqa: S608
+        *(provider, claimed.order, claimed.gateway_ref),
+    )
+    return _order(row) if row else None
+
+
+async def _read(connection: asyncpg.Connection, order: UUID) -> Order | None:
+    row = await connection.fetchrow(f"SELECT {ORDER} FROM payment p WHERE id = $1", order)  # noqa: S608
+    return _order(row) if row else None
+
+
+async def _products(connection: asyncpg.Connection) -> dict[str, Product]:
+    rows = await connection.fetch(
+        """
+        SELECT p.*, ARRAY(SELECT part_id FROM product_part WHERE product_id = p.id ORDER BY 1) AS parts,
+          ARRAY(SELECT kind || '/' || ref FROM product_opens WHERE product_id = p.id ORDER BY 1) AS opens
+        FROM product p ORDER BY p.id
+        """
+    )
+    return {
+        row["id"]: Product(
+            **{name: row[name] for name in ("id", "title", "description", "amount", "currency", "validity_days", "available")},
+            parts=tuple(row["parts"]),
+            opens=tuple((kind, ref) for kind, _, ref in (one.partition("/") for one in row["opens"])),
+        )
+        for row in rows
+    }
+
+
+def _order(row: asyncpg.Record) -> Order:
+    return Order(
+        id=row["id"],
+        student=row["student_id"],
+        product=row["product_id"],
+        provider=row["provider"],
+        amount=row["amount"],
+        currency=row["currency"],
+        live=row["live"],
+        gateway_ref=row["gateway_ref"],
+        url=row["url"],
+        secret=row["secret"],
+        status=OrderStatus(row["status"]),
+        created_ms=_ms(row["created_at"]),
+        expires_ms=_ms(row["expires_at"]),
+    )
+
+
+def _coupon(row: asyncpg.Record) -> Coupon:
+    kept = {name: row[name] for name in ("code", "percent", "amount", "currency", "products", "most_uses", "most_uses_each")}
+    return Coupon(**kept, starts_ms=_ms_or_none(row["starts_at"]), ends_ms=_ms_or_none(row["ends_at"]))
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def _ms_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else _ms(moment)
+
+
+def _moment(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
