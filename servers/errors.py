@@ -92,6 +92,30 @@ class ExamNotFound(Refusal):
     reason = "EXAM_NOT_FOUND"
 
 
+class ProductNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "PRODUCT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such product. ListProducts has all that can be bought.")
+
+
+class PaymentNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "PAYMENT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such order of yours.")
+
+
+class ProviderUnknown(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "PROVIDER_UNKNOWN"
+
+    def __init__(self) -> None:
+        super().__init__("This installation has no such payment provider.")
+
+
 class SeriesNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "SERIES_NOT_FOUND"
@@ -217,6 +241,37 @@ class AttemptsExhausted(Refusal):
 class ExamInUse(Refusal):
     code = StatusCode.FAILED_PRECONDITION
     reason = "EXAM_IN_USE"
+
+
+class NotForSale(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "NOT_FOR_SALE"
+
+
+class CouponRefused(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "COUPON_REFUSED"
+
+
+class SignatureInvalid(Refusal):
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "SIGNATURE_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("The message is not signed by the gateway, or not within the last five minutes; nothing was kept.")
+
+
+class AlreadyOwned(Refusal):
+    code = StatusCode.ALREADY_EXISTS
+    reason = "ALREADY_OWNED"
+
+
+class GatewayUnavailable(Refusal):
+    """The payment gateway does not answer: the order is kept, and a repeat with the same key goes on with it."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "GATEWAY_UNAVAILABLE"
+    retry_seconds = 2.0
 
 
 class IdempotencyKeyReused(Refusal):

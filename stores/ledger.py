@@ -1,6 +1,5 @@
 """Ledger: what is sold, ordered and paid, and who owns what because of it. One transaction per thing that happens."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +37,7 @@ OWNED = """
   SET granted_at = excluded.granted_at, expires_at = excluded.expires_at,
     revoked_at = CASE WHEN excluded.revoked_at IS NULL THEN NULL ELSE coalesce(e.revoked_at, excluded.revoked_at) END
 """
-"""What a student owns of some products: the fold of each source's latest word. Any one that grants is enough, the longest counts."""
+"""What a student owns of some products: the fold of each source's latest word. One that grants is enough; the longest counts."""
 
 
 class NotOrdered(StrEnum):
@@ -99,11 +98,10 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What became of an event, and whom it concerns where it changed what they own."""
+    """What became of an event, and why it was quarantined."""
 
     outcome: EventOutcome
     why: str = ""
-    student: str = ""
 
 
 class Ledger:
@@ -270,11 +268,11 @@ class Ledger:
                 return Told(outcome, why)
             if event.claimed.gateway_ref and order.gateway_ref is None:  # it was quicker than our own note of the gateway's answer
                 await connection.execute("UPDATE payment SET gateway_ref = $2 WHERE id = $1", order.id, event.claimed.gateway_ref)
-            changed = await self._apply(connection, order, event.facts)
-            return Told(outcome, "", order.student if changed else "")
+            await self._apply(connection, order, event.facts)
+            return Told(outcome)
 
-    async def _apply(self, connection: asyncpg.Connection, order: Order, facts: Sequence[Fact]) -> bool:
-        """Add facts of an order that is locked, and bring what it grants up to their fold; returns whether that is anything else."""
+    async def _apply(self, connection: asyncpg.Connection, order: Order, facts: Sequence[Fact]) -> None:
+        """Add facts of an order that is locked, and bring what it grants up to their fold."""
         await connection.execute(
             """
             INSERT INTO payment_fact (payment_id, kind, ref, amount, at)
@@ -290,7 +288,7 @@ class Ledger:
             *(order.id, state.status, _moment(state.paid_ms), state.refunded),
         )
         if state.paid_ms is None:
-            return False
+            return
         await connection.execute(OWNER_LOCK, order.student)
         products = await _products(connection)
         product = products[order.product]
@@ -301,7 +299,7 @@ class Ledger:
             state.paid_ms,
             self._until(state.paid_ms, product.validity_days),
         )
-        return await _enter(connection, order.student, self._whole(product, products), grant, order.provider)
+        await _enter(connection, order.student, self._whole(product, products), grant, order.provider)
 
     # Who owns what
 
@@ -328,11 +326,10 @@ class Ledger:
         ]
 
 
-async def _enter(connection: asyncpg.Connection, student: str, products: Sequence[str], grant: Grant, actor: str) -> bool:
-    """Enter a source's word about products where it is not what it said last, and fold; returns whether it was anything new.
+async def _enter(connection: asyncpg.Connection, student: str, products: Sequence[str], grant: Grant, actor: str) -> None:
+    """Enter a source's word about products where it is not what it said last, and fold.
 
-    A source that never granted has nothing to take back: an order that was refunded before it was ever granted leaves a word
-    all the same, so that the ledger tells the whole story.
+    An order that was refunded before it ever granted leaves a word all the same, so that the ledger tells the whole story.
     """
     said = {
         row["product_id"]: (row["granted"], row["ends_at"])
@@ -347,7 +344,7 @@ async def _enter(connection: asyncpg.Connection, student: str, products: Sequenc
     ends_at = _moment(grant.ends_ms)
     new = [product for product in products if said.get(product) != (grant.granted, ends_at)]
     if not new:
-        return False
+        return
     await connection.execute(
         """
         INSERT INTO entitlement_entry (student_id, product_id, source, granted, reason, starts_at, ends_at, actor)
@@ -356,7 +353,6 @@ async def _enter(connection: asyncpg.Connection, student: str, products: Sequenc
         *(student, new, grant.source, grant.granted, grant.reason, _moment(grant.starts_ms), ends_at, actor),
     )
     await connection.execute(OWNED, student, new)
-    return True
 
 
 async def _price(

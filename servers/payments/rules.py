@@ -1,8 +1,8 @@
 """What orders come to, what they grant, what they cost. Pure: facts in, verdicts out, in whatever order they came."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from stores.money import Claimed, Coupon, Fact, FactKind, Order, OrderState, OrderStatus, Product
+from stores.money import Claimed, Coupon, Event, Fact, FactKind, Order, OrderState, OrderStatus, Product
 
 DAY_MS = 86_400_000
 
@@ -38,7 +38,7 @@ def fold(amount: int, facts: Iterable[Fact]) -> OrderState:
 
 
 def mismatch(order: Order, claimed: Claimed, facts: Sequence[Fact]) -> str:
-    """Say why what a gateway says cannot be about this order; empty where it can. Nothing of a message that does not match counts."""
+    """Say why what a gateway says cannot be about this order; empty where it can. Of what does not match nothing counts."""
     if claimed.order is not None and claimed.order != order.id:
         return "it names another order"
     if claimed.gateway_ref is not None and order.gateway_ref is not None and claimed.gateway_ref != order.gateway_ref:
@@ -88,7 +88,7 @@ def owned_until(starts_ms: int, validity_days: int | None) -> int | None:
     return None if validity_days is None else starts_ms + validity_days * DAY_MS
 
 
-def whole(product: Product, products: dict[str, Product]) -> Sequence[str]:
+def whole(product: Product, products: Mapping[str, Product]) -> Sequence[str]:
     """Return a product and all its parts, those of parts too, each once."""
     found: list[str] = []
     waiting = [product.id]
@@ -98,3 +98,28 @@ def whole(product: Product, products: dict[str, Product]) -> Sequence[str]:
             found.append(one)
             waiting += products[one].parts if one in products else ()
     return found
+
+
+def closed(order: Order, now_ms: int) -> Event:
+    """Return what we tell ourselves of an order that was closed before it was paid."""
+    claimed = Claimed(order.id, None, None, None, None, None)
+    fact = Fact(FactKind.EXPIRED, "closed", 0, now_ms)
+    return Event(f"closed/{order.id}", "finalbell.closed", b"", claimed, [fact])
+
+
+def wrong_catalogue(products: Sequence[Product], known: Mapping[str, Product]) -> list[tuple[str, str]]:
+    """Return (field, what is wrong with it) of products that are to be imported: ids that come twice, parts that are not there, and
+    bundles that are a part of themselves."""
+    wrong: list[tuple[str, str]] = []
+    together = {**known, **{product.id: product for product in products}}
+    seen: set[str] = set()
+    for number, product in enumerate(products):
+        if product.id in seen:
+            wrong.append((f"products[{number}].productId", f"{product.id} is there twice"))
+        seen.add(product.id)
+        for nth, part in enumerate(product.parts):
+            if part not in together:
+                wrong.append((f"products[{number}].parts[{nth}]", f"there is no product {part}"))
+            elif product.id in whole(together[part], together):
+                wrong.append((f"products[{number}].parts[{nth}]", f"{product.id} would be a part of itself"))
+    return wrong

@@ -2,6 +2,16 @@
 --
 -- Money is in minor units (cents, tiyin) of an ISO 4217 currency. Nothing here ever holds data of a card.
 
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'finalbell_payments') THEN
+    CREATE ROLE finalbell_payments NOLOGIN;
+  END IF;
+END
+$$;
+GRANT USAGE ON SCHEMA public TO finalbell_payments;
+GRANT SELECT ON setting TO finalbell_payments;
+
 CREATE TABLE product (
   id text COLLATE "C" PRIMARY KEY,
   title text NOT NULL,
@@ -85,10 +95,9 @@ CREATE TABLE webhook_event (
   why text NOT NULL DEFAULT '',
   payment_id uuid,
   received_at timestamptz NOT NULL DEFAULT now(),
-  settled_at timestamptz,     -- when somebody has dealt with what was quarantined
   PRIMARY KEY (provider, event_id)
 );
-CREATE INDEX webhook_event_quarantined ON webhook_event (received_at) WHERE outcome = 'QUARANTINED' AND settled_at IS NULL;
+CREATE INDEX webhook_event_quarantined ON webhook_event (received_at) WHERE outcome = 'QUARANTINED';
 
 -- What is known of an order: a set, so that it does not matter in which order and how often it was told.
 CREATE TABLE payment_fact (
@@ -117,10 +126,10 @@ CREATE TABLE entitlement_entry (
 );
 CREATE INDEX entitlement_entry_owner ON entitlement_entry (student_id, product_id, source, id);
 
-GRANT SELECT ON product, product_part, product_opens TO finalbell_payments, finalbell_content, finalbell_session, finalbell_scoring;
-GRANT INSERT, UPDATE, DELETE ON product, product_part, product_opens, coupon TO finalbell_payments;
-GRANT SELECT ON coupon, payment, webhook_event, payment_fact, entitlement_entry, entitlement, exam TO finalbell_payments;
+GRANT SELECT ON product, product_part, product_opens TO finalbell_payments;
+GRANT INSERT, UPDATE ON product, coupon TO finalbell_payments;
+GRANT INSERT, DELETE ON product_part, product_opens TO finalbell_payments;
+GRANT SELECT ON coupon, payment, webhook_event, payment_fact, entitlement_entry, entitlement TO finalbell_payments;
 GRANT INSERT, UPDATE ON payment, entitlement TO finalbell_payments;
+GRANT UPDATE (outcome, why, payment_id) ON webhook_event TO finalbell_payments;
 GRANT INSERT ON webhook_event, payment_fact, entitlement_entry, audit_log TO finalbell_payments;
-GRANT UPDATE (settled_at) ON webhook_event TO finalbell_payments;
-GRANT SELECT ON entitlement TO finalbell_scoring;
