@@ -106,7 +106,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a gateway says an order is: compared with the order before anything is believed. None: it did not say."""
+    """What a gateway says an order is: compared with the order before anything is believed. None: it did not say. `amount` is all
+    of the order's, whatever part of it a refund or a dispute is about."""
 
     order: UUID | None
     gateway_ref: str | None

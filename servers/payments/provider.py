@@ -69,7 +69,8 @@ class Provider(Protocol):
         """Have the gateway take no money for an order any more; False: it has taken it already. Raises GatewayAway."""
 
     async def hear(self, heard: Heard, books: Books) -> Said:
-        """Answer the gateway's call in its own way; raises Forged."""
+        """Answer the gateway's call in its own way; raises Forged, and GatewayAway where it takes a look-up that is not
+        answered: then the gateway has to call again."""
 
     async def look(self, order: Order) -> Sequence[Event]:
         """Ask the gateway what has become of an order, as events that may have been told before: their facts have the same `ref`s

@@ -10,11 +10,13 @@ DAY_MS = 86_400_000
 def fold(amount: int, facts: Iterable[Fact]) -> OrderState:
     """Return what an order of so much has come to.
 
-    Facts are a set: the same ones in any order and number give the same state. A payment counts once it is there, whatever failed
-    before or after it. A refund of all of it ends it; of a part takes nothing away, since what was bought is not divided. A dispute
-    suspends it until it is won, and ends it when it is lost, whichever was told first.
+    Facts are a set: the same ones in any order and number give the same state, and the earliest of two accounts of one fact counts.
+    A payment counts once it is there, whatever failed before or after it. A refund of all of it ends it; of a part takes nothing
+    away, since what was bought is not divided. A dispute suspends it until it is won, and ends it when it is lost, whichever was
+    told first.
     """
-    known = {(fact.kind, fact.ref): fact for fact in facts}
+    latest_first = sorted(facts, key=lambda fact: (fact.at_ms, fact.amount), reverse=True)
+    known = {(fact.kind, fact.ref): fact for fact in latest_first}
     paid = [fact.at_ms for fact in known.values() if fact.kind is FactKind.PAID]
     refunded = min(amount, sum(fact.amount for fact in known.values() if fact.kind is FactKind.REFUNDED))
     disputes = {fact.ref for fact in known.values() if fact.kind is FactKind.DISPUTE_OPENED}
@@ -52,6 +54,10 @@ def mismatch(order: Order, claimed: Claimed, facts: Sequence[Fact]) -> str:
     paid = [fact for fact in facts if fact.kind is FactKind.PAID]
     if any(fact.amount != order.amount for fact in paid):
         return f"it pays {paid[0].amount}, and the order is {order.amount}"
+    if claimed.amount is not None and claimed.amount != order.amount:
+        return f"it is about {claimed.amount}, and the order is {order.amount}"
+    if any(fact.amount < 0 for fact in facts):
+        return "it moves less than nothing"
     if any(fact.amount > order.amount for fact in facts):
         return f"it moves more than the order's {order.amount}"
     return ""
