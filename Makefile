@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-unexport PYTHONDONTWRITEBYTECODE # a stack starts seven processes, each of which would compile all modules anew
+unexport PYTHONDONTWRITEBYTECODE # a stack starts eight services, each of which would compile all modules anew
 
 .PHONY: up setup test test-engines bite chaos bench bench-saves bench-submits bench-leaderboard lint gen tools lock
 

@@ -27,7 +27,7 @@ from bench.local import Stack, each, stack
 from bench.measure import Figure, Run, arguments, build_load, cpu, keep, load, measure_c, table
 from bench.peers.ranks import Peer, peers
 from bench.plot import draw_boards
-from bench.standings import BATCH, COHORT, Equality, Moving, Seeded, built, equality, seed, tokens
+from bench.standings import BATCH, COHORT, Equality, Moving, Seeded, built, changing, equality, seed, tokens
 from bench.watching import UNITS, WAYS, Crowd, fitting, more_descriptors, watched
 from stores.boards import bands_key, board_key, counts_key, entries_key
 
@@ -108,17 +108,15 @@ async def most_updates(place: Stack, seeded: Seeded, count: int, found: Board) -
     found.update_us = {"redis": round(used * 1e6 / len(students), 1), "placing": round(own * 1e6 / len(students), 1)}
 
 
-async def asked(place: Stack, seeded: Seeded, students: Path, plan: Plan, updates: float, found: Board) -> None:
+def asked(place: Stack, seeded: Seeded, students: Path, plan: Plan, updates: float, found: Board) -> None:
     """Ask for the top and one's own place at a rate, while the board is updated; as REST, and as gRPC past the gateway and
     through it."""
     gateway, direct = urlsplit(place.read()["gateway"]).netloc, place.address("leaderboard")
     ways = {"REST": ("ranks", gateway), "gRPC, gateway": ("ranks-grpc", gateway), "gRPC, direct": ("ranks-grpc", direct)}
-    runs, stop = dict[str, Run](), asyncio.Event()
-    async with Moving(place, seeded) as movers:
-        moving = asyncio.create_task(movers.steadily(updates, stop))
+    runs = dict[str, Run]()
+    with changing(place, seeded, updates) as moved:
         for name, (mode, address) in ways.items():
-            runs[name] = await asyncio.to_thread(
-                load,
+            runs[name] = load(
                 mode,
                 address,
                 students,
@@ -129,9 +127,7 @@ async def asked(place: Stack, seeded: Seeded, students: Path, plan: Plan, update
                 exam=seeded.exam,
                 place=place,
             )
-        stop.set()
-        found.steady_per_second = round(await moving, 1)
-    found.asked = runs
+    found.asked, found.steady_per_second = runs, moved.per_second
 
 
 def board(place: Stack, tie_break: str, plan: Plan, c: list[float], scratch: Path) -> tuple[Seeded, Board]:
@@ -147,7 +143,7 @@ def board(place: Stack, tie_break: str, plan: Plan, c: list[float], scratch: Pat
     readers, sample = scratch / f"{seeded.exam}.readers", scratch / f"{seeded.exam}.sample"
     tokens(place, seeded.spread(READERS), readers)
     c.append(measure_c(readers, 1 if plan.seconds < 5 else 4))
-    uvloop.run(asked(place, seeded, readers, plan, UPDATES_OF_C * c[-1], found))
+    asked(place, seeded, readers, plan, UPDATES_OF_C * c[-1], found)
     tokens(place, seeded.spread(plan.sample), sample)
     heard = {one["student"]: one["token"] for one in map(json.loads, sample.read_text().splitlines())}
     found.equality = uvloop.run(equality(place, seeded, urlsplit(place.read()["gateway"]).netloc, heard))

@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import os
 import random
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,13 +16,15 @@ from uuid import UUID
 import asyncpg
 import grpc
 import grpc.aio
+import uvloop
 from finalbell.v1 import leaderboard_pb2 as pb
 from finalbell.v1.leaderboard_pb2_grpc import LeaderboardServiceStub
 from redis.asyncio import Redis
 
-from bench.local import PAPER, Stack, at_rate, each, until
+from bench.local import PAPER, Stack, each, until
 from ops.client import client
 from ops.keys import mint
+from ops.processes import NICENESS
 from stores.boards import TIE_BITS, Boards, order_key
 from stores.records import Standing
 from stores.standings import STANDING, standing_of
@@ -155,11 +161,18 @@ class Movers:
         students = sorted({f"b{self._chance.randrange(self._seeded.entries)}" for _ in range(count)})
         await self.place(await self.write(students))
 
-    async def steadily(self, per_second: float, stop: asyncio.Event) -> float:
-        """Move so many a second until told to stop; returns how many a second they were."""
-        batch = max(1, min(BATCH, round(per_second)))
-        done, took = await at_rate(per_second / batch, stop, lambda _: self.move(batch))
-        return done * batch / took
+    async def steadily(self, per_second: float, stop: threading.Event) -> float:
+        """Move so many a second until told to stop, as the scoring worker does: one batch after the other, each of what waits by
+        then; returns how many a second they were."""
+        began, done = time.monotonic(), 0
+        while not stop.is_set():
+            due = min(BATCH, int((time.monotonic() - began) * per_second) - done)
+            if due > 0:
+                await self.move(due)
+                done += due
+            else:
+                await asyncio.sleep(0.002)
+        return done / (time.monotonic() - began)
 
 
 class Moving:
@@ -178,6 +191,35 @@ class Moving:
     async def __aexit__(self, *_: object) -> None:
         await self._redis.aclose()
         await self._connection.close()
+
+
+@dataclass(slots=True)
+class Moved:
+    """How many a second were moved, once it has ended."""
+
+    per_second: float = 0
+
+
+@contextmanager
+def changing(place: Stack, seeded: Seeded, per_second: float) -> Iterator[Moved]:
+    """Move students beside what this thread does, in a thread that stands back for the CPU as the scoring worker does."""
+    stop, moved = threading.Event(), Moved()
+
+    async def moves() -> None:
+        async with Moving(place, seeded) as movers:
+            moved.per_second = round(await movers.steadily(per_second, stop), 1)
+
+    def stand_back() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS["scoring-worker"])
+        uvloop.run(moves())
+
+    thread = threading.Thread(target=stand_back)
+    thread.start()
+    try:
+        yield moved
+    finally:
+        stop.set()
+        thread.join()
 
 
 async def equality(place: Stack, seeded: Seeded, gateway: str, heard: Mapping[str, str]) -> Equality:

@@ -7,10 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from urllib.parse import urlsplit
 
 from bench.local import Stack
 from bench.measure import LOAD, cpu, resident
-from bench.standings import Moving, Seeded, built
+from bench.standings import Seeded, built, changing
 
 WAYS: Mapping[str, tuple[str, int]] = {"grpc": ("watch", 1_000), "gateway": ("watch", 250), "sse": ("sse", 1)}
 """gRPC straight to the service, gRPC through the gateway, events through the gateway; with how many share a connection."""
@@ -110,7 +108,10 @@ def watched(
     found = Crowd(way, watchers, 0, killed=kill)
     _afresh(place, seeded)
     before = _memory(place)
-    with changing(place, seeded), subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tool:
+    with (
+        changing(place, seeded, CHANGES_PER_SECOND),
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tool,
+    ):
         try:
             began = _says(tool, "watching")
             found.watchers, found.stalled, found.opened_s = began["watchers"], began["stalled"], round(began["openedInSeconds"], 1)
@@ -171,28 +172,6 @@ def _says(tool: "subprocess.Popen[str]", state: str) -> Mapping[str, Any]:
     if told.get("state") != state:
         raise ChildProcessError(f"the load tool ended before it was {state}")
     return told
-
-
-@contextmanager
-def changing(place: Stack, seeded: Seeded) -> Iterator[None]:
-    """Move one student a second, beside what this thread does."""
-    stop = threading.Event()
-
-    async def moves() -> None:
-        async with Moving(place, seeded) as movers:
-            ended = asyncio.Event()
-            task = asyncio.create_task(movers.steadily(CHANGES_PER_SECOND, ended))
-            await asyncio.to_thread(stop.wait)
-            ended.set()
-            await task
-
-    thread = threading.Thread(target=asyncio.run, args=(moves(),))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def fitting(way: str, watchers: Sequence[int], descriptors: int) -> Sequence[int]:

@@ -7,7 +7,8 @@ restored before it is used (`restore.py`).
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import asyncpg
 import structlog
@@ -16,7 +17,7 @@ from redis.asyncio import Connection, Redis
 from redis.exceptions import ResponseError
 
 from stores import keys
-from stores.pipeline import function_name, library
+from stores.pipeline import ask_all, checked, function_name, library
 
 SINCE = "@"
 """Between a generation's number and when it began, in ms by the server's clock."""
@@ -24,7 +25,7 @@ SINCE = "@"
 CHANGES = Counter("finalbell_generation_changes_total", "Times that Redis was found to be another server, or empty")
 log = structlog.get_logger()
 
-Execute = Callable[[Sequence[Sequence[str | int]]], Awaitable[Sequence[Any]]]
+Execute = Callable[[Sequence[Sequence[str | int]]], Awaitable[list[Any]]]
 
 
 class Generations:
@@ -41,7 +42,7 @@ class Generations:
         connection open, and the next call would use it as if it had been looked at: so it is closed here.
         """
 
-        async def execute(commands: Sequence[Sequence[str | int]]) -> Sequence[Any]:
+        async def execute(commands: Sequence[Sequence[str | int]]) -> list[Any]:
             await connection.send_packed_command(connection.pack_commands(commands))
             return [await _reply(connection) for _ in commands]
 
@@ -54,27 +55,20 @@ class Generations:
 
     async def begin(self, redis: Redis) -> None:
         """Give a generation to every shard that has none: the server has been wiped."""
-
-        async def execute(commands: Sequence[Sequence[str | int]]) -> Sequence[Any]:
-            async with redis.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return list(await pipeline.execute(raise_on_error=False))
-
-        await self._ensure(execute, trust=False)
+        await self._ensure(partial(ask_all, redis), trust=False)
 
     async def _ensure(self, execute: Execute, *, trust: bool) -> None:
-        server = _identity(_checked(await execute([("INFO", "server"), ("INFO", "replication")])))
+        server = _identity(checked(await execute([("INFO", "server"), ("INFO", "replication")])))
         if trust and server == self._known:
             return
         shards = range(keys.SHARDS)
-        behind = _checked(await execute([("GET", key(n)) for n in shards for key in (keys.run_key, keys.generation_key)]))
+        behind = checked(await execute([("GET", key(n)) for n in shards for key in (keys.run_key, keys.generation_key)]))
         if not all(run == server.encode() and generation for run, generation in zip(behind[::2], behind[1::2], strict=True)):
             number: int = await self._pool.fetchval("SELECT nextval('generation')")
-            seconds, microseconds = _checked(await execute([("TIME",)]))[0]
+            seconds, microseconds = checked(await execute([("TIME",)]))[0]
             generation = f"{number}{SINCE}{int(seconds) * 1000 + int(microseconds) // 1000}"
-            _checked(await execute([("FUNCTION", "LOAD", "REPLACE", library())]))
-            begun = _checked(
+            checked(await execute([("FUNCTION", "LOAD", "REPLACE", library())]))
+            begun = checked(
                 await execute(
                     [
                         ("FCALL", function_name("begin"), 2, keys.generation_key(n), keys.run_key(n), server, generation)
@@ -103,10 +97,8 @@ def _identity(replies: Sequence[Any]) -> str:
     return f"{info['run_id']}:{info['master_replid'] if promoted else ''}"
 
 
-def _fields(reply: Any) -> dict[str, str]:
-    if isinstance(reply, dict):
-        return {str(name): str(value) for name, value in reply.items()}
-    lines = [line.partition(":") for line in cast(bytes, reply).decode().splitlines() if ":" in line]
+def _fields(reply: bytes) -> dict[str, str]:
+    lines = [line.partition(":") for line in reply.decode().splitlines() if ":" in line]
     return {name: value for name, _, value in lines}
 
 
@@ -115,10 +107,3 @@ async def _reply(connection: Connection) -> Any:
         return await connection.read_response()
     except ResponseError as refused:  # the caller looks at all replies before it raises: none may stay unread
         return refused
-
-
-def _checked(replies: Sequence[Any]) -> Sequence[Any]:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies

@@ -27,7 +27,7 @@ from stores.hashes import (
     session_fields,
     state_fields,
 )
-from stores.pipeline import Call, Functions, ask_all
+from stores.pipeline import Call, Functions, ask_all, checked
 from stores.records import (
     Deadline,
     Frozen,
@@ -502,11 +502,7 @@ class LiveSessions:
 
     async def _all(self, calls: Sequence[Call]) -> Sequence[object]:
         """Make many calls in one round trip; raises the first failure."""
-        replies = await self._functions.call_all(calls) if calls else []
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return checked(await self._functions.call_all(calls)) if calls else []
 
     async def _before_now(self, key: Callable[[int], str], grace_ms: int) -> Sequence[UUID]:
         until = await self.now_ms() - grace_ms

@@ -110,7 +110,7 @@ class Functions:
         """Call one function and return its reply."""
         return await self._coalescer.submit((act, keys, arguments))
 
-    async def call_all(self, calls: Sequence[Call]) -> Sequence[object]:
+    async def call_all(self, calls: Sequence[Call]) -> list[object]:
         """Call many functions in one round trip; an exception stands in the place of a call that failed.
 
         A failover or a new server may have lost the functions (or never had this version): those calls had no effect,
@@ -136,7 +136,11 @@ class Functions:
 
 async def ask_all(redis: Redis, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
     """Send commands in one round trip and return their replies as they come off the wire; raises the first refusal."""
-    replies = await _round_trip(redis, [_packed(*command) for command in commands]) if commands else []
+    return checked(await _round_trip(redis, [_packed(*command) for command in commands])) if commands else []
+
+
+def checked(replies: list[Any]) -> list[Any]:
+    """Return the replies of one round trip, unless one is a refusal: then raise the first."""
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from tests.stack import Stack, running
 
-settings.register_profile("finalbell")  # timing is never asserted
+settings.register_profile("finalbell", deadline=None)  # timing is never asserted
 settings.load_profile("finalbell")
 ROOT = Path(__file__).parent.parent
 LONG_ONES = ("chaos", "test_readme.py", "faults", "ops", "flows")

@@ -113,6 +113,8 @@ WAYS: tuple[Way, ...] = ("upstream", "downstream")
 @pytest.mark.parametrize("hop", ["client", "redis"])
 async def test_a_save_over_a_hop_that_is_cut_happens_once_however_often_it_is_repeated(place: Place, hop: str, way: Way) -> None:
     session, key = await place.start(), uuid.uuid4().hex
+    read = session_pb2.GetSessionRequest(session_id=session)
+    await asyncio.gather(*(place.again(read, "") for _ in range(4)))  # so that more than one connection to Redis stands already
     first = await place.call(save_of(session), key, cut=(getattr(place, hop), way))
     getattr(place, hop).reset()
     reached = "a:q1" in await in_redis(place.stack, session)

@@ -44,7 +44,14 @@ class Local:
     def begin(self, *options: str) -> "subprocess.Popen[str]":
         """Begin `finalbell up`, and don't wait."""
         words = [*FINALBELL, "up", "--no-sample", "--home", str(self.home), "--port", str(self.port), *ENGINE, *options]
-        self.process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's `&` has it ignored
+        )
         return self.process
 
     def up(self, *options: str) -> tuple[int, str, str]:
