@@ -5,8 +5,9 @@ from itertools import zip_longest
 from typing import Any
 
 import grpc
-from finalbell.v1 import admin_pb2, content_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub, SessionAdminServiceStub
+from finalbell.v1.payment_pb2_grpc import PaymentAdminServiceStub, PaymentServiceStub
 from finalbell.v1.scoring_pb2_grpc import ScoringServiceStub
 from finalbell.v1.session_pb2_grpc import SessionServiceStub
 from google.protobuf.json_format import MessageToJson
@@ -36,10 +37,41 @@ class Admin:
         self._sessions = SessionAdminServiceStub(authorized)
         self._students = SessionServiceStub(authorized)
         self._scoring = ScoringServiceStub(authorized)
+        self._shop = PaymentServiceStub(authorized)
+        self._payments = PaymentAdminServiceStub(authorized)
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
+
+    def import_products(self, request: payment_pb2.ImportProductsRequest) -> payment_pb2.ImportProductsResponse:
+        """Keep products and coupons."""
+        return self._payments.ImportProducts(request)
+
+    def products(self) -> payment_pb2.ListProductsResponse:
+        """Return what can be bought."""
+        return self._shop.ListProducts(payment_pb2.ListProductsRequest())
+
+    def payments(self, student: str) -> payment_pb2.ListPaymentsResponse:
+        """Return a student's orders."""
+        return self._payments.ListPayments(payment_pb2.ListPaymentsRequest(student_id=student))
+
+    def payment_record(self, payment: str) -> payment_pb2.GetPaymentRecordResponse:
+        """Return all that is known of an order."""
+        return self._payments.GetPaymentRecord(payment_pb2.GetPaymentRecordRequest(payment_id=payment))
+
+    def refund(self, payment: str, reason: str, amount: int | None, key: str) -> payment_pb2.Payment:
+        """Give money back, once per key."""
+        request = payment_pb2.RefundPaymentRequest(payment_id=payment, reason=reason, amount=amount, idempotency_key=key)
+        return self._payments.RefundPayment(request).payment
+
+    def reconcile(self, provider: str) -> payment_pb2.ReconcilePaymentsResponse:
+        """Ask the gateways what has become of open orders."""
+        return self._payments.ReconcilePayments(payment_pb2.ReconcilePaymentsRequest(provider=provider))
+
+    def drift(self, days: int) -> payment_pb2.GetPaymentDriftResponse:
+        """Compare what is paid with what is owned."""
+        return self._payments.GetPaymentDrift(payment_pb2.GetPaymentDriftRequest(days=days))
 
     def import_exam(self, file: bytes, exam_id: str, settings: dict[str, str]) -> admin_pb2.ImportExamResponse:
         """Import an exam file under its own id or `exam_id`, with fields of `exam` replaced by `settings`."""

@@ -45,7 +45,7 @@ LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 class Gateway:
     """Where the gateway listens, what stands behind it, and whose tokens it takes.
 
-    `upstreams` has the keys session, scoring, leaderboard, content and admin, each with the addresses of its workers;
+    `upstreams` has the keys session, scoring, leaderboard, content, payments and admin, each with the addresses of its workers;
     every address is an IP address. `saves` is where the session service's workers take saves and submits as REST, `results`
     where the scoring service's take GetResult: sockets on the same machine, or addresses too. Envoy reads `jwks` once, when
     it starts, and does not start while there is no key in it. Where keys change while it runs, `auth` is a file in a folder
@@ -210,7 +210,7 @@ def _open(api: FileDescriptorSet) -> Iterator[dict[str, object]]:
     for path, _, rule in _bindings(api):
         if (access := policies[path].access) in said:
             verb = {"name": ":method", "string_match": {"exact": str(rule.WhichOneof("pattern")).upper()}}
-            yield {"match": {"safe_regex": {"regex": _rest_path(api, path, "[^/]+")}, "headers": [verb, *said[access]]}}
+            yield {"match": {"safe_regex": {"regex": _pattern(rule, "[^/]+")}, "headers": [verb, *said[access]]}}
 
 
 # What Envoy answers by itself
@@ -369,19 +369,26 @@ def _headers(*headers: tuple[str, str]) -> list[dict[str, object]]:
 
 
 def _bindings(api: FileDescriptorSet) -> Iterator[tuple[str, DescriptorProto, HttpRule]]:
-    """Give each REST method: its gRPC path, its request message and its binding."""
+    """Give each binding of each REST method: the gRPC path, the request message and the rule."""
     for file in api.file:
         messages = {f".{file.package}.{message.name}": message for message in file.message_type}
         for service in file.service:
             for method in service.method:
                 if method.options.HasExtension(http):
                     path = f"/{file.package}.{service.name}/{method.name}"
-                    yield path, messages[method.input_type], method.options.Extensions[http]
+                    first = method.options.Extensions[http]
+                    for rule in (first, *first.additional_bindings):
+                        yield path, messages[method.input_type], rule
 
 
 def _rest_path(api: FileDescriptorSet, method: str, field: str) -> str:
-    """Give the pattern of a method's REST path, whose fields look like `field`; others are the transcoder's to judge."""
+    """Give the pattern of the REST path of a method that has one."""
     (rule,) = (rule for path, _, rule in _bindings(api) if path == method)
+    return _pattern(rule, field)
+
+
+def _pattern(rule: HttpRule, field: str) -> str:
+    """Give the pattern of a REST path, whose fields look like `field`; others are the transcoder's to judge."""
     return re.sub(r"{\w+}", field.replace("\\", r"\\"), _template(rule))
 
 

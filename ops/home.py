@@ -68,6 +68,11 @@ class Home:
         """The public keys that verify receipts, the newest first."""
         return self.path / "keys" / "receipt-jwks.json"
 
+    @property
+    def payments(self) -> Path:
+        """Which gateways are sold through, with their keys."""
+        return self.path / "payments.json"
+
     def data(self, name: str) -> Path:
         """A server's data folder."""
         return self.path / "data" / name

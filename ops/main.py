@@ -5,7 +5,7 @@ These files import what is slow (gRPC, drivers, cryptography) inside the command
 
 import typer
 
-from ops import exam, grading, leaderboard, receipt, scoring, series, session, stack, tokens
+from ops import exam, grading, leaderboard, payments, product, receipt, scoring, series, session, stack, tokens
 from ops.audit.command import audit
 from ops.rehearse.command import rehearse
 
@@ -18,6 +18,8 @@ app.add_typer(series.app, name="series")
 app.add_typer(session.app, name="session")
 app.add_typer(scoring.app, name="scoring")
 app.add_typer(grading.app, name="grading")
+app.add_typer(product.app, name="product")
+app.add_typer(payments.app, name="payments")
 app.add_typer(receipt.app, name="receipt")
 
 if __name__ == "__main__":

@@ -25,11 +25,12 @@ UNITS = {
     "scoring-worker": "scoring",
     "leaderboard": "leaderboard",
     "content": "content",
+    "payments": "payments",
     "admin": "admin",
 }
 """Each unit of `python -m servers`, and the account that it uses."""
 
-SERVED = ("session", "scoring", "leaderboard", "content", "admin")
+SERVED = ("session", "scoring", "leaderboard", "content", "payments", "admin")
 """The units that the gateway routes to."""
 
 ENGINES = ("native", "grpcio")
@@ -182,6 +183,7 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         "AUDIENCE": AUDIENCE,
         "ENGINE": engine if unit in ENGINED else "grpcio",
         "ENVIRONMENT": "development",
+        **({"PAYMENTS": str(home.payments)} if unit == "payments" and home.payments.exists() else {}),
         **({"RECEIPT_KEY": str(home.receipt_key), "RECEIPT_JWKS": str(home.receipt_jwks)} if unit in SIGNING else {}),
     }
     named = {f"FINALBELL_{key}": value for key, value in environment.items()}

@@ -9,7 +9,7 @@ from typing import TextIO
 
 import structlog
 import uvloop
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, payment_pb2, scoring_pb2, session_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from structlog.tracebacks import ExceptionDictTransformer
 
@@ -19,6 +19,11 @@ from servers.admin.sessions import SessionAdminService
 from servers.content.service import ContentService
 from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
+from servers.payments import rules as money
+from servers.payments.admin import PaymentAdminService
+from servers.payments.providers import providers
+from servers.payments.reconciler import Reconciler
+from servers.payments.service import PaymentService
 from servers.receipts import Receipts
 from servers.scoring.grading import Grading
 from servers.scoring.item_statistics import ItemStatistics
@@ -48,6 +53,7 @@ from stores.deadlines import Deadlines
 from stores.exams import Exams
 from stores.exports import Exports
 from stores.grading import GradingTasks
+from stores.ledger import Ledger
 from stores.live import LiveSessions, Patience
 from stores.places import Places
 from stores.regrades import Regrades
@@ -68,7 +74,7 @@ GC_THRESHOLDS = {"native": (100_000, 20, 100), "grpcio": (2_000, 20, 100)}
 through: as seldom as can be. grpc.aio leaves one of ten objects for each call: often, since nobody is answered meanwhile, and
 100,000 of them take 90 ms."""
 
-FILES = [module.DESCRIPTOR for module in (admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2)]
+FILES = [module.DESCRIPTOR for module in (admin_pb2, content_pb2, leaderboard_pb2, payment_pb2, scoring_pb2, session_pb2)]
 
 
 class Parts:
@@ -76,6 +82,7 @@ class Parts:
 
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self.settings = settings
+        self.postgres = stores.postgres
         self.starts = Starts(stores.postgres, deadline)
         self.sessions = Sessions(stores.postgres)
         self.catalog = Catalog(stores.postgres)
@@ -193,6 +200,19 @@ async def content(parts: Parts) -> Hosted:
     )
 
 
+async def payments(parts: Parts) -> Hosted:
+    ledger = Ledger(parts.postgres, money.fold, money.mismatch, money.whole, money.owned_until)
+    sold_by = providers(parts.settings.payments, parts.postgres)
+    reconciler = Reconciler(ledger, sold_by, parts.settings.reconcile_seconds)
+    named = payment_pb2.DESCRIPTOR.services_by_name
+    services: list[tuple[ServiceDescriptor, object]] = [
+        (named["PaymentService"], PaymentService(ledger, sold_by)),
+        (named["PaymentAdminService"], PaymentAdminService(ledger, sold_by, reconciler)),
+    ]
+    drains = [provider.stop for provider in sold_by.values()]
+    return Hosted(services=services, workers=[reconciler.run], drains=drains, max_message_bytes=MAX_IMPORT_MESSAGE_BYTES)
+
+
 async def admin(parts: Parts) -> Hosted:
     exams = ExamAdminService(
         parts.exams,
@@ -221,6 +241,7 @@ UNITS = {
     "scoring-worker": scoring_worker,
     "leaderboard": leaderboard,
     "content": content,
+    "payments": payments,
     "admin": admin,
 }
 

@@ -253,6 +253,21 @@ class CouponRefused(Refusal):
     reason = "COUPON_REFUSED"
 
 
+class CheckoutRefused(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CHECKOUT_REFUSED"
+
+
+class NotRefundable(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "NOT_REFUNDABLE"
+
+
+class RefundByHand(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "REFUND_BY_HAND"
+
+
 class SignatureInvalid(Refusal):
     code = StatusCode.INVALID_ARGUMENT
     reason = "SIGNATURE_INVALID"

@@ -69,5 +69,11 @@ class Settings(BaseSettings):
     hold_seconds: float = 120.0
     """How long the bell holds after an outage for the sessions that were running, so that staff can give time back first."""
 
+    payments: str = ""
+    """The file that says which gateways the unit payments sells through, with their keys (docs/payments.md); empty: none."""
+
+    reconcile_seconds: float = 30.0
+    """How often gateways are asked what has become of open orders."""
+
     crash_at: str = ""
     """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9)."""

@@ -40,6 +40,39 @@ OWNED = """
 """What a student owns of some products: the fold of each source's latest word. One that grants is enough; the longest counts."""
 
 
+EVENT = "SELECT provider, event_id, kind, outcome, why, received_at FROM webhook_event"
+
+DRIFT = """
+  WITH facts AS (
+    SELECT payment_id, bool_or(kind = 'PAID') AS paid, coalesce(sum(amount) FILTER (WHERE kind = 'REFUNDED'), 0) AS refunded,
+      bool_or(kind = 'DISPUTE_LOST') AS lost,
+      coalesce(array_agg(ref) FILTER (WHERE kind = 'DISPUTE_OPENED'), '{}') AS disputed,
+      coalesce(array_agg(ref) FILTER (WHERE kind = 'DISPUTE_WON'), '{}') AS won
+    FROM payment_fact GROUP BY payment_id
+  ), compared AS (
+    SELECT p.id, p.provider, (p.created_at AT TIME ZONE 'UTC')::date AS day, p.currency, p.amount,
+      coalesce(f.paid AND NOT (f.refunded >= p.amount AND p.amount > 0) AND NOT f.lost AND f.disputed <@ f.won, false) AS paid,
+      coalesce((
+        SELECT l.granted FROM entitlement_entry l
+        WHERE (l.student_id, l.product_id, l.source) = (p.student_id, p.product_id, 'payment:' || p.id) ORDER BY l.id DESC LIMIT 1
+      ), false) AS granted,
+      coalesce((
+        SELECT e.revoked_at IS NULL FROM entitlement e WHERE (e.student_id, e.product_id) = (p.student_id, p.product_id)
+      ), false) AS owned
+    FROM payment p LEFT JOIN facts f ON f.payment_id = p.id
+    WHERE p.created_at > now() - make_interval(secs => $1)
+  )
+  SELECT provider, day, currency, count(*) AS orders,
+    count(*) FILTER (WHERE paid AND NOT (granted AND owned)) AS unowned,
+    coalesce(sum(amount) FILTER (WHERE paid AND NOT (granted AND owned)), 0)::bigint AS unowned_amount,
+    count(*) FILTER (WHERE granted AND NOT paid) AS unpaid,
+    coalesce(sum(amount) FILTER (WHERE granted AND NOT paid), 0)::bigint AS unpaid_amount,
+    (array_agg(id ORDER BY id) FILTER (WHERE paid <> (granted AND (owned OR NOT paid))))[:10] AS payments
+  FROM compared GROUP BY provider, day, currency ORDER BY provider, day, currency
+"""
+"""What is paid is read off the facts here, in other words than the rules', so that a mistake in those shows."""
+
+
 class NotOrdered(StrEnum):
     """Why an order was not made."""
 
@@ -51,12 +84,11 @@ class NotOrdered(StrEnum):
 
 
 class EventOutcome(StrEnum):
-    """What an event did; REPLAYED: it had been told before."""
+    """What an event did."""
 
     APPLIED = "APPLIED"
     STORED = "STORED"
     QUARANTINED = "QUARANTINED"
-    REPLAYED = "REPLAYED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +129,68 @@ class Owned:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptEvent:
+    """A gateway's message as it is kept, without its body."""
+
+    provider: str
+    id: str
+    kind: str
+    outcome: EventOutcome
+    why: str
+    received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One word of the ledger."""
+
+    product: str
+    granted: bool
+    reason: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that is known of an order; facts come with when they were told."""
+
+    order: Order
+    refunded: int
+    facts: Sequence[tuple[Fact, int]]
+    events: Sequence[KeptEvent]
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class DriftLine:
+    """A day of a provider that does not add up: how many orders are paid and not owned, and owned and not paid, and what they
+    cost, in minor units."""
+
+    provider: str
+    day: str
+    currency: str
+    unowned: int
+    unowned_amount: int
+    unpaid: int
+    unpaid_amount: int
+    payments: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How many orders were compared, and the days that do not add up."""
+
+    orders: int
+    lines: Sequence[DriftLine]
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
-    """What became of an event, and why it was quarantined."""
+    """What became of an event, and why it was quarantined; one that is told again came to what it came to first."""
 
     outcome: EventOutcome
     why: str = ""
+    again: bool = False
 
 
 class Ledger:
@@ -240,7 +329,86 @@ class Ledger:
         )
         return [_order(row) for row in rows]
 
+    async def orders(self, student: str, count: int) -> Sequence[Order]:
+        """Return a student's orders, the newest first."""
+        rows = await self._pool.fetch(
+            f"SELECT {ORDER} FROM payment p WHERE student_id = $1 ORDER BY id DESC LIMIT $2",  # noqa: S608
+            *(student, count),
+        )
+        return [_order(row) for row in rows]
+
+    async def story(self, order: UUID) -> Story | None:
+        """Return all that is known of an order, as it is at one moment; None: there is no such order."""
+        async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            row = await connection.fetchrow(f"SELECT {ORDER}, p.refunded FROM payment p WHERE id = $1", order)  # noqa: S608
+            if row is None:
+                return None
+            facts = await connection.fetch(
+                "SELECT kind, ref, amount, at, told_at FROM payment_fact WHERE payment_id = $1 ORDER BY at, kind, ref", order
+            )
+            events = await connection.fetch(f"{EVENT} WHERE payment_id = $1 ORDER BY received_at, event_id", order)
+            entries = await connection.fetch(
+                "SELECT product_id, granted, reason, at FROM entitlement_entry WHERE (student_id, source) = ($1, $2) ORDER BY id",
+                *(row["student_id"], f"payment:{order}"),
+            )
+        return Story(
+            _order(row),
+            row["refunded"],
+            [(_fact(fact), _ms(fact["told_at"])) for fact in facts],
+            [_event(event) for event in events],
+            [Entry(one["product_id"], one["granted"], one["reason"], _ms(one["at"])) for one in entries],
+        )
+
+    async def note_refund(self, order: UUID, amount: int, key: str, reason: str, actor: str) -> None:
+        """Put on record that a refund is asked for, before it is."""
+        async with self._pool.acquire() as connection:
+            await record(connection, actor, "payment.refund", str(order), {"amount": amount, "key": key, "reason": reason})
+
     # What gateways tell
+
+    async def read_until(self, provider: str) -> int | None:
+        """Return until when a gateway's own list of events has been read; None: it never was."""
+        until = await self._pool.fetchval("SELECT until FROM gateway_read WHERE provider = $1", provider)
+        return None if until is None else _ms(until)
+
+    async def note_read(self, provider: str, until_ms: int) -> None:
+        """Note until when it has been read now."""
+        await self._pool.execute(
+            """
+            INSERT INTO gateway_read AS known VALUES ($1, $2)
+            ON CONFLICT (provider) DO UPDATE SET until = greatest(known.until, excluded.until)
+            """,
+            *(provider, _moment(until_ms)),
+        )
+
+    async def quarantined(self, since_seconds: float, count: int) -> Sequence[KeptEvent]:
+        """Return the events of the last so many seconds that did not match their order, the newest first."""
+        rows = await self._pool.fetch(
+            f"""
+            {EVENT} WHERE outcome = 'QUARANTINED' AND received_at > now() - make_interval(secs => $1)
+            ORDER BY received_at DESC LIMIT $2
+            """,
+            *(since_seconds, count),
+        )
+        return [_event(row) for row in rows]
+
+    async def drift(self, since_seconds: float) -> Drift:
+        """Compare what orders are paid for, by their facts, with what is owned because of them."""
+        rows = await self._pool.fetch(DRIFT, since_seconds)
+        return Drift(
+            sum(row["orders"] for row in rows),
+            [
+                DriftLine(
+                    row["provider"],
+                    row["day"].isoformat(),
+                    row["currency"],
+                    *(row["unowned"], row["unowned_amount"], row["unpaid"], row["unpaid_amount"]),
+                    tuple(str(one) for one in row["payments"] or ()),
+                )
+                for row in rows
+                if row["unowned"] or row["unpaid"]
+            ],
+        )
 
     async def tell(self, provider: str, event: Event) -> Told:
         """Keep an event and do what it says, once, in one transaction: inbox, facts, fold, grants. What does not match the order
@@ -254,7 +422,10 @@ class Ledger:
                 *(provider, event.id, event.kind, event.body),
             )
             if not new:
-                return Told(EventOutcome.REPLAYED)
+                first = await connection.fetchrow(
+                    "SELECT outcome, why FROM webhook_event WHERE (provider, event_id) = ($1, $2)", provider, event.id
+                )
+                return Told(EventOutcome(first["outcome"]), first["why"], again=True)
             if not event.facts:
                 return Told(EventOutcome.STORED)
             order = await _named(connection, provider, event.claimed)
@@ -282,7 +453,7 @@ class Ledger:
             [_moment(fact.at_ms) for fact in facts],
         )
         known = await connection.fetch("SELECT kind, ref, amount, at FROM payment_fact WHERE payment_id = $1", order.id)
-        state = self._fold(order.amount, [Fact(FactKind(r["kind"]), r["ref"], r["amount"], _ms(r["at"])) for r in known])
+        state = self._fold(order.amount, map(_fact, known))
         await connection.execute(
             "UPDATE payment SET status = $2, paid_at = $3, refunded = $4 WHERE id = $1",
             *(order.id, state.status, _moment(state.paid_ms), state.refunded),
@@ -419,6 +590,15 @@ async def _products(connection: asyncpg.Connection) -> dict[str, Product]:
         )
         for row in rows
     }
+
+
+def _fact(row: asyncpg.Record) -> Fact:
+    return Fact(FactKind(row["kind"]), row["ref"], row["amount"], _ms(row["at"]))
+
+
+def _event(row: asyncpg.Record) -> KeptEvent:
+    outcome = EventOutcome(row["outcome"])
+    return KeptEvent(row["provider"], row["event_id"], row["kind"], outcome, row["why"], _ms(row["received_at"]))
 
 
 def _order(row: asyncpg.Record) -> Order:

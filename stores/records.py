@@ -453,6 +453,8 @@ class Result:
 
     submit_key: UUID | None = None
     scored_ms: int = 0
+    taken_back: bool = False
+    """Whether the purchase that opened its exam was reversed, and nothing else opens it; only where a student reads it."""
 
 
 class TaskStatus(StrEnum):

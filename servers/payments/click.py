@@ -15,8 +15,8 @@ from uuid import UUID
 from servers.payments import click_shop as shop
 from servers.payments.click_api import SUCCESSFUL, MerchantApi
 from servers.payments.click_shop import Action, Code, Form
-from servers.payments.payme import RefundedByHand, our_clock
-from servers.payments.provider import OLDEST_SECONDS, Books, GatewayAway, Heard, Opened, Said
+from servers.payments.payme import our_clock
+from servers.payments.provider import OLDEST_SECONDS, Books, GatewayRefused, Heard, Opened, RefundedByHand, Said
 from stores.click_payments import ClickBegun, ClickPayment, ClickState
 from stores.ledger import EventOutcome
 from stores.money import Claimed, Event, Fact, FactKind, Order, OrderStatus, Product
@@ -84,12 +84,18 @@ class Click:
         self._return_url = return_url
         self._now_ms = now_ms
 
+    def takes(self, currency: str) -> bool:
+        """Return whether it is the one currency that Click takes."""
+        return currency == CURRENCY
+
+    async def stop(self) -> None:
+        """Close the connections to Click."""
+        await self._api.stop()
+
     # What we do
 
     async def open(self, order: Order, product: Product) -> Opened:
-        """Return the link to an order's page; Click learns of the order from it. Raises ValueError for any money but UZS."""
-        if order.currency != CURRENCY:
-            raise ValueError(f"Click takes {CURRENCY} only.")
+        """Return the link to an order's page; Click learns of the order from it."""
         told = {
             "service_id": self._service,
             "merchant_id": self._merchant,
@@ -120,8 +126,8 @@ class Click:
     async def refund(self, order: Order, amount: int, key: str) -> None:
         """Have Click give a whole payment back: once, whatever the key. `missed` and `look` tell of it, since Click does not.
 
-        Raises GatewayAway, and RefundedByHand for a part: Click has a call for it but no key, so that one whose answer is lost
-        could not be asked again.
+        Raises GatewayAway, GatewayRefused where nothing is paid, and RefundedByHand for a part: Click has a call for it but no
+        key, so that one whose answer is lost could not be asked again.
         """
         if amount != order.amount:
             raise RefundedByHand("A part is given back in Click's cabinet.")
@@ -130,7 +136,7 @@ class Click:
             return
         paid = next((one for one in known if one.state is ClickState.CONFIRMED), None)
         if paid is None:
-            raise GatewayAway("Click has not completed a payment of this order.")
+            raise GatewayRefused("Click has not completed a payment of this order.")
         await self._api.reverse(paid.paydoc)
         await self._payments.reverse(paid.trans, self._now_ms())
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import httpx
 
-from servers.payments.provider import GatewayAway
+from servers.payments.provider import GatewayAway, GatewayRefused
 
 ANSWER_SECONDS = 4.0
 """How long Click may take for one call; a look takes up to three, and our own caller has ten seconds and more."""
@@ -21,7 +21,7 @@ SUCCESSFUL = 2
 
 
 class MerchantApi:
-    """Click's Merchant API for one service. Every method raises GatewayAway."""
+    """Click's Merchant API for one service. Every method raises GatewayAway; a refusal of Click's is GatewayRefused."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class MerchantApi:
             return
         status = await self.status(payment)
         if status is None or status >= 0:
-            raise GatewayAway(f"Click did not give the payment back: {found['error_code']}.")
+            raise GatewayRefused(f"Click did not give the payment back: {found['error_code']}.")
 
     async def _ask(self, method: str, path: str) -> dict[str, object]:
         try:

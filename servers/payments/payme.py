@@ -15,7 +15,7 @@ from uuid import UUID
 
 from servers.payments import payme_rpc as rpc
 from servers.payments.payme_rpc import Code, Json, Refused
-from servers.payments.provider import Books, GatewayAway, Heard, Opened, Said
+from servers.payments.provider import Books, Heard, Opened, RefundedByHand, Said
 from stores.ledger import EventOutcome
 from stores.money import Claimed, Event, Fact, FactKind, Order, OrderStatus, Product
 from stores.payme_transactions import PaymeBegun, PaymeState, PaymeTransaction
@@ -28,10 +28,6 @@ TIMED_OUT, UNKNOWN = 4, 10
 """Reasons of a cancellation. Payme has none for a shop that closes an order, so that is of unknown reason."""
 
 UNPAID = frozenset({OrderStatus.FAILED, OrderStatus.EXPIRED})
-
-
-class RefundedByHand(GatewayAway):
-    """The gateway has no call for this refund: it is made in its cabinet, and told as an event once it is."""
 
 
 class Transactions(Protocol):
@@ -105,12 +101,17 @@ class Payme:
         self._return_url = return_url
         self._now_ms = now_ms
 
+    def takes(self, currency: str) -> bool:
+        """Return whether it is the one currency that Payme takes."""
+        return currency == CURRENCY
+
+    async def stop(self) -> None:
+        """There are no connections to close."""
+
     # What we do
 
     async def open(self, order: Order, product: Product) -> Opened:
-        """Return the link to an order's page; Payme learns of the order from it. Raises ValueError for any money but UZS."""
-        if order.currency != CURRENCY:
-            raise ValueError(f"Payme takes {CURRENCY} only.")
+        """Return the link to an order's page; Payme learns of the order from it."""
         told = f"m={self._merchant};ac.{rpc.ACCOUNT_FIELD}={order.id};a={order.amount};c={self._return_url}"
         return Opened(str(order.id), f"{self._checkout_url}/{base64.b64encode(told.encode()).decode()}")
 

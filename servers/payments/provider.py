@@ -19,6 +19,14 @@ class GatewayAway(Exception):
     """The gateway did not answer, or not in a way that says what happened: ask again with the same key."""
 
 
+class GatewayRefused(Exception):
+    """The gateway understood and will not, or has no call for it: asking again in the same words gives the same answer."""
+
+
+class RefundedByHand(GatewayRefused):
+    """The gateway has no call for this refund: it is made in its cabinet, and told as an event once it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """Where an order is paid: the gateway's name of it, a page for browsers, a secret for apps."""
@@ -62,11 +70,15 @@ class Provider(Protocol):
     live: bool
     """False in the gateway's test mode: no real money moves."""
 
+    def takes(self, currency: str) -> bool:
+        """Return whether the gateway takes money of an ISO 4217 currency."""
+
     async def open(self, order: Order, product: Product) -> Opened:
-        """Have the gateway take an order, once however often it is asked; raises GatewayAway."""
+        """Have the gateway take an order, once however often it is asked; raises GatewayAway and GatewayRefused."""
 
     async def close(self, order: Order) -> bool:
-        """Have the gateway take no money for an order any more; False: it has taken it already. Raises GatewayAway."""
+        """Have the gateway take no money for an order any more; False: it has taken it already. Raises GatewayAway and
+        GatewayRefused."""
 
     async def hear(self, heard: Heard, books: Books) -> Said:
         """Answer the gateway's call in its own way; raises Forged, and GatewayAway where it takes a look-up that is not
@@ -81,4 +93,8 @@ class Provider(Protocol):
         GatewayAway."""
 
     async def refund(self, order: Order, amount: int, key: str) -> None:
-        """Have the gateway give back so much, once per key; what it does is told by an event. Raises GatewayAway."""
+        """Have the gateway give back so much, once per key; `look` tells of it, whether or not the gateway does. Raises GatewayAway
+        and GatewayRefused."""
+
+    async def stop(self) -> None:
+        """Close the connections to the gateway."""

@@ -1,10 +1,22 @@
 """What orders come to, what they grant, what they cost. Pure: facts in, verdicts out, in whatever order they came."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from stores.money import Claimed, Coupon, Event, Fact, FactKind, Order, OrderState, OrderStatus, Product
 
 DAY_MS = 86_400_000
+
+
+class Round(NamedTuple):
+    """What one round with a gateway came to: events on its list, orders it was asked after, how much was new, and how many orders
+    it said nothing of."""
+
+    provider: str
+    listed: int
+    asked: int
+    new: int
+    silent: int
 
 
 def fold(amount: int, facts: Iterable[Fact]) -> OrderState:
@@ -106,11 +118,22 @@ def whole(product: Product, products: Mapping[str, Product]) -> Sequence[str]:
     return found
 
 
-def closed(order: Order, now_ms: int) -> Event:
-    """Return what we tell ourselves of an order that was closed before it was paid."""
+def ended(order: Order, kind: FactKind, now_ms: int) -> Event:
+    """Return what we tell ourselves of an order that ended before it was paid: FAILED or EXPIRED."""
     claimed = Claimed(order.id, None, None, None, None, None)
-    fact = Fact(FactKind.EXPIRED, "closed", 0, now_ms)
-    return Event(f"closed/{order.id}", "finalbell.closed", b"", claimed, [fact])
+    return Event(f"{kind}/{order.id}", f"finalbell.{kind.lower()}", b"", claimed, [Fact(kind, "finalbell", 0, now_ms)])
+
+
+def refundable(order: Order, refunded: int, amount: int | None) -> int | str:
+    """Return how much is to be given back, all that is left where nobody says; a text says why it cannot be."""
+    left = order.amount - refunded
+    if order.status is not OrderStatus.PAID:
+        return f"the order is {order.status}, and only what is PAID is given back"
+    if not order.amount:
+        return "nothing was paid; revoke what it granted"
+    if amount is not None and amount > left:
+        return f"only {left} of {order.amount} is left to be given back"
+    return left if amount is None else amount
 
 
 def wrong_catalogue(products: Sequence[Product], known: Mapping[str, Product]) -> list[tuple[str, str]]:

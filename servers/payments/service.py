@@ -1,26 +1,25 @@
 """PaymentService: what is sold, orders, what gateways tell, who owns what."""
 
 from collections.abc import Mapping
-from time import time_ns
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import structlog
 from finalbell.v1 import payment_pb2 as pb
 from google.api.httpbody_pb2 import HttpBody
-from prometheus_client import Counter
 
 from servers import errors
 from servers.messages import timestamp
 from servers.payments import rules
-from servers.payments.provider import Forged, GatewayAway, Heard, Provider
+from servers.payments.inbox import EVENTS, Inbox, end, now_ms
+from servers.payments.messages import payment_message
+from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard, Provider
 from servers.serving.wrap import Call
-from stores.ledger import CouponRefused, EventOutcome, Ledger, NotOrdered, Owned, Superseded, Told, Wanted
-from stores.money import Coupon, Event, Order, OrderStatus, Product
+from stores.ledger import CouponRefused, Ledger, NotOrdered, Owned, Superseded, Wanted
+from stores.money import Coupon, FactKind, Order, OrderStatus, Product
 
 VALID_SECONDS = 3_600.0
 """How long an order can be paid."""
 
-EVENTS = Counter("finalbell_payment_events_total", "What gateways told", ["provider", "outcome"])
 log = structlog.get_logger()
 
 
@@ -49,33 +48,30 @@ class PaymentService:
             uuid5(NAMESPACE_OID, f"{call.caller.student}/{call.key}") if call.key else None,
             VALID_SECONDS,
         )
-        try:
-            order = await self._ordered(wanted)
-            if order.status is OrderStatus.OPEN and not (order.url or order.secret):
-                product = (await self._ledger.products())[order.product]
-                opened = await provider.open(order, product)
-                order = await self._ledger.opened(order.id, opened.ref, opened.url, opened.secret) or order
-        except GatewayAway as away:
-            log.warning("gateway away", provider=provider.name, error=str(away)[:200])
-            raise errors.GatewayUnavailable("The payment gateway does not answer; repeat the call with the same key.") from None
-        return pb.CreateCheckoutResponse(payment=_payment(order))
+        product = (await self._ledger.products()).get(wanted.product)
+        if product is not None and product.amount and not provider.takes(product.currency):
+            raise errors.CheckoutRefused(f"This payment provider does not take {product.currency}.", provider=provider.name)
+        order = await self._ordered(wanted)
+        if order.status is OrderStatus.OPEN and not (order.url or order.secret):
+            order = await self._opened(order, provider)
+        return pb.CreateCheckoutResponse(payment=payment_message(order))
 
     async def GetPayment(self, request: pb.GetPaymentRequest, call: Call) -> pb.GetPaymentResponse:
         order = await self._ledger.read(UUID(request.payment_id))
         if order is None or (order.student != call.caller.student and not call.caller.staff):
             raise errors.PaymentNotFound
-        return pb.GetPaymentResponse(payment=_payment(order))
+        return pb.GetPaymentResponse(payment=payment_message(order))
 
     async def HandleWebhook(self, request: pb.HandleWebhookRequest, call: Call) -> HttpBody:
         provider = self._provider(request.provider)
         books = Inbox(self._ledger, provider.name)
         try:
-            said = await provider.hear(Heard(call.sent, request.body.data, _now_ms()), books)
+            said = await provider.hear(Heard(call.sent, request.body.data, now_ms()), books)
         except Forged as why:
             log.warning("forged message", provider=provider.name, why=str(why)[:200])
             EVENTS.labels(provider.name, "FORGED").inc()
             raise errors.SignatureInvalid from None
-        except GatewayAway as away:
+        except (GatewayAway, GatewayRefused) as away:
             log.warning("gateway away", provider=provider.name, error=str(away)[:200])
             raise errors.GatewayUnavailable("The gateway could not be asked about its own message; send it again.") from None
         return HttpBody(content_type=said.content_type, data=said.body)
@@ -88,7 +84,11 @@ class PaymentService:
         """Return the order; one that is open in another way is closed at its gateway first, so that nobody pays twice."""
         found = await self._ledger.order(wanted, _price)
         if isinstance(found, Superseded):
-            await self._close(found.order)
+            try:
+                before = found.order
+                await end(self._providers.get(before.provider), Inbox(self._ledger, before.provider), before)
+            except (GatewayAway, GatewayRefused) as away:
+                raise _away(found.order.provider, away) from None
             found = await self._ledger.order(wanted, _price)
         match found:
             case Order():
@@ -108,15 +108,18 @@ class PaymentService:
             case _:
                 raise errors.Conflict("Another order for this product came first. Repeat the call.")
 
-    async def _close(self, order: Order) -> None:
-        """Close an order at its gateway, unless it was paid meanwhile: then what the gateway says of it counts."""
-        provider = self._providers.get(order.provider)
-        books = Inbox(self._ledger, order.provider)
-        if provider is None or order.gateway_ref is None or await provider.close(order):
-            await books.tell(rules.closed(order, _now_ms()))
-        else:
-            for event in await provider.look(order):
-                await books.tell(event)
+    async def _opened(self, order: Order, provider: Provider) -> Order:
+        """Have the gateway take an order; one that it refuses has failed, so that another can be made."""
+        product = (await self._ledger.products())[order.product]
+        try:
+            opened = await provider.open(order, product)
+        except GatewayAway as away:
+            raise _away(provider.name, away) from None
+        except GatewayRefused as refused:
+            log.warning("checkout refused", provider=provider.name, payment=str(order.id), error=str(refused)[:200])
+            await Inbox(self._ledger, provider.name).tell(rules.ended(order, FactKind.FAILED, now_ms()))
+            raise errors.CheckoutRefused("The payment gateway does not take this order.", provider=provider.name) from None
+        return await self._ledger.opened(order.id, opened.ref, opened.url, opened.secret) or order
 
     def _provider(self, name: str) -> Provider:
         provider = self._providers.get(name) if name else next(iter(self._providers.values()), None)
@@ -125,37 +128,18 @@ class PaymentService:
         return provider
 
 
-class Inbox:
-    """What a provider may ask and tell of its own orders."""
-
-    def __init__(self, ledger: Ledger, provider: str) -> None:
-        self._ledger = ledger
-        self._provider = provider
-
-    async def tell(self, event: Event) -> Told:
-        """Keep an event and do what it says, once; an alarm rings for one that does not match its order."""
-        told = await self._ledger.tell(self._provider, event)
-        EVENTS.labels(self._provider, told.outcome).inc()
-        if told.outcome is EventOutcome.QUARANTINED:
-            log.error("payment event quarantined", provider=self._provider, event_id=event.id, kind=event.kind, why=told.why)
-        return told
-
-    async def find(self, order: str) -> Order | None:
-        """Return an order of this provider by our id of it; None for anything else."""
-        try:
-            known = await self._ledger.read(UUID(order))
-        except ValueError:
-            return None
-        return known if known is not None and known.provider == self._provider else None
-
-
 def _price(product: Product, coupon: Coupon | None, used: int, used_by_student: int) -> int | str:
-    why = rules.useless(coupon, product, used, used_by_student, _now_ms()) if coupon else ""
+    why = rules.useless(coupon, product, used, used_by_student, now_ms()) if coupon else ""
     return why or rules.price(product, coupon)
 
 
+def _away(provider: str, away: Exception) -> errors.Refusal:
+    log.warning("gateway away", provider=provider, error=str(away)[:200])
+    return errors.GatewayUnavailable("The payment gateway does not answer; repeat the call with the same key.")
+
+
 def _active(owned: Owned) -> bool:
-    return owned.revoked_ms is None and (owned.ends_ms is None or owned.ends_ms > _now_ms())
+    return owned.revoked_ms is None and (owned.ends_ms is None or owned.ends_ms > now_ms())
 
 
 def _product(product: Product, *, owned: bool) -> pb.Product:
@@ -174,21 +158,6 @@ def _product(product: Product, *, owned: bool) -> pb.Product:
     return message
 
 
-def _payment(order: Order) -> pb.Payment:
-    is_open = order.status is OrderStatus.OPEN
-    return pb.Payment(
-        payment_id=str(order.id),
-        product_id=order.product,
-        provider=order.provider if order.amount else "",
-        amount=order.amount,
-        currency=order.currency,
-        status=pb.Payment.Status.Value(order.status),
-        url=(order.url or "") if is_open else "",
-        client_secret=(order.secret or "") if is_open else "",
-        expires_at=timestamp(order.expires_ms),
-    )
-
-
 def _entitlement(owned: Owned) -> pb.Entitlement:
     return pb.Entitlement(
         product_id=owned.product,
@@ -197,7 +166,3 @@ def _entitlement(owned: Owned) -> pb.Entitlement:
         expires_at=None if owned.ends_ms is None else timestamp(owned.ends_ms),
         revoked_at=None if owned.revoked_ms is None else timestamp(owned.revoked_ms),
     )
-
-
-def _now_ms() -> int:
-    return time_ns() // 1_000_000

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import stripe
 
 from servers.payments import stripe_objects as objects
-from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, Heard, Opened, Said
+from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, GatewayRefused, Heard, Opened, Said
 from servers.payments.stripe_objects import DISPUTE_KINDS, REFUND_KINDS, SESSION_KINDS, Json, part, ref, word
 from stores.money import Claimed, Event, Fact, Order, Product
 
@@ -37,10 +37,6 @@ T = TypeVar("T")
 Kind = TypeVar("Kind", bound=stripe.StripeObject)
 NOBODY = Claimed(None, None, None, None, None, None)
 NOTHING: Sequence[Fact] = ()
-
-
-class _Refused(GatewayAway):
-    """Stripe understood and will not; asking again with the same words gives the same answer."""
 
 
 class Stripe:
@@ -79,6 +75,10 @@ class Stripe:
         """Close the connections to Stripe."""
         await self._http.close_async()  # type: ignore[no-untyped-call]
 
+    def takes(self, currency: str) -> bool:
+        """Return whether the account may take a currency: Stripe says so when it is asked."""
+        return True
+
     # What we ask of Stripe
 
     async def open(self, order: Order, product: Product) -> Opened:
@@ -90,7 +90,7 @@ class Stripe:
         wanted, options = self._wanted(order, product), stripe.RequestOptions(idempotency_key=f"order-{order.id}")
         try:
             session = await _answer(self._api.checkout.sessions.create_async(wanted, options))
-        except _Refused:
+        except GatewayRefused:
             found = await self._session(order)
             if found is None:
                 raise
@@ -132,7 +132,7 @@ class Stripe:
             return True
         try:
             await _answer(self._api.checkout.sessions.expire_async(_named(session)))
-        except _Refused:  # it is not open any more
+        except GatewayRefused:  # it is not open any more
             session = await self._session(order)
             if session is None or session.get("status") not in ("complete", "expired"):
                 raise
@@ -171,7 +171,7 @@ class Stripe:
         session = await self._session(order)
         name = None if session is None else ref(session, "payment_intent")
         if name is None:
-            raise _Refused("Stripe: nothing has been paid for this order")
+            raise GatewayRefused("Stripe: nothing has been paid for this order")
         made = await _answers(self._api.refunds.list_async({"payment_intent": name, "limit": PAGE}))
         if any(part(one, "metadata").get("key") == key and one.get("status") not in ("failed", "canceled") for one in made):
             return
@@ -242,7 +242,7 @@ class Stripe:
         if name not in self._intents:
             try:
                 found = await _answer(self._api.payment_intents.retrieve_async(name))
-            except _Refused:  # there is no such payment in this account: somebody has to look
+            except GatewayRefused:  # there is no such payment in this account: somebody has to look
                 return NOBODY
             while len(self._intents) >= MOST_INTENTS:
                 del self._intents[next(iter(self._intents))]
@@ -293,5 +293,5 @@ async def _within(asked: Coroutine[object, object, T]) -> T:
         raise GatewayAway("Stripe: no answer in time") from None
     except stripe.StripeError as error:
         definite = isinstance(error, stripe.InvalidRequestError | stripe.IdempotencyError)
-        kind = _Refused if definite else GatewayAway
+        kind = GatewayRefused if definite else GatewayAway
         raise kind(f"Stripe: {type(error).__name__} {error.http_status} {error.code} {error.request_id}") from None

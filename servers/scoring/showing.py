@@ -51,8 +51,11 @@ class Showing:
             revision=result.revision, answers_sha256=result.answers_sha256.hex(), receipt=self._receipts.sign(submission)
         )
         shown.submitted_at.CopyFrom(timestamp(result.submitted_ms))
+        if result.taken_back:
+            shown.status, shown.withheld_for = pb.Result.WITHHELD, pb.Result.PURCHASE
+            return shown
         if not exam.shows_scores(ended=ended):
-            shown.status = pb.Result.WITHHELD
+            shown.status, shown.withheld_for = pb.Result.WITHHELD, pb.Result.RELEASE
             if exam.release_score == "AFTER_CLOSE" and exam.closes_ms is not None:
                 shown.releases_at.CopyFrom(timestamp(exam.closes_ms))
             return shown

@@ -40,6 +40,11 @@ CREATE TABLE product_opens (
 );
 CREATE INDEX product_opens_ref ON product_opens (kind, ref);
 
+-- Which products open an exam: the one that its file names, and all that say so themselves. None: it is free.
+CREATE VIEW exam_product AS
+  SELECT id AS exam_id, product_id FROM exam WHERE product_id IS NOT NULL
+  UNION SELECT ref, product_id FROM product_opens WHERE kind = 'EXAM';
+
 CREATE TABLE coupon (
   code text COLLATE "C" PRIMARY KEY,
   percent int CHECK (percent BETWEEN 1 AND 100),
@@ -76,7 +81,7 @@ CREATE TABLE payment (
   refunded int NOT NULL DEFAULT 0,
   created_at timestamptz NOT NULL DEFAULT now(),
   expires_at timestamptz NOT NULL,
-  polled_at timestamptz,
+  polled_at timestamptz,      -- when the gateway was last asked what has become of it
   UNIQUE (student_id, order_key),
   UNIQUE (provider, gateway_ref)
 );
@@ -111,6 +116,12 @@ CREATE TABLE payment_fact (
   PRIMARY KEY (payment_id, kind, ref)
 );
 
+-- Until when each gateway's own list of events has been read.
+CREATE TABLE gateway_read (
+  provider text PRIMARY KEY,
+  until timestamptz NOT NULL
+);
+
 -- The ledger: every grant and every revocation, and why. `entitlement` is its fold. Rows are only ever added.
 CREATE TABLE entitlement_entry (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -126,10 +137,14 @@ CREATE TABLE entitlement_entry (
 );
 CREATE INDEX entitlement_entry_owner ON entitlement_entry (student_id, product_id, source, id);
 
+GRANT SELECT ON exam_product TO finalbell_session, finalbell_content, finalbell_scoring;
+GRANT SELECT ON product_opens TO finalbell_content;
+GRANT SELECT ON entitlement TO finalbell_scoring;
 GRANT SELECT ON product, product_part, product_opens TO finalbell_payments;
 GRANT INSERT, UPDATE ON product, coupon TO finalbell_payments;
 GRANT INSERT, DELETE ON product_part, product_opens TO finalbell_payments;
 GRANT SELECT ON coupon, payment, webhook_event, payment_fact, entitlement_entry, entitlement TO finalbell_payments;
 GRANT INSERT, UPDATE ON payment, entitlement TO finalbell_payments;
+GRANT SELECT, INSERT, UPDATE ON gateway_read TO finalbell_payments;
 GRANT UPDATE (outcome, why, payment_id) ON webhook_event TO finalbell_payments;
 GRANT INSERT ON webhook_event, payment_fact, entitlement_entry, audit_log TO finalbell_payments;

@@ -58,12 +58,17 @@ class Shelf:
         self.events: list[Event] = []
         self.quarantined: list[str] = []
         self._facts: dict[tuple[str, str], Fact] = {}
+        self._told: dict[str, Told] = {}
 
     async def tell(self, event: Event) -> Told:
         """Keep an event and do what it says, once."""
-        if any(event.id == known.id for known in self.events):
-            return Told(EventOutcome.REPLAYED)
+        if event.id in self._told:
+            return replace(self._told[event.id], again=True)
         self.events.append(event)
+        told = self._told[event.id] = self._come_to(event)
+        return told
+
+    def _come_to(self, event: Event) -> Told:
         if not event.facts:
             return Told(EventOutcome.STORED)
         claimed = event.claimed

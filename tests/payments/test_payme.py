@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servers.payments import payme_rpc as rpc
-from servers.payments.payme import Payme, RefundedByHand
+from servers.payments.payme import Payme
 from servers.payments.payme_rpc import Code
-from servers.payments.provider import Heard, Provider
+from servers.payments.provider import Heard, Provider, RefundedByHand
 from stores.ledger import EventOutcome, Told
 from stores.money import Event, FactKind, Order, OrderStatus
 from tests.payments.counterparts import HOUR_MS, PRODUCT, BooksCounterpart, Clock, PaymeTransactionsCounterpart, closed
@@ -96,9 +96,8 @@ async def test_the_link_names_the_order_and_its_amount_in_tiyin(shop: Shop) -> N
     assert await shop.payme.open(order, PRODUCT) == opened
 
 
-async def test_an_order_in_another_currency_has_no_link(shop: Shop) -> None:
-    with pytest.raises(ValueError, match="UZS"):
-        await shop.payme.open(shop.books.order(currency="USD"), PRODUCT)
+def test_it_takes_soums_only(shop: Shop) -> None:
+    assert [currency for currency in ("UZS", "USD", "uzs", "") if shop.payme.takes(currency)] == ["UZS"]
 
 
 # What happens

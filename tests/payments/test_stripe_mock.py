@@ -16,7 +16,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from servers.payments.provider import GatewayAway
+from servers.payments.provider import GatewayRefused
 from servers.payments.stripe_gateway import Stripe
 from stores.money import Order
 from tests.payments.books import PRODUCT, Shelf, made_order
@@ -98,5 +98,5 @@ async def test_stripe_takes_what_we_ask_of_a_payment_intent(provider: Stripe, or
 
 
 async def test_stripe_mock_refuses_what_stripe_does_not_know(provider: Stripe, order: Order) -> None:
-    with pytest.raises(GatewayAway, match="400"):
+    with pytest.raises(GatewayRefused, match="400"):
         await provider.open(replace(order, amount="a lot"), PRODUCT)  # type: ignore[arg-type]

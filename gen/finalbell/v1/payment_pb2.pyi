@@ -787,3 +787,499 @@ class RevokeEntitlementResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeEntitlementResponse: _TypeAlias = RevokeEntitlementResponse  # noqa: Y015
+
+@_typing.final
+class ListPaymentsRequest(_message.Message):
+    """ListPaymentsRequest names the student."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """student_id is whose orders."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPaymentsRequest: _TypeAlias = ListPaymentsRequest  # noqa: Y015
+
+@_typing.final
+class ListPaymentsResponse(_message.Message):
+    """ListPaymentsResponse holds orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Payment]:
+        """payments are the newest first."""
+
+    def __init__(
+        self,
+        *,
+        payments: _abc.Iterable[Global___Payment] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payments", b"payments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPaymentsResponse: _TypeAlias = ListPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class GetPaymentRecordRequest(_message.Message):
+    """GetPaymentRecordRequest names the order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """payment_id is the order."""
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentRecordRequest: _TypeAlias = GetPaymentRecordRequest  # noqa: Y015
+
+@_typing.final
+class GetPaymentRecordResponse(_message.Message):
+    """GetPaymentRecordResponse holds all that is known of an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Fact(_message.Message):
+        """Fact is one thing that is known of the order."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KIND_FIELD_NUMBER: _builtins.int
+        REF_FIELD_NUMBER: _builtins.int
+        AMOUNT_FIELD_NUMBER: _builtins.int
+        AT_FIELD_NUMBER: _builtins.int
+        TOLD_AT_FIELD_NUMBER: _builtins.int
+        kind: _builtins.str
+        """kind is PAID, FAILED, EXPIRED, REFUNDED, DISPUTE_OPENED, DISPUTE_WON or DISPUTE_LOST."""
+        ref: _builtins.str
+        """ref is the gateway's name of it."""
+        amount: _builtins.int
+        """amount is in minor units."""
+        @_builtins.property
+        def at(self) -> _timestamp_pb2.Timestamp:
+            """at is when it happened, by the gateway's clock."""
+
+        @_builtins.property
+        def told_at(self) -> _timestamp_pb2.Timestamp:
+            """told_at is when we heard of it."""
+
+        def __init__(
+            self,
+            *,
+            kind: _builtins.str = ...,
+            ref: _builtins.str = ...,
+            amount: _builtins.int = ...,
+            at: _timestamp_pb2.Timestamp | None = ...,
+            told_at: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "told_at", b"told_at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "at", b"at", "kind", b"kind", "ref", b"ref", "told_at", b"told_at"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Entry(_message.Message):
+        """Entry is one grant or revocation that the order made."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PRODUCT_ID_FIELD_NUMBER: _builtins.int
+        GRANTED_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        AT_FIELD_NUMBER: _builtins.int
+        product_id: _builtins.str
+        """product_id is what was granted or taken back."""
+        granted: _builtins.bool
+        """granted is false where it was taken back."""
+        reason: _builtins.str
+        """reason is why."""
+        @_builtins.property
+        def at(self) -> _timestamp_pb2.Timestamp:
+            """at is when."""
+
+        def __init__(
+            self,
+            *,
+            product_id: _builtins.str = ...,
+            granted: _builtins.bool = ...,
+            reason: _builtins.str = ...,
+            at: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "granted", b"granted", "product_id", b"product_id", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    GATEWAY_REF_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """student_id is who ordered it."""
+    refunded: _builtins.int
+    """refunded is how much was given back, in minor units."""
+    gateway_ref: _builtins.str
+    """gateway_ref is what the gateway calls it."""
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """payment is the order."""
+
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetPaymentRecordResponse.Fact]:
+        """facts are the earliest first."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentEvent]:
+        """events are the gateway's messages about it, the earliest first; their bodies stay in the database."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetPaymentRecordResponse.Entry]:
+        """entries are the earliest first."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+        student_id: _builtins.str = ...,
+        refunded: _builtins.int = ...,
+        gateway_ref: _builtins.str = ...,
+        facts: _abc.Iterable[Global___GetPaymentRecordResponse.Fact] | None = ...,
+        events: _abc.Iterable[Global___PaymentEvent] | None = ...,
+        entries: _abc.Iterable[Global___GetPaymentRecordResponse.Entry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "events", b"events", "facts", b"facts", "gateway_ref", b"gateway_ref", "payment", b"payment", "refunded", b"refunded", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentRecordResponse: _TypeAlias = GetPaymentRecordResponse  # noqa: Y015
+
+@_typing.final
+class PaymentEvent(_message.Message):
+    """PaymentEvent is one message of a gateway."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """provider is who sent it."""
+    event_id: _builtins.str
+    """event_id is the gateway's name of it."""
+    kind: _builtins.str
+    """kind is the gateway's word for what it tells."""
+    outcome: _builtins.str
+    """outcome is APPLIED, STORED (it changes nothing) or QUARANTINED (it does not match the order that it names)."""
+    why: _builtins.str
+    """why says why it was quarantined."""
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """received_at is when it came first."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        why: _builtins.str = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "kind", b"kind", "outcome", b"outcome", "provider", b"provider", "received_at", b"received_at", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentEvent: _TypeAlias = PaymentEvent  # noqa: Y015
+
+@_typing.final
+class RefundPaymentRequest(_message.Message):
+    """RefundPaymentRequest says what is given back, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """payment_id is the order."""
+    amount: _builtins.int
+    """amount is how much, in minor units; absent: all that is left."""
+    reason: _builtins.str
+    """reason is for the record."""
+    idempotency_key: _builtins.str
+    """idempotency_key may be sent here instead of as metadata."""
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        amount: _builtins.int | None = ...,
+        reason: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "amount", b"amount", "idempotency_key", b"idempotency_key", "payment_id", b"payment_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__amount: _TypeAlias = _typing.Literal["amount"]  # noqa: Y015
+    _WhichOneofArgType__amount: _TypeAlias = _typing.Literal["_amount", b"_amount"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount) -> _WhichOneofReturnType__amount | None: ...
+
+Global___RefundPaymentRequest: _TypeAlias = RefundPaymentRequest  # noqa: Y015
+
+@_typing.final
+class RefundPaymentResponse(_message.Message):
+    """RefundPaymentResponse holds the order as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """payment is the order."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundPaymentResponse: _TypeAlias = RefundPaymentResponse  # noqa: Y015
+
+@_typing.final
+class ReconcilePaymentsRequest(_message.Message):
+    """ReconcilePaymentsRequest says with which gateway."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """provider is the gateway; empty: all."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcilePaymentsRequest: _TypeAlias = ReconcilePaymentsRequest  # noqa: Y015
+
+@_typing.final
+class ReconcilePaymentsResponse(_message.Message):
+    """ReconcilePaymentsResponse says what was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Round(_message.Message):
+        """Round is what one gateway said."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PROVIDER_FIELD_NUMBER: _builtins.int
+        LISTED_FIELD_NUMBER: _builtins.int
+        ASKED_FIELD_NUMBER: _builtins.int
+        APPLIED_FIELD_NUMBER: _builtins.int
+        SILENT_FIELD_NUMBER: _builtins.int
+        provider: _builtins.str
+        """provider is the gateway."""
+        listed: _builtins.int
+        """listed is how many events its own list had."""
+        asked: _builtins.int
+        """asked is how many open orders it was asked after."""
+        applied: _builtins.int
+        """applied is how much of what it said was new."""
+        silent: _builtins.int
+        """silent is how many orders it said nothing of."""
+        def __init__(
+            self,
+            *,
+            provider: _builtins.str = ...,
+            listed: _builtins.int = ...,
+            asked: _builtins.int = ...,
+            applied: _builtins.int = ...,
+            silent: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "asked", b"asked", "listed", b"listed", "provider", b"provider", "silent", b"silent"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReconcilePaymentsResponse.Round]:
+        """rounds are by provider."""
+
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """failed are the providers that did not answer."""
+
+    def __init__(
+        self,
+        *,
+        rounds: _abc.Iterable[Global___ReconcilePaymentsResponse.Round] | None = ...,
+        failed: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "rounds", b"rounds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcilePaymentsResponse: _TypeAlias = ReconcilePaymentsResponse  # noqa: Y015
+
+@_typing.final
+class GetPaymentDriftRequest(_message.Message):
+    """GetPaymentDriftRequest says since when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    days: _builtins.int
+    """days is how far back. Default: 30."""
+    def __init__(
+        self,
+        *,
+        days: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "days", b"days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "days", b"days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__days: _TypeAlias = _typing.Literal["days"]  # noqa: Y015
+    _WhichOneofArgType__days: _TypeAlias = _typing.Literal["_days", b"_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__days) -> _WhichOneofReturnType__days | None: ...
+
+Global___GetPaymentDriftRequest: _TypeAlias = GetPaymentDriftRequest  # noqa: Y015
+
+@_typing.final
+class GetPaymentDriftResponse(_message.Message):
+    """GetPaymentDriftResponse holds what does not add up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Line(_message.Message):
+        """Line is one day of one provider, where something does not."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PROVIDER_FIELD_NUMBER: _builtins.int
+        DAY_FIELD_NUMBER: _builtins.int
+        CURRENCY_FIELD_NUMBER: _builtins.int
+        PAID_NOT_GRANTED_FIELD_NUMBER: _builtins.int
+        PAID_NOT_GRANTED_AMOUNT_FIELD_NUMBER: _builtins.int
+        GRANTED_NOT_PAID_FIELD_NUMBER: _builtins.int
+        GRANTED_NOT_PAID_AMOUNT_FIELD_NUMBER: _builtins.int
+        PAYMENTS_FIELD_NUMBER: _builtins.int
+        provider: _builtins.str
+        """provider is the gateway."""
+        day: _builtins.str
+        """day is the day of the orders, in UTC: 2026-11-30."""
+        currency: _builtins.str
+        """currency is its ISO 4217 code."""
+        paid_not_granted: _builtins.int
+        """paid_not_granted is how many orders are paid for and not owned."""
+        paid_not_granted_amount: _builtins.int
+        """paid_not_granted_amount is what they cost."""
+        granted_not_paid: _builtins.int
+        """granted_not_paid is how many orders are owned and not paid for, or not any more."""
+        granted_not_paid_amount: _builtins.int
+        """granted_not_paid_amount is what they cost."""
+        @_builtins.property
+        def payments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """payments are some of these orders: at most 10."""
+
+        def __init__(
+            self,
+            *,
+            provider: _builtins.str = ...,
+            day: _builtins.str = ...,
+            currency: _builtins.str = ...,
+            paid_not_granted: _builtins.int = ...,
+            paid_not_granted_amount: _builtins.int = ...,
+            granted_not_paid: _builtins.int = ...,
+            granted_not_paid_amount: _builtins.int = ...,
+            payments: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "day", b"day", "granted_not_paid", b"granted_not_paid", "granted_not_paid_amount", b"granted_not_paid_amount", "paid_not_granted", b"paid_not_granted", "paid_not_granted_amount", b"paid_not_granted_amount", "payments", b"payments", "provider", b"provider"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LINES_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    orders: _builtins.int
+    """orders is how many orders were compared."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetPaymentDriftResponse.Line]:
+        """lines are by provider, day and currency."""
+
+    @_builtins.property
+    def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentEvent]:
+        """quarantined are events that did not match the order that they name, the newest first: at most 100."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[Global___GetPaymentDriftResponse.Line] | None = ...,
+        quarantined: _abc.Iterable[Global___PaymentEvent] | None = ...,
+        orders: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "orders", b"orders", "quarantined", b"quarantined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentDriftResponse: _TypeAlias = GetPaymentDriftResponse  # noqa: Y015

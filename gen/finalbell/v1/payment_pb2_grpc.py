@@ -81,8 +81,9 @@ class PaymentServiceServicer:
         gets the same checkout: two tabs cannot pay twice. With a coupon that leaves nothing to pay the product is owned at once.
 
         Errors: NOT_FOUND `PRODUCT_NOT_FOUND`; ALREADY_EXISTS `ALREADY_OWNED`, or `IDEMPOTENCY_KEY_REUSED` for a key that has ordered
-        something else; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or `PROVIDER_UNKNOWN`; UNAVAILABLE
-        `GATEWAY_UNAVAILABLE` while the gateway does not answer: repeat the call with the same key.
+        something else; NOT_FOUND `PROVIDER_UNKNOWN`; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or
+        `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the
+        gateway does not answer: repeat the call with the same key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -317,6 +318,31 @@ class PaymentAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_payment__pb2.RevokeEntitlementRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_payment__pb2.RevokeEntitlementResponse.FromString,
                 _registered_method=True)
+        self.ListPayments = channel.unary_unary(
+                '/finalbell.v1.PaymentAdminService/ListPayments',
+                request_serializer=finalbell_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
+                _registered_method=True)
+        self.GetPaymentRecord = channel.unary_unary(
+                '/finalbell.v1.PaymentAdminService/GetPaymentRecord',
+                request_serializer=finalbell_dot_v1_dot_payment__pb2.GetPaymentRecordRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_payment__pb2.GetPaymentRecordResponse.FromString,
+                _registered_method=True)
+        self.RefundPayment = channel.unary_unary(
+                '/finalbell.v1.PaymentAdminService/RefundPayment',
+                request_serializer=finalbell_dot_v1_dot_payment__pb2.RefundPaymentRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_payment__pb2.RefundPaymentResponse.FromString,
+                _registered_method=True)
+        self.ReconcilePayments = channel.unary_unary(
+                '/finalbell.v1.PaymentAdminService/ReconcilePayments',
+                request_serializer=finalbell_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.FromString,
+                _registered_method=True)
+        self.GetPaymentDrift = channel.unary_unary(
+                '/finalbell.v1.PaymentAdminService/GetPaymentDrift',
+                request_serializer=finalbell_dot_v1_dot_payment__pb2.GetPaymentDriftRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_payment__pb2.GetPaymentDriftResponse.FromString,
+                _registered_method=True)
 
 
 class PaymentAdminServiceServicer:
@@ -351,6 +377,52 @@ class PaymentAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPayments(self, request, context):
+        """ListPayments lists a student's orders, the newest first: at most 200.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPaymentRecord(self, request, context):
+        """GetPaymentRecord returns all that is known of an order: facts, what gateways told, what was granted and taken back.
+
+        Errors: NOT_FOUND `PAYMENT_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefundPayment(self, request, context):
+        """RefundPayment has the gateway give money back, all that is left or a part; a repeat with the same key gives it back once. What
+        was bought is taken back once all of it is given back, as the gateway says.
+
+        Errors: NOT_FOUND `PAYMENT_NOT_FOUND`; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says why: it is not paid, less is left,
+        or the gateway refuses); FAILED_PRECONDITION `REFUND_BY_HAND` where the gateway has no call for it: it is made in its cabinet, and
+        comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReconcilePayments(self, request, context):
+        """ReconcilePayments asks the gateways now what has become of all open orders, and reads their lists of events, as the service does
+        each period by itself. A gateway that does not answer is named in `failed`.
+
+        Errors: NOT_FOUND `PROVIDER_UNKNOWN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPaymentDrift(self, request, context):
+        """GetPaymentDrift compares the facts of orders with what was granted, in money, by provider and day; both sides should be nothing.
+        It lists what was quarantined, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -368,6 +440,31 @@ def add_PaymentAdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeEntitlement,
                     request_deserializer=finalbell_dot_v1_dot_payment__pb2.RevokeEntitlementRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_payment__pb2.RevokeEntitlementResponse.SerializeToString,
+            ),
+            'ListPayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPayments,
+                    request_deserializer=finalbell_dot_v1_dot_payment__pb2.ListPaymentsRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_payment__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'GetPaymentRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPaymentRecord,
+                    request_deserializer=finalbell_dot_v1_dot_payment__pb2.GetPaymentRecordRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_payment__pb2.GetPaymentRecordResponse.SerializeToString,
+            ),
+            'RefundPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundPayment,
+                    request_deserializer=finalbell_dot_v1_dot_payment__pb2.RefundPaymentRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_payment__pb2.RefundPaymentResponse.SerializeToString,
+            ),
+            'ReconcilePayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReconcilePayments,
+                    request_deserializer=finalbell_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.SerializeToString,
+            ),
+            'GetPaymentDrift': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPaymentDrift,
+                    request_deserializer=finalbell_dot_v1_dot_payment__pb2.GetPaymentDriftRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_payment__pb2.GetPaymentDriftResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -452,6 +549,141 @@ class PaymentAdminService:
             '/finalbell.v1.PaymentAdminService/RevokeEntitlement',
             finalbell_dot_v1_dot_payment__pb2.RevokeEntitlementRequest.SerializeToString,
             finalbell_dot_v1_dot_payment__pb2.RevokeEntitlementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.PaymentAdminService/ListPayments',
+            finalbell_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
+            finalbell_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPaymentRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.PaymentAdminService/GetPaymentRecord',
+            finalbell_dot_v1_dot_payment__pb2.GetPaymentRecordRequest.SerializeToString,
+            finalbell_dot_v1_dot_payment__pb2.GetPaymentRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefundPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.PaymentAdminService/RefundPayment',
+            finalbell_dot_v1_dot_payment__pb2.RefundPaymentRequest.SerializeToString,
+            finalbell_dot_v1_dot_payment__pb2.RefundPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcilePayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.PaymentAdminService/ReconcilePayments',
+            finalbell_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.SerializeToString,
+            finalbell_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPaymentDrift(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.PaymentAdminService/GetPaymentDrift',
+            finalbell_dot_v1_dot_payment__pb2.GetPaymentDriftRequest.SerializeToString,
+            finalbell_dot_v1_dot_payment__pb2.GetPaymentDriftResponse.FromString,
             options,
             channel_credentials,
             insecure,

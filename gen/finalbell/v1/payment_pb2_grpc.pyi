@@ -43,8 +43,9 @@ class PaymentServiceStub:
     gets the same checkout: two tabs cannot pay twice. With a coupon that leaves nothing to pay the product is owned at once.
 
     Errors: NOT_FOUND `PRODUCT_NOT_FOUND`; ALREADY_EXISTS `ALREADY_OWNED`, or `IDEMPOTENCY_KEY_REUSED` for a key that has ordered
-    something else; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or `PROVIDER_UNKNOWN`; UNAVAILABLE
-    `GATEWAY_UNAVAILABLE` while the gateway does not answer: repeat the call with the same key.
+    something else; NOT_FOUND `PROVIDER_UNKNOWN`; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or
+    `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the
+    gateway does not answer: repeat the call with the same key.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to.
@@ -75,8 +76,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     gets the same checkout: two tabs cannot pay twice. With a coupon that leaves nothing to pay the product is owned at once.
 
     Errors: NOT_FOUND `PRODUCT_NOT_FOUND`; ALREADY_EXISTS `ALREADY_OWNED`, or `IDEMPOTENCY_KEY_REUSED` for a key that has ordered
-    something else; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or `PROVIDER_UNKNOWN`; UNAVAILABLE
-    `GATEWAY_UNAVAILABLE` while the gateway does not answer: repeat the call with the same key.
+    something else; NOT_FOUND `PROVIDER_UNKNOWN`; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or
+    `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the
+    gateway does not answer: repeat the call with the same key.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to.
@@ -116,8 +118,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         gets the same checkout: two tabs cannot pay twice. With a coupon that leaves nothing to pay the product is owned at once.
 
         Errors: NOT_FOUND `PRODUCT_NOT_FOUND`; ALREADY_EXISTS `ALREADY_OWNED`, or `IDEMPOTENCY_KEY_REUSED` for a key that has ordered
-        something else; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or `PROVIDER_UNKNOWN`; UNAVAILABLE
-        `GATEWAY_UNAVAILABLE` while the gateway does not answer: repeat the call with the same key.
+        something else; NOT_FOUND `PROVIDER_UNKNOWN`; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or
+        `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the
+        gateway does not answer: repeat the call with the same key.
         """
 
     @_abc_1.abstractmethod
@@ -177,6 +180,31 @@ class PaymentAdminServiceStub:
 
     Errors: NOT_FOUND `PRODUCT_NOT_FOUND`.
     """
+    ListPayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
+    """ListPayments lists a student's orders, the newest first: at most 200."""
+    GetPaymentRecord: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRecordRequest, _payment_pb2.GetPaymentRecordResponse]
+    """GetPaymentRecord returns all that is known of an order: facts, what gateways told, what was granted and taken back.
+
+    Errors: NOT_FOUND `PAYMENT_NOT_FOUND`.
+    """
+    RefundPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
+    """RefundPayment has the gateway give money back, all that is left or a part; a repeat with the same key gives it back once. What
+    was bought is taken back once all of it is given back, as the gateway says.
+
+    Errors: NOT_FOUND `PAYMENT_NOT_FOUND`; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says why: it is not paid, less is left,
+    or the gateway refuses); FAILED_PRECONDITION `REFUND_BY_HAND` where the gateway has no call for it: it is made in its cabinet, and
+    comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
+    """
+    ReconcilePayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReconcilePaymentsRequest, _payment_pb2.ReconcilePaymentsResponse]
+    """ReconcilePayments asks the gateways now what has become of all open orders, and reads their lists of events, as the service does
+    each period by itself. A gateway that does not answer is named in `failed`.
+
+    Errors: NOT_FOUND `PROVIDER_UNKNOWN`.
+    """
+    GetPaymentDrift: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentDriftRequest, _payment_pb2.GetPaymentDriftResponse]
+    """GetPaymentDrift compares the facts of orders with what was granted, in money, by provider and day; both sides should be nothing.
+    It lists what was quarantined, too.
+    """
 
 @_typing.type_check_only
 class PaymentAdminServiceAsyncStub(PaymentAdminServiceStub):
@@ -198,6 +226,31 @@ class PaymentAdminServiceAsyncStub(PaymentAdminServiceStub):
     """RevokeEntitlement takes back what `GrantEntitlement` gave. What the student has paid for stays theirs: refund it instead.
 
     Errors: NOT_FOUND `PRODUCT_NOT_FOUND`.
+    """
+    ListPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]  # type: ignore[assignment]
+    """ListPayments lists a student's orders, the newest first: at most 200."""
+    GetPaymentRecord: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRecordRequest, _payment_pb2.GetPaymentRecordResponse]  # type: ignore[assignment]
+    """GetPaymentRecord returns all that is known of an order: facts, what gateways told, what was granted and taken back.
+
+    Errors: NOT_FOUND `PAYMENT_NOT_FOUND`.
+    """
+    RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]  # type: ignore[assignment]
+    """RefundPayment has the gateway give money back, all that is left or a part; a repeat with the same key gives it back once. What
+    was bought is taken back once all of it is given back, as the gateway says.
+
+    Errors: NOT_FOUND `PAYMENT_NOT_FOUND`; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says why: it is not paid, less is left,
+    or the gateway refuses); FAILED_PRECONDITION `REFUND_BY_HAND` where the gateway has no call for it: it is made in its cabinet, and
+    comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
+    """
+    ReconcilePayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReconcilePaymentsRequest, _payment_pb2.ReconcilePaymentsResponse]  # type: ignore[assignment]
+    """ReconcilePayments asks the gateways now what has become of all open orders, and reads their lists of events, as the service does
+    each period by itself. A gateway that does not answer is named in `failed`.
+
+    Errors: NOT_FOUND `PROVIDER_UNKNOWN`.
+    """
+    GetPaymentDrift: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentDriftRequest, _payment_pb2.GetPaymentDriftResponse]  # type: ignore[assignment]
+    """GetPaymentDrift compares the facts of orders with what was granted, in money, by provider and day; both sides should be nothing.
+    It lists what was quarantined, too.
     """
 
 class PaymentAdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -235,6 +288,61 @@ class PaymentAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """RevokeEntitlement takes back what `GrantEntitlement` gave. What the student has paid for stays theirs: refund it instead.
 
         Errors: NOT_FOUND `PRODUCT_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPayments(
+        self,
+        request: _payment_pb2.ListPaymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.ListPaymentsResponse, _abc.Awaitable[_payment_pb2.ListPaymentsResponse]]:
+        """ListPayments lists a student's orders, the newest first: at most 200."""
+
+    @_abc_1.abstractmethod
+    def GetPaymentRecord(
+        self,
+        request: _payment_pb2.GetPaymentRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.GetPaymentRecordResponse, _abc.Awaitable[_payment_pb2.GetPaymentRecordResponse]]:
+        """GetPaymentRecord returns all that is known of an order: facts, what gateways told, what was granted and taken back.
+
+        Errors: NOT_FOUND `PAYMENT_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def RefundPayment(
+        self,
+        request: _payment_pb2.RefundPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.RefundPaymentResponse, _abc.Awaitable[_payment_pb2.RefundPaymentResponse]]:
+        """RefundPayment has the gateway give money back, all that is left or a part; a repeat with the same key gives it back once. What
+        was bought is taken back once all of it is given back, as the gateway says.
+
+        Errors: NOT_FOUND `PAYMENT_NOT_FOUND`; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says why: it is not paid, less is left,
+        or the gateway refuses); FAILED_PRECONDITION `REFUND_BY_HAND` where the gateway has no call for it: it is made in its cabinet, and
+        comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
+        """
+
+    @_abc_1.abstractmethod
+    def ReconcilePayments(
+        self,
+        request: _payment_pb2.ReconcilePaymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.ReconcilePaymentsResponse, _abc.Awaitable[_payment_pb2.ReconcilePaymentsResponse]]:
+        """ReconcilePayments asks the gateways now what has become of all open orders, and reads their lists of events, as the service does
+        each period by itself. A gateway that does not answer is named in `failed`.
+
+        Errors: NOT_FOUND `PROVIDER_UNKNOWN`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPaymentDrift(
+        self,
+        request: _payment_pb2.GetPaymentDriftRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.GetPaymentDriftResponse, _abc.Awaitable[_payment_pb2.GetPaymentDriftResponse]]:
+        """GetPaymentDrift compares the facts of orders with what was granted, in money, by provider and day; both sides should be nothing.
+        It lists what was quarantined, too.
         """
 
 def add_PaymentAdminServiceServicer_to_server(servicer: PaymentAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
