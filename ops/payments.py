@@ -26,21 +26,12 @@ def show(
 ) -> None:
     """Show all that is known of an order, or list a student's."""
     with client(home, server, token) as admin:
-        found = admin.payment_record(what) if _is_id(what) else admin.payments(what)
-    if as_json:
-        print_json(found)
-    elif _is_id(what):
-        _print_record(found)
-    else:
-        from ops.table import show as table
-
-        table(
-            ("payment", "product", "provider", "amount", "status"),
-            [
-                [one.payment_id, one.product_id, one.provider, money(one.amount, one.currency), _status(one)]
-                for one in found.payments
-            ],
-        )
+        if _is_id(what):
+            record = admin.payment_record(what)
+            print_json(record) if as_json else _print_record(record)
+        else:
+            orders = admin.payments(what)
+            print_json(orders) if as_json else _print_orders(orders)
 
 
 @app.command()
@@ -103,6 +94,13 @@ def drift(
         _print_drift(found)
     if found.lines or found.quarantined:
         raise typer.Exit(1)
+
+
+def _print_orders(found: "payment_pb2.ListPaymentsResponse") -> None:
+    from ops.table import show as table
+
+    rows = [[one.payment_id, one.product_id, one.provider, money(one.amount, one.currency), _status(one)] for one in found.payments]
+    table(("payment", "product", "provider", "amount", "status"), rows)
 
 
 def _print_drift(found: "payment_pb2.GetPaymentDriftResponse") -> None:

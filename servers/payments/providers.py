@@ -11,7 +11,6 @@ from servers.payments.click import Click
 from servers.payments.click_api import MerchantApi
 from servers.payments.payme import Payme
 from servers.payments.provider import Provider
-from servers.payments.stripe_gateway import Stripe
 from stores.click_payments import ClickPayments
 from stores.payme_transactions import PaymeTransactions
 
@@ -82,6 +81,8 @@ def providers(file: str, pool: asyncpg.Pool) -> Mapping[str, Provider]:
 def _made(selling: Selling, pool: asyncpg.Pool) -> Iterator[Provider]:
     back = selling.return_url
     if account := selling.stripe:
+        from servers.payments.stripe_gateway import Stripe  # whose package takes a third of a second to import
+
         base = {"api_base": account.api_base} if account.api_base else {}
         yield Stripe(
             api_key=account.api_key,
