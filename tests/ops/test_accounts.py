@@ -20,7 +20,7 @@ KEY_TABLES = ("keys.answer_key", "keys.explanation")
 RIGHTS: dict[str, dict[str, str]] = {
     "session": {
         **dict.fromkeys(("accommodation", "deadline_adjustment", "enrolment", "entitlement", "exam", "exam_paper"), "S"),
-        **dict.fromkeys(("question", "result", "setting"), "S"),
+        **dict.fromkeys(("exam_product", "question", "result", "setting"), "S"),
         **dict.fromkeys(("exam_session", "session_answer"), "SIU"),
         **dict.fromkeys(("dead_letter", "session_pause"), "SIu"),
         "submission": "SID",
@@ -31,13 +31,22 @@ RIGHTS: dict[str, dict[str, str]] = {
         "audit_log": "I",
         **dict.fromkeys(("exam_series", "exam_series_member"), "S"),
         "exam_session": "Su",
-        "newest_keys": "S",
+        **dict.fromkeys(("entitlement", "exam_product", "newest_keys"), "S"),
         "result_history": "SI",
         "session_answer": "s",
         "submission": "SuD",
     },
     "leaderboard": dict.fromkeys(("exam", "exam_series", "exam_series_member", "setting", "standing"), "S") | {"exam_session": "s"},
-    "content": dict.fromkeys(("entitlement", "exam", "exam_paper", "exam_session", "question", "setting"), "S"),
+    "content": dict.fromkeys(("entitlement", "exam", "exam_paper", "exam_product", "exam_session", "product_opens"), "S")
+    | dict.fromkeys(("question", "setting"), "S"),
+    "payments": {
+        **dict.fromkeys(("coupon", "entitlement", "gateway_read", "payment", "product"), "SIU"),
+        **dict.fromkeys(("product_opens", "product_part"), "SID"),
+        **dict.fromkeys(("click_payment", "payme_transaction", "webhook_event"), "SIu"),
+        **dict.fromkeys(("entitlement_entry", "payment_fact"), "SI"),
+        "audit_log": "I",
+        "setting": "S",
+    },
     "admin": {
         **dict.fromkeys(("result", "result_history", "session_answer", "session_pause", "setting"), "S"),
         "standing": "Su",
