@@ -5,7 +5,7 @@ python -m bench.leaderboard [--entries 1000000] [--policies NONE DURATION] [--ra
   [--no-boards] [--short]
 
 A watched board changes once a second. Each crowd watches with no reader stalled and, where `--stalled` says so, again with that
-share of them. `--kill` ends the service under the smallest crowd of each way. Exit code 1 when a place differs from SQL's, a
+share of them. `--kill` ends a process of the service under each crowd. Exit code 1 when a place differs from SQL's, a
 question was refused, a stream ended by itself, or watchers did not come back. Figures go to bench/results/leaderboard.json,
 the plot to bench/results/leaderboard.svg.
 """
@@ -241,7 +241,8 @@ def main() -> None:
     parser.add_argument(
         "--stalled", type=float, default=0.01, help="the share of readers that stall in the second run of each crowd"
     )
-    parser.add_argument("--kill", action="store_true", help="kill the service under each crowd, too")
+    parser.add_argument("--kill", action="store_true", help="kill the service under each crowd, too: one process of it")
+    parser.add_argument("--processes", type=int, default=1, help="how many processes the service has")
     parser.add_argument("--no-boards", action="store_true", help="crowds only")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--short", action="store_true", help="a smoke of everything: figures mean nothing")
@@ -257,7 +258,7 @@ def main() -> None:
     more_descriptors()
     boards, watching, others = list[Board](), list[Crowd](), list[Peer]()
     measured_c: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, stack() as place:
+    with tempfile.TemporaryDirectory() as folder, stack("--workers", f"leaderboard={given.processes}") as place:
         scratch = Path(folder)
         for tie_break in given.policies if not given.no_boards else ():
             seeded, found = board(place, tie_break, plan, measured_c, scratch)
@@ -273,7 +274,9 @@ def main() -> None:
     c = Figure(tuple(measured_c) or (0.0,))
     print(f"\nC = {c} empty grpc.aio calls/s on one core")
     figures = {"boards": [asdict(one) for one in boards], "crowds": [asdict(one) for one in watching]}
-    file = keep(given.results, "leaderboard", {"c": c, **figures, "peers": [asdict(one) for one in others]})
+    file = keep(
+        given.results, "leaderboard", {"c": c, "processes": given.processes, **figures, "peers": [asdict(one) for one in others]}
+    )
     if watching:
         draw_boards(file, file.with_suffix(".svg"))
     print(f"\n{file}")

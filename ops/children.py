@@ -1,5 +1,6 @@
 """A stack's child processes: start one, end several, tell what runs where."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ops import accounts, processes
-from ops.home import Home, wait
+from ops.home import Home, wait, write_private
+from ops.nursery import Forked, Nursery
 from ops.processes import Addresses, Process
 
 FIRST_BACKOFF, LONGEST_BACKOFF, CALM_SECONDS = 0.2, 10.0, 5.0
@@ -21,7 +23,7 @@ class Child:
     """A process and its life so far. `handle` is None between its end and its next start."""
 
     process: Process
-    handle: subprocess.Popen[bytes] | None = None
+    handle: subprocess.Popen[bytes] | Forked | None = None
     pid: int | None = None
     restarts: int = 0
     started: float = 0.0
@@ -32,14 +34,18 @@ class Child:
         """Return the exit code of a process that has ended just now."""
         return None if self.handle is None else self.handle.poll()
 
-    def launch(self, home: Home) -> None:
-        """Start it, with its output in its log; raises OSError or SubprocessError."""
+    def launch(self, home: Home, nursery: Nursery) -> None:
+        """Start it, with its output in its log; a unit of ours comes from the nursery where that works. Raises OSError and
+        SubprocessError."""
         log = home.log(self.process.name)
         if log.exists() and log.stat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
+        if self.process.unit:
+            write_private(home.config(f"{self.process.name}.json"), json.dumps(self.process.environment, indent=1))
         self.started = time.monotonic()
         with log.open("ab") as out:
-            self.handle = subprocess.Popen(
+            forked = nursery.bear(self.process, out.fileno()) if self.process.unit else None
+            self.handle = forked or subprocess.Popen(
                 self.process.command,
                 cwd=home.path,
                 stdin=subprocess.DEVNULL,

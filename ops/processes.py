@@ -84,6 +84,9 @@ class Process:
     niceness: int = 0
     """How far it stands back behind the others for the CPU."""
 
+    unit: str = ""
+    """The unit of ours that it is; empty: something else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
@@ -196,6 +199,7 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         environment=named,
         memory_bytes=ENGINED_BYTES if unit in ENGINED else 0,
         niceness=NICENESS.get(unit, 0),
+        unit=unit,
     )
 
 
@@ -240,8 +244,7 @@ def become_child(process: Process) -> Callable[[], None]:
     supervisor, binary = os.getpid(), Path(process.command[0])
     if process.as_other_user:
         other_user.namespace_works(binary)  # asked here, where it may start a process
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = process.memory_bytes if most == resource.RLIM_INFINITY else min(process.memory_bytes, most)
+    limit = data_limit(process)
 
     def prepare() -> None:
         os.setpgid(0, 0)  # Ctrl-C is the supervisor's to hear; it stops the others in order
@@ -256,6 +259,12 @@ def become_child(process: Process) -> Callable[[], None]:
             os._exit(1)
 
     return prepare
+
+
+def data_limit(process: Process) -> int:
+    """Return how much data a process may have here; 0: as much as there is."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    return process.memory_bytes if most == resource.RLIM_INFINITY else min(process.memory_bytes, most)
 
 
 def postgres_binaries() -> Path:

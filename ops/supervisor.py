@@ -16,6 +16,7 @@ from ops import accounts, children, database, ports, processes
 from ops.children import Child
 from ops.home import Home, read_json, wait, write_private
 from ops.keys import make_keys, make_receipt_keys
+from ops.nursery import Nursery
 from ops.processes import Addresses, Process
 
 READY_SECONDS = 120.0
@@ -53,6 +54,10 @@ class Supervisor:
     address: Addresses | None = None
     signals: int = 0
     undisturbed: bool = False
+    nursery: Nursery = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nursery = Nursery(self.home)
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready`, and look after it until SIGINT, SIGTERM or SIGHUP; raises CannotStart."""
@@ -83,6 +88,8 @@ class Supervisor:
         make_keys(self.home)
         make_receipt_keys(self.home)
         self.say("starting PostgreSQL, Redis and NATS")
+        held.callback(self.nursery.close)
+        self.nursery.open()  # it loads meanwhile
         makers = (processes.redis, processes.nats, processes.postgres)  # the slowest last: the others start meanwhile
         self._spawn(make(self.home, at) for make in makers)
         self.say("preparing the database")
@@ -140,7 +147,7 @@ class Supervisor:
 
     def _launch(self, child: Child) -> None:
         with self._undisturbed():  # a signal between its start and our note of it would leave it behind
-            child.launch(self.home)
+            child.launch(self.home, self.nursery)
             self._write_stack()
 
     def _revive(self) -> None:

@@ -36,9 +36,9 @@ MOST_WITHOUT_TOKEN = 10_000
 """So many strangers at most, lest they leave no room for students."""
 
 MOST_OF_ONE_STUDENT = 5
-COME_BACK_SECONDS = (1.5, 4.0)
-"""Between these, by chance: when watchers come back who have lost their stream. A service takes a second and a half to start, and
-should not be met by all of them at once."""
+COME_BACK_SECONDS = (0.5, 3.0)
+"""Between these, by chance: when watchers come back who have lost their stream. A service takes about half a second to start again,
+and should not be met by all of them at once."""
 
 LEAVE_SECONDS = (0.2, 5.0)
 """The same where the service says that it is about to go: others are there to go to."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -86,8 +87,7 @@ def another(
     It has the configuration of the supervised one, but for these settings, variables and ports of its own: so every
     other process of the stack stays as it is, and the next life of nobody is another.
     """
-    raw = Path(f"/proc/{stack.pid(unit)}/environ").read_bytes().split(b"\0")
-    environment = dict(line.decode().split("=", 1) for line in raw if line)
+    environment = configuration(stack, unit)
     listen = f"127.0.0.1:{free_port()}"
     environment |= {**variables, **{f"FINALBELL_{name}": value for name, value in settings.items()}}
     environment |= {"FINALBELL_LISTEN": listen, "FINALBELL_LISTEN_ALONE": "", "FINALBELL_METRICS": f"127.0.0.1:{free_port()}"}
@@ -98,6 +98,13 @@ def another(
     finally:
         process.kill()
         process.wait()
+
+
+def configuration(stack: Stack, unit: str) -> dict[str, str]:
+    """Return the environment of a unit's supervised process: what it was told, besides what its supervisor has."""
+    raw = Path(f"/proc/{stack.read()['pid']}/environ").read_bytes().split(b"\0")
+    told: dict[str, str] = json.loads((stack.home / "config" / f"{unit}.json").read_text())
+    return dict(line.decode().split("=", 1) for line in raw if line) | told
 
 
 def wrong_clock(**more: str) -> Mapping[str, str]:

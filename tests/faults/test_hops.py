@@ -5,7 +5,6 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +13,7 @@ import pytest
 from finalbell.v1 import scoring_pb2, session_pb2
 from google.protobuf.message import Message
 
-from tests.faults.harm import another, fetch, in_redis
+from tests.faults.harm import another, configuration, fetch, in_redis
 from tests.faults.hops import Hop, Hops, Way, toxiproxy
 from tests.flows.transports import Native, Reply
 from tests.stack import Stack, eventually, fresh
@@ -97,8 +96,7 @@ async def place(stack: Stack, hops: Hops, small_exam: dict[str, Any], exam_id: s
 
 def _settings(stack: Stack) -> dict[str, str]:
     """The addresses that the supervised session service has, with its own accounts."""
-    raw = Path(f"/proc/{stack.pid('session')}/environ").read_bytes().decode().split("\0")
-    environment = dict(line.split("=", 1) for line in raw if line)
+    environment = configuration(stack, "session")
     return {name: environment[f"FINALBELL_{name}"] for name in ("REDIS", "POSTGRES", "NATS")}
 
 

@@ -137,7 +137,7 @@ async def test_the_public_keys_are_a_key_set_that_needs_no_token_and_has_no_priv
 
 def test_only_the_services_that_sign_are_told_where_the_private_key_is(stack: Stack) -> None:
     services = stack.read()["services"]
-    told = {name for name, service in services.items() if b"receipt.pem" in Path(f"/proc/{service['pid']}/environ").read_bytes()}
+    told = {name for name in services if "receipt.pem" in (stack.home / "config" / f"{name}.json").read_text()}
 
     assert told == {"session", "scoring"}
 
