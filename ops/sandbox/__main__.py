@@ -72,7 +72,7 @@ async def serve(port: int, home: Path, webhook: str, secrets: Secrets, page_url:
     outbox = Outbox(connection)
     till = Till(connection, outbox, clock_ms)
     sender = Sender(till, outbox, webhook, secrets.webhook_secrets)
-    routes = [*api.routes(till, secrets.api_key, page_url), *Pages(till, outbox, sender).routes()]
+    routes = [*api.routes(till, outbox, secrets.api_key, page_url), *Pages(till, outbox, sender).routes()]
     own_names = ["127.0.0.1", "localhost", urlsplit(page_url).hostname or ""]
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=own_names)  # a strange name that leads here is somebody's trick
     config = uvicorn.Config(

@@ -1,6 +1,7 @@
 """What a shop can ask of the gateway: a small JSON API under /v1, for who has the key."""
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Annotated
@@ -12,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ops.sandbox.outbox import Outbox
 from ops.sandbox.records import Act, Checkout, Next, Wanted
+from ops.sandbox.sender import clock_ms
 from ops.sandbox.till import KeyReused, NotNow, Till, Unknown
 
 MOST_BYTES = 65_536
@@ -38,12 +41,11 @@ def origin(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return ""
-    if not url.isascii() or not url.isprintable() or " " in url or not parts.scheme.replace("-", "").replace("+", "").isalnum():
+    if not re.fullmatch("[!-~]+", url) or not parts.scheme:
         return ""
     if parts.scheme not in ("http", "https"):
         return f"{parts.scheme}:"
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{host}{port}" if host and host.replace("-", "").replace(".", "").isalnum() else ""
+    return f"{parts.scheme}://{parts.hostname}{port}" if re.fullmatch("[a-z0-9.-]+", parts.hostname or "") else ""
 
 
 class Asked(BaseModel):
@@ -84,7 +86,7 @@ class NextAsked(Asked):
     next: Annotated[Next, Field(strict=False)]
 
 
-def routes(till: Till, api_key: str, page_url: str) -> list[Route]:
+def routes(till: Till, outbox: Outbox, api_key: str, page_url: str) -> list[Route]:
     """Return the API's routes; `page_url` is where people reach the gateway."""
 
     def shown(checkout: Checkout) -> JSONResponse:
@@ -117,6 +119,11 @@ def routes(till: Till, api_key: str, page_url: str) -> list[Route]:
         asked = NextAsked.model_validate_json(await body(request))
         return shown(till.set_next(request.path_params["checkout"], asked.next))
 
+    async def release(request: Request) -> Response:
+        checkout = till.read(request.path_params["checkout"])
+        outbox.release(checkout.id, clock_ms())
+        return shown(checkout)
+
     async def events(request: Request) -> Response:
         asked = request.query_params
         since = asked.get("since_ms", "0")
@@ -136,6 +143,7 @@ def routes(till: Till, api_key: str, page_url: str) -> list[Route]:
         route("/v1/checkouts/{checkout}/refunds", "POST", refund),
         route("/v1/checkouts/{checkout}/acts", "POST", act),
         route("/v1/checkouts/{checkout}/next", "POST", next_),
+        route("/v1/checkouts/{checkout}/release", "POST", release),
         route("/v1/events", "GET", events),
     ]
 

@@ -1,6 +1,6 @@
 """Money as people write it."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 
 DECIMALS = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV"), 0),
@@ -20,6 +20,6 @@ def minor(text: str, currency: str) -> int | None:
     """Read what somebody typed as minor units; None for what is no amount of this currency, or less than one unit."""
     try:
         units = Decimal(text.strip()).scaleb(DECIMALS.get(currency, 2))
-    except (InvalidOperation, ValueError):
+    except DecimalException:  # an overflow is one too
         return None
     return int(units) if units.is_finite() and 1 <= units < 2**31 and units == int(units) else None
