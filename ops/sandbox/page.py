@@ -68,7 +68,7 @@ class Pages:
     def routes(self) -> list[Route]:
         """Return the pages' routes."""
         return [
-            Route("/", self.list, methods=["GET"]),
+            Route("/", self.listed, methods=["GET"]),
             Route("/healthz", self.health, methods=["GET"]),
             Route("/pay/{checkout}", self.show, methods=["GET"]),
             Route("/pay/{checkout}", self.do, methods=["POST"]),
@@ -78,7 +78,7 @@ class Pages:
         """Say that the gateway is there."""
         return PlainTextResponse("ok\n")
 
-    async def list(self, request: Request) -> Response:
+    async def listed(self, request: Request) -> Response:
         """Show the newest checkouts."""
         return _html(self._list.render(style=STYLE, checkouts=self._till.newest(LISTED), most=LISTED), "")
 
