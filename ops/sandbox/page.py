@@ -92,7 +92,7 @@ class Pages:
         Only a page that was read here holds the token, and a browser says which site a form is of.
         """
         name = _path(request)
-        form = dict(parse_qsl((await body(request)).decode("utf-8", "replace"), max_num_fields=10))
+        form = dict(parse_qsl((await body(request)).decode("utf-8", "replace")))
         site = request.headers.get("sec-fetch-site", "same-origin")
         if not hmac.compare_digest(form.get("token", "").encode(), self._token(name).encode()) or site != "same-origin":
             return self._shown(name, "This form is not of this page. Load the page again, and repeat.", 403)

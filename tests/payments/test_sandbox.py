@@ -361,21 +361,13 @@ def test_a_message_that_is_odd_in_any_part_tells_nothing(differs: dict[str, Any]
     body=st.binary(max_size=64)
     | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda x: json.dumps(x).encode())
 )
-async def test_whatever_is_signed_is_kept_and_breaks_nothing(body: bytes) -> None:
-    shelf = Shelf(new_order_of_nobody())
-    other = Sandbox(base_url="http://127.0.0.1:1", api_key="key", webhook_secrets=[SECRET], return_url="")
+async def test_whatever_is_signed_is_kept_and_breaks_nothing(module_gateway: RealSandbox, body: bytes) -> None:
+    shelf = Shelf(new_order(module_gateway))
 
-    await other.hear(signed(body, NOW_MS, SECRET), shelf)
+    await module_gateway.provider.hear(signed(body, NOW_MS, SECRET), shelf)
 
-    assert [one.body for one in shelf.events] == [body]
-    assert (await shelf.tell(shelf.events[0])).outcome is EventOutcome.REPLAYED
-    await other.stop()
-
-
-def new_order_of_nobody() -> Order:
-    from tests.payments.books import made_order
-
-    return made_order(Sandbox(base_url="http://127.0.0.1:1", api_key="key", webhook_secrets=[SECRET], return_url=""), "USD", NOW_MS)
+    assert [(one.body, one.facts) for one in shelf.events] == [(body, ())]
+    assert (await shelf.tell(event(body))).outcome is EventOutcome.REPLAYED
 
 
 # What the gateway refuses
