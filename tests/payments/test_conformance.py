@@ -15,9 +15,10 @@ from stores.ledger import EventOutcome
 from stores.money import Order, OrderStatus
 from tests.payments.books import PRODUCT, Shelf, new_order, opened, stated
 from tests.payments.gateways import Act, Call, Gateway, Truth
+from tests.payments.sandbox_process import real_sandbox
 from tests.payments.stripe_simulator import simulated_stripe
 
-GATEWAYS: dict[str, Callable[[], AbstractAsyncContextManager[Gateway]]] = {"stripe": simulated_stripe}
+GATEWAYS: dict[str, Callable[[], AbstractAsyncContextManager[Gateway]]] = {"stripe": simulated_stripe, "sandbox": real_sandbox}
 
 STORIES = [
     [Act.PAY],
