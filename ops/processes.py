@@ -203,6 +203,19 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
     )
 
 
+def sandbox(home: Home, at: Addresses) -> Process:
+    """The payment gateway of a local stack, at which no money moves."""
+    port = at.ports["sandbox"]
+    options = ["--port", str(port), "--home", str(home.data("sandbox")), "--secret-file", str(home.config("sandbox.json"))]
+    webhook = f"http://127.0.0.1:{at.gateway}/api/v1/payments/webhook/sandbox"
+    return Process(
+        "sandbox",
+        [sys.executable, "-P", "-m", "ops.sandbox", *options, "--webhook", webhook],
+        lambda: probes.page(f"127.0.0.1:{port}", "/healthz") is not None,
+        port,
+    )
+
+
 def worker_name(unit: str, worker: int) -> str:
     """The name of a unit's process; the first has the unit's."""
     return unit if worker == 0 else f"{unit}.{worker + 1}"

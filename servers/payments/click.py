@@ -101,7 +101,7 @@ class Click:
             "merchant_id": self._merchant,
             "amount": shop.soums(order.amount),
             "transaction_param": str(order.id),
-            "return_url": self._return_url,
+            "return_url": self._return_url.replace("{payment}", str(order.id)),
         }
         return Opened(str(order.id), f"{self._checkout_url}?{urlencode(told)}")
 

@@ -112,7 +112,8 @@ class Payme:
 
     async def open(self, order: Order, product: Product) -> Opened:
         """Return the link to an order's page; Payme learns of the order from it."""
-        told = f"m={self._merchant};ac.{rpc.ACCOUNT_FIELD}={order.id};a={order.amount};c={self._return_url}"
+        back = self._return_url.replace("{payment}", str(order.id))
+        told = f"m={self._merchant};ac.{rpc.ACCOUNT_FIELD}={order.id};a={order.amount};c={back}"
         return Opened(str(order.id), f"{self._checkout_url}/{base64.b64encode(told.encode()).decode()}")
 
     async def close(self, order: Order) -> bool:

@@ -11,6 +11,7 @@ from servers.payments.click import Click
 from servers.payments.click_api import MerchantApi
 from servers.payments.payme import Payme
 from servers.payments.provider import Provider
+from servers.payments.sandbox import Sandbox
 from stores.click_payments import ClickPayments
 from stores.payme_transactions import PaymeTransactions
 
@@ -51,15 +52,24 @@ class ClickService(Part):
     live: bool = False
 
 
-class Selling(Part):
-    """`returnUrl` is where a student comes back to from a gateway's page; `default` the gateway of a checkout that names none: the
-    first that is there."""
+class SandboxGateway(Part):
+    """The local stack's own gateway (docs/sandbox.md)."""
 
-    return_url: str
+    base_url: str
+    api_key: str
+    webhook_secrets: list[str]
+
+
+class Selling(Part):
+    """`returnUrl` is where a student comes back to from a gateway's page, with `{payment}` for the order's id; `default` is the
+    gateway of a checkout that names none: the first that is there."""
+
+    return_url: str = ""
     default: str = ""
     stripe: StripeAccount | None = None
     payme: PaymeDesk | None = None
     click: ClickService | None = None
+    sandbox: SandboxGateway | None = None
 
 
 def providers(file: str, pool: asyncpg.Pool) -> Mapping[str, Provider]:
@@ -112,3 +122,5 @@ def _made(selling: Selling, pool: asyncpg.Pool) -> Iterator[Provider]:
             return_url=back,
             live=shop.live,
         )
+    if gateway := selling.sandbox:
+        yield Sandbox(base_url=gateway.base_url, api_key=gateway.api_key, webhook_secrets=gateway.webhook_secrets, return_url=back)

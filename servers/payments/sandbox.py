@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, Heard, Opened, Said
+from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, GatewayRefused, Heard, Opened, Said
 from stores.money import Claimed, Event, Fact, FactKind, Order, Product
 
 ANSWER_SECONDS = 4.0
@@ -37,10 +37,6 @@ FACTS = {
     "dispute.lost": FactKind.DISPUTE_LOST,
 }
 MOVE_NOTHING = (FactKind.FAILED, FactKind.EXPIRED)
-
-
-class _Refused(GatewayAway):
-    """It understood and will not; asking again with the same words gives the same answer."""
 
 
 class _Read(BaseModel):
@@ -116,6 +112,10 @@ class Sandbox:
         """Close the connections to it."""
         await self._http.aclose()
 
+    def takes(self, currency: str) -> bool:
+        """It takes any."""
+        return True
+
     # What we ask of it
 
     async def open(self, order: Order, product: Product) -> Opened:
@@ -136,7 +136,7 @@ class Sandbox:
         }
         try:
             found = _checked(_Checkout, await self._ask("POST", "/v1/checkouts", wanted, key=f"order-{order.id}"))
-        except _Refused:
+        except GatewayRefused:
             before = await self._opened_before(order)
             if before is None:
                 raise
@@ -163,7 +163,7 @@ class Sandbox:
         """Give back so much, once per key, which it never forgets; raises GatewayAway."""
         name = await self._named(order)
         if name is None:
-            raise _Refused("The sandbox knows no checkout of this order.")
+            raise GatewayRefused("The sandbox knows no checkout of this order.")
         await self._ask("POST", f"/v1/checkouts/{name}/refunds", {"amount": amount}, key=f"refund-{key}")
 
     async def _named(self, order: Order) -> str | None:
@@ -206,7 +206,7 @@ class Sandbox:
         if answer.is_success:
             return answer.content
         refused = answer.is_client_error and answer.status_code not in (401, 403, 408, 429)
-        raise (_Refused if refused else GatewayAway)(f"The sandbox answered {answer.status_code}.")
+        raise (GatewayRefused if refused else GatewayAway)(f"The sandbox answered {answer.status_code}.")
 
     # What it tells us
 

@@ -121,8 +121,8 @@ class Stripe:
             ],
             "adaptive_pricing": {"enabled": False},  # it is paid in the order's currency, or it does not match
             "expires_at": order.created_ms // 1000 + min(max(lives, SHORTEST_SECONDS), LONGEST_SECONDS),
-            "success_url": self._success_url,
-            "cancel_url": self._cancel_url,
+            "success_url": self._success_url.replace("{payment}", str(order.id)),
+            "cancel_url": self._cancel_url.replace("{payment}", str(order.id)),
         }
 
     async def close(self, order: Order) -> bool:
