@@ -14,8 +14,9 @@ from typing import Any
 
 import grpc
 import pytest
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
+from finalbell.v1.payment_pb2_grpc import PaymentServiceStub
 from google.protobuf.message import Message
 from redis.asyncio import Redis
 
@@ -47,6 +48,9 @@ NEEDS_A_FAULT = {
     "DEADLINE_EXCEEDED": "a store has to be slower than the caller's patience, and REST has no deadline of its own",
     "RATE_LIMITED": "a student has to ask very often: tests/flows/test_rates.py",
     "INTERNAL": "a way to get one is a bug",
+    "GATEWAY_UNAVAILABLE": "a payment gateway has to be away: tests/flows/test_payments.py",
+    "CHECKOUT_REFUSED": "the sandbox takes every order and currency: tests/flows/test_payments.py",
+    "REFUND_BY_HAND": "the sandbox gives everything back itself: tests/flows/test_payments.py",
     "GRADE_DIFFERS": "an essay has to be graded before: tests/flows/test_grading.py",
 }
 """Reasons that no call gives while everything works; each with where it is proved, or why it cannot be."""
@@ -432,6 +436,87 @@ async def discards_a_students_submit(stack: Stack, small_exam: dict[str, Any]) -
     letter = await buried(stack, uuid.UUID(session))
     request = admin_pb2.DiscardDeadLetterRequest(letter_id=letter, reason="out of my sight")
     return Case("DiscardDeadLetter", request, stack.token(roles=["admin"]))
+
+
+async def sold(stack: Stack, **more: Any) -> str:
+    """Sell a product of its own, and return its id."""
+    product = payment_pb2.ImportProductsRequest.ProductDefinition(
+        **{"product_id": fresh("p"), "title": "Biology", "amount": 2500, "currency": "USD", **more}
+    )
+    async with transport("gRPC", stack, stack.token(roles=["admin"])) as admin:
+        reply = await admin.call("ImportProducts", payment_pb2.ImportProductsRequest(products=[product]))
+    assert reply.code == "OK", reply
+    return product.product_id
+
+
+@gives("PRODUCT_NOT_FOUND")
+async def buys_what_is_not_sold(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("CreateCheckout", payment_pb2.CreateCheckoutRequest(product_id=fresh("p")), stack.token())
+
+
+@gives("PROVIDER_UNKNOWN")
+async def pays_nowhere(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = payment_pb2.CreateCheckoutRequest(product_id=await sold(stack), provider="nowhere")
+    return Case("CreateCheckout", request, stack.token())
+
+
+@gives("NOT_FOR_SALE")
+async def buys_what_was_withdrawn(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = payment_pb2.CreateCheckoutRequest(product_id=await sold(stack, withdrawn=True))
+    return Case("CreateCheckout", request, stack.token())
+
+
+@gives("COUPON_REFUSED")
+async def uses_a_coupon_that_there_is_not(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = payment_pb2.CreateCheckoutRequest(product_id=await sold(stack), coupon="NO-SUCH-CODE")
+    return Case("CreateCheckout", request, stack.token())
+
+
+@gives("ALREADY_OWNED")
+async def buys_what_is_owned(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    student, product = fresh("s"), await sold(stack, amount=0)
+    token = mint(stack.home, student=student)
+    async with transport("gRPC", stack, token) as owner:
+        assert (await owner.call("CreateCheckout", payment_pb2.CreateCheckoutRequest(product_id=product))).code == "OK"
+    return Case("CreateCheckout", payment_pb2.CreateCheckoutRequest(product_id=product), token)
+
+
+@gives("IDEMPOTENCY_KEY_REUSED")
+async def buys_two_things_with_one_key(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    token, key = stack.token(), uuid.uuid4().hex
+    async with transport("gRPC", stack, token) as buyer:
+        first = payment_pb2.CreateCheckoutRequest(product_id=await sold(stack))
+        assert (await buyer.call("CreateCheckout", first, key=key)).code == "OK"
+    return Case("CreateCheckout", payment_pb2.CreateCheckoutRequest(product_id=await sold(stack)), token, key=key)
+
+
+@gives("PAYMENT_NOT_FOUND")
+async def asks_after_nobodys_order(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetPayment", payment_pb2.GetPaymentRequest(payment_id=str(uuid.uuid4())), stack.token())
+
+
+@gives("PAYMENT_NOT_FOUND")
+async def asks_after_anothers_order(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetPayment", payment_pb2.GetPaymentRequest(payment_id=await ordered(stack)), stack.token())
+
+
+@gives("NOT_REFUNDABLE")
+async def refunds_what_was_not_paid(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = payment_pb2.RefundPaymentRequest(payment_id=await ordered(stack), reason="a test")
+    return Case("RefundPayment", request, stack.token(roles=["admin"]), keyed=True)
+
+
+@gives("SIGNATURE_INVALID")
+async def tells_what_nobody_signed(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("HandleWebhook", payment_pb2.HandleWebhookRequest(provider="sandbox"), None)
+
+
+async def ordered(stack: Stack) -> str:
+    """Have somebody order something, and return the order's id."""
+    product = await sold(stack)
+    async with stack.channel("payments") as channel:
+        request = payment_pb2.CreateCheckoutRequest(product_id=product)
+        return str((await PaymentServiceStub(channel).CreateCheckout(request, metadata=bearer(stack.token()))).payment.payment_id)
 
 
 async def buried(stack: Stack, session: uuid.UUID | None) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import grpc
 import grpc.aio
 import httpx
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, payment_pb2, scoring_pb2, session_pb2
 from google.api import annotations_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
@@ -29,7 +29,7 @@ from tests.stack import Stack, bearer
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
-    for file in (session_pb2, scoring_pb2, leaderboard_pb2, content_pb2, admin_pb2)
+    for file in (session_pb2, scoring_pb2, leaderboard_pb2, content_pb2, payment_pb2, admin_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -111,8 +111,10 @@ class Rest:
         verb, left = rule.WhichOneof("pattern"), dict(fields)
         path = re.sub(r"{(\w+)}", lambda found: quote(str(left.pop(_camel(found[1]), "")), safe=""), getattr(rule, verb))
         sent = {**headers, **({"idempotency-key": key} if key else {})}
-        body = json.dumps(left) if rule.body == "*" else None
+        body: str | bytes | None = json.dumps(left) if rule.body == "*" else None
         query = left if rule.body != "*" else {}
+        if rule.body and rule.body != "*":  # raw bytes
+            body = base64.b64decode(query.pop(_camel(rule.body), {}).get("data", ""))
         if body is not None:
             sent["content-type"] = "application/json"
         reply = await self._http.request(verb.upper(), path, params=query, content=body, headers=sent)
