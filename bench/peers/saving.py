@@ -15,8 +15,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from servers import errors
 from servers.errors import Refusal
-from servers.messages import timestamp
 from servers.marking import misfit
+from servers.messages import timestamp
 from servers.session import rules
 from stores.connect import REDIS_TIMEOUT_SECONDS
 from stores.live import LiveSessions, Patience, RestoreFailed
