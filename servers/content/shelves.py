@@ -52,7 +52,7 @@ class Shelves:
         self._texts: Shelf[tuple[str, int, int], Mapping[str, str]] = Shelf(
             "content explanations", TEXTS, most=32 * MIB, weigh=lambda texts: sum(100 + 2 * len(text) for text in texts.values())
         )
-        self._banks: Shelf[str, Mapping[str, Bank]] = Shelf("content banks", PRACTICE, most=1)
+        self._banks: Shelf[str, Mapping[str, Bank]] = Shelf("content banks", POLICIES, most=1)
         self._chunks: Shelf[tuple[str, int, str, int, int], Chunk] = Shelf(
             "content questions", PRACTICE, most=64 * MIB, weigh=lambda chunk: 100 + sum(100 + len(one) for _, one in chunk)
         )
