@@ -1,6 +1,7 @@
 """Banks: collections of practice questions. Content reads them through views that leave out what has not opened."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,9 +62,7 @@ class KeptBank:
 
 
 BANKS = """
-  SELECT b.id, b.title, b.version, b.question_count,
-    (SELECT json_object_agg(topic, count ORDER BY topic)::text
-     FROM (SELECT topic, count(*) FROM bank_question q WHERE q.bank_id = b.id GROUP BY topic) AS t) AS topics,
+  SELECT b.id, b.title, b.version, b.question_count, b.topics::text,
     ARRAY(SELECT product_id FROM product_opens o WHERE o.kind = 'BANK' AND o.ref = b.id ORDER BY product_id) AS products
   FROM bank b
 """
@@ -132,11 +131,12 @@ async def _write(connection: asyncpg.Connection, file: BankFile, sha256: str) ->
     """Write what a file says; False: it is so already. Raises _Refused where an exam asks a question that has not opened."""
     new = await connection.fetchval(
         """
-        INSERT INTO bank AS b (id, title, version, sha256, question_count, source) VALUES ($1, $2, 1, $3, $4, $5)
-        ON CONFLICT (id) DO UPDATE SET title = $2, version = b.version + 1, sha256 = $3, question_count = $4, source = $5
+        INSERT INTO bank AS b (id, title, version, sha256, question_count, topics, source) VALUES ($1, $2, 1, $3, $4, $5, $6)
+        ON CONFLICT (id) DO UPDATE
+        SET title = $2, version = b.version + 1, sha256 = $3, question_count = $4, topics = $5, source = $6
         WHERE b.sha256 <> $3 RETURNING true
         """,
-        *(file.id, file.title, sha256, len(file.questions), file.source),
+        *(file.id, file.title, sha256, len(file.questions), json.dumps(Counter(q.topic for q in file.questions)), file.source),
     )
     if not new:
         return False
@@ -162,5 +162,5 @@ async def _write(connection: asyncpg.Connection, file: BankFile, sha256: str) ->
 
 
 def _bank(row: asyncpg.Record) -> Bank:
-    topics = json.loads(row["topics"] or "{}")
+    topics = dict(sorted(json.loads(row["topics"]).items()))
     return Bank(row["id"], row["title"], row["version"], row["question_count"], topics, tuple(row["products"]))

@@ -17,6 +17,7 @@ CREATE TABLE bank (
   version int NOT NULL,
   sha256 text NOT NULL,
   question_count int NOT NULL,
+  topics jsonb NOT NULL,  -- how many questions it has of each
   source jsonb,
   created_at timestamptz NOT NULL DEFAULT now()
 );
@@ -52,15 +53,15 @@ CREATE VIEW unopened_question AS
 
 -- All that content can read of them: no mistake of its own opens what has not opened.
 CREATE VIEW practice_question AS
-  SELECT b.* FROM bank_question b
-  WHERE NOT EXISTS (SELECT FROM unopened_question u WHERE u.bank_id = b.bank_id AND u.id = b.id);
+  SELECT b.* FROM bank_question b WHERE NOT EXISTS (
+    SELECT FROM question q JOIN exam e ON e.id = q.exam_id AND e.version = q.exam_version
+    WHERE question_fingerprint(q.stem, q.passage, q.options) = b.fingerprint AND e.opens_at > now());
 
 GRANT SELECT ON bank TO finalbell_content, finalbell_admin;
 GRANT INSERT, UPDATE, DELETE ON bank TO finalbell_admin;
 GRANT SELECT, INSERT, DELETE ON bank_question TO finalbell_admin;
 GRANT SELECT ON unopened_question TO finalbell_admin;
 GRANT SELECT ON practice_question TO finalbell_content;
-GRANT SELECT (bank_id, topic) ON bank_question TO finalbell_content, finalbell_admin;
 GRANT SELECT ON product_opens TO finalbell_content, finalbell_admin;
 
 -- The explanations of a paper, '' where a question has none; none at all before the exam's release of reviews shows them. Whose
