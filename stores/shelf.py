@@ -29,7 +29,7 @@ AWAY = (
 
 FOR_EVER = float("inf")
 AWAY_SECONDS = 1.0
-"""How long nobody asks again after the store has failed: its callers have had their answers from the shelf meanwhile."""
+"""How long nobody asks a store again that has failed, or kept somebody waiting: the shelf answers meanwhile."""
 
 log = structlog.get_logger()
 
@@ -53,6 +53,20 @@ class Terms:
 
 
 @dataclass(slots=True)
+class Absence:
+    """Until when a store counts as away; shelves that read from one may share it, so that what one has found all know."""
+
+    until: float = 0.0
+
+    def noticed(self, shelf: str, failure: BaseException) -> None:
+        """Note that the store has failed, or keeps somebody waiting."""
+        now = monotonic()
+        if now >= self.until:
+            log.warning("store away, what is kept is served", shelf=shelf, error=type(failure).__name__)
+        self.until = now + AWAY_SECONDS
+
+
+@dataclass(slots=True)
 class _Entry(Generic[Value]):
     value: Value
     weight: int
@@ -72,7 +86,9 @@ class Shelf(Generic[Key, Value]):
     `most` bounds the sum of what `weigh` says of each value, and the longest unread go first.
     """
 
-    def __init__(self, name: str, terms: Terms, *, most: int, weigh: Callable[[Value], int] = lambda _: 1) -> None:
+    def __init__(
+        self, name: str, terms: Terms, *, most: int, weigh: Callable[[Value], int] = lambda _: 1, absence: Absence | None = None
+    ) -> None:
         self._name = name
         self._terms = terms
         self._most = most
@@ -80,7 +96,7 @@ class Shelf(Generic[Key, Value]):
         self._weight = 0
         self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
         self._flights: dict[Key, _Flight[Value | None]] = {}
-        self._away_until = 0.0
+        self._absence = absence or Absence()
         gauges.cached(name, self._entries)
 
     @property
@@ -101,7 +117,7 @@ class Shelf(Generic[Key, Value]):
                 return Kept(entry.value)
             if now - entry.read_at >= self._terms.stale_seconds:
                 entry = None
-            elif now < self._away_until:
+            elif now < self._absence.until:
                 return Kept(entry.value, now - entry.read_at)
         flight = self._flights.get(key) or self._take_off(key, read)
         patience = None
@@ -110,9 +126,11 @@ class Shelf(Generic[Key, Value]):
         try:
             async with asyncio.timeout(patience):
                 found = await asyncio.shield(flight.task)
-        except AWAY:
+        except AWAY as failure:
             if entry is None:
                 raise
+            if not flight.task.done():
+                self._absence.noticed(self._name, failure)
             return Kept(entry.value, monotonic() - entry.read_at)
         return None if found is None else Kept(found)
 
@@ -143,11 +161,9 @@ class Shelf(Generic[Key, Value]):
             return
         if (failure := flight.task.exception()) is not None:
             if isinstance(failure, AWAY):
-                if monotonic() >= self._away_until:
-                    log.warning("store away, what is kept is served", shelf=self._name, error=type(failure).__name__)
-                self._away_until = monotonic() + AWAY_SECONDS
+                self._absence.noticed(self._name, failure)
             return
-        self._away_until = 0.0
+        self._absence.until = 0.0
         if current:
             self._put(key, flight.task.result(), flight.began)
 

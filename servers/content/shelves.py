@@ -1,6 +1,7 @@
 """What this process keeps of content. All of it is bounded, and answers while PostgreSQL is away."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from finalbell.v1 import content_pb2 as pb
 from google.api.httpbody_pb2 import HttpBody
@@ -10,7 +11,7 @@ from servers.messages import paper_message, question_message
 from stores.banks import Bank, Banks, PlacedQuestion, Practice
 from stores.catalog import Catalog, QuestionText, Sat, SealedPaper, Seat
 from stores.records import Exam
-from stores.shelf import FOR_EVER, Kept, Shelf, Terms, Value
+from stores.shelf import FOR_EVER, Absence, Kept, Shelf, Terms, Value
 
 DAY = 86_400.0
 PATIENCE = 0.25
@@ -42,21 +43,22 @@ class Shelves:
     def __init__(self, catalog: Catalog, banks: Banks) -> None:
         self._catalog = catalog
         self._bank_store = banks
-        self._exams: Shelf[str, Exam] = Shelf("content exams", POLICIES, most=10_000)
-        self._lists: Shelf[tuple[str, int], Sequence[Exam]] = Shelf("content exam lists", POLICIES, most=100_000, weigh=_count)
-        self._ended: Shelf[str, bool] = Shelf("content ends", POLICIES, most=10_000)
-        self._seats: Shelf[tuple[str, str], Seat] = Shelf("content seats", SEATS, most=STUDENTS)
-        self._sats: Shelf[tuple[str, str], Sat] = Shelf("content results", SATS, most=STUDENTS)
-        self._papers: Shelf[tuple[str, int], Encoded] = Shelf("content papers", TEXTS, most=64 * MIB, weigh=_bytes)
-        self._sealed: Shelf[tuple[str, int], Encoded] = Shelf("content sealed papers", TEXTS, most=64 * MIB, weigh=_bytes)
-        self._texts: Shelf[tuple[str, int, int], Mapping[str, str]] = Shelf(
-            "content explanations", TEXTS, most=32 * MIB, weigh=lambda texts: sum(100 + 2 * len(text) for text in texts.values())
-        )
-        self._banks: Shelf[str, Mapping[str, Bank]] = Shelf("content banks", POLICIES, most=1)
-        self._chunks: Shelf[tuple[str, int, str, int, int], Chunk] = Shelf(
-            "content questions", PRACTICE, most=64 * MIB, weigh=lambda chunk: 100 + sum(100 + len(one) for _, one in chunk)
-        )
-        self._practices: Shelf[tuple[str, int, str], Practice] = Shelf("content solutions", PRACTICE, most=32 * MIB, weigh=_size)
+        absence = Absence()
+
+        def shelf(name: str, terms: Terms, most: int, weigh: Callable[[Any], int] = lambda _: 1) -> Shelf[Any, Any]:
+            return Shelf(f"content {name}", terms, most=most, weigh=weigh, absence=absence)
+
+        self._exams: Shelf[str, Exam] = shelf("exams", POLICIES, 10_000)
+        self._lists: Shelf[tuple[str, int], Sequence[Exam]] = shelf("exam lists", POLICIES, 100_000, _count)
+        self._ended: Shelf[str, bool] = shelf("ends", POLICIES, 10_000)
+        self._seats: Shelf[tuple[str, str], Seat] = shelf("seats", SEATS, STUDENTS)
+        self._sats: Shelf[tuple[str, str], Sat] = shelf("results", SATS, STUDENTS)
+        self._papers: Shelf[tuple[str, int], Encoded] = shelf("papers", TEXTS, 64 * MIB, _bytes)
+        self._sealed: Shelf[tuple[str, int], Encoded] = shelf("sealed papers", TEXTS, 64 * MIB, _bytes)
+        self._texts: Shelf[tuple[str, int, int], Mapping[str, str]] = shelf("explanations", TEXTS, 32 * MIB, _texts)
+        self._banks: Shelf[str, Mapping[str, Bank]] = shelf("banks", POLICIES, 1)
+        self._chunks: Shelf[tuple[str, int, str, int, int], Chunk] = shelf("questions", PRACTICE, 64 * MIB, _pieces)
+        self._practices: Shelf[tuple[str, int, str], Practice] = shelf("solutions", PRACTICE, 32 * MIB, _size)
 
     async def exam(self, exam: str) -> Kept[Exam] | None:
         """Return an exam; None: there is none."""
@@ -137,6 +139,14 @@ def _piece(bank: str, one: PlacedQuestion) -> tuple[int, bytes]:
 
 def _bytes(reply: Encoded) -> int:
     return 200 + len(reply.message)
+
+
+def _texts(texts: Mapping[str, str]) -> int:
+    return 100 + sum(100 + 2 * len(text) for text in texts.values())
+
+
+def _pieces(chunk: Chunk) -> int:
+    return 100 + sum(100 + len(piece) for _, piece in chunk)
 
 
 def _count(exams: Sequence[Exam]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from stores.shelf import FOR_EVER, Kept, Shelf, Terms
+from stores.shelf import FOR_EVER, Absence, Kept, Shelf, Terms
 
 GONE = ConnectionRefusedError("nobody is there")
 
@@ -161,6 +161,34 @@ async def test_nobody_with_something_stale_waits_longer_than_their_patience() ->
         return value(await kept.get("k", source.read)) == "second"
 
     await soon(second)
+
+
+async def test_what_one_shelf_has_found_of_the_store_its_neighbours_know() -> None:
+    absence = Absence()
+    one, other = (Shelf[str, str](name, Terms(0, FOR_EVER), most=10, absence=absence) for name in ("one", "other"))
+    first, second = Source(), Source()
+    for kept, source in ((one, first), (other, second)):
+        await kept.get("k", source.read)
+        source.answer = GONE
+
+    await one.get("k", first.read)
+
+    assert value(await other.get("k", second.read)) == "first"
+    assert (first.asked, second.asked) == (2, 1)
+
+
+async def test_who_would_wait_for_a_store_that_kept_others_waiting_does_not() -> None:
+    kept, slow, other = shelf(fresh=0, patience=0.01), Source(), Source()
+    for name, source in (("slow", slow), ("other", other)):
+        await kept.get(name, source.read)
+    slow.held = asyncio.Event()
+
+    await kept.get("slow", slow.read)
+    beside = await kept.get("other", other.read)
+
+    assert beside is not None
+    assert (beside.stale_seconds is not None, other.asked) == (True, 1)
+    slow.held.set()
 
 
 async def test_what_expired_is_read_again_before_it_is_given() -> None:
