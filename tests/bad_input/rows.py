@@ -427,7 +427,7 @@ READ = [
     explanation("never sat", "w-open", "q1", "FAILED_PRECONDITION", "SESSION_REQUIRED", who="rita"),
     explanation("while it is sat", "w-open", "q1", "FAILED_PRECONDITION", "SESSION_IN_PROGRESS"),
     explanation("before the score", "w-waiting", "q1", "FAILED_PRECONDITION", "SESSION_UNSCORED"),
-    explanation("before the release", "w-strict", "q1", "OK", ""),
+    explanation("of a result that is shown", "w-strict", "q1", "OK", ""),
     explanation("of a score that is held back", "w-held", "q1", "FAILED_PRECONDITION", "REVIEW_WITHHELD"),
     explanation("of an exam without review", "w-terse", "q1", "FAILED_PRECONDITION", "REVIEW_WITHHELD"),
     explanation("of an unknown exam", "w-nowhere", "q1", "NOT_FOUND", "EXAM_NOT_FOUND"),
