@@ -9,6 +9,7 @@ does not ask here: it reads `entitlement` in its own transaction (starts.py).
 import asyncio
 from collections.abc import Collection, Mapping
 from time import time
+from typing import Literal
 
 import asyncpg
 import structlog
@@ -69,7 +70,7 @@ class Entitlements:
 
     async def listen(self, stop: asyncio.Event) -> None:
         """Hear of grants and revocations until it is time to stop, over a connection of its own."""
-        ending = asyncio.ensure_future(stop.wait())
+        ending = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 try:
@@ -80,7 +81,7 @@ class Entitlements:
         finally:
             ending.cancel()
 
-    async def _hear(self, ending: "asyncio.Future[bool]") -> None:
+    async def _hear(self, ending: "asyncio.Task[Literal[True]]") -> None:
         """Listen over one connection until it fails; what was told while there was none counts as changed."""
         async with self._pool.acquire() as connection:
             await connection.add_listener(CHANNEL, self._told)

@@ -108,9 +108,10 @@ class ContentService:
 
 
 def _withheld(exam: Exam) -> Refusal:
-    waits = exam.release_review == "AFTER_CLOSE" and exam.closes_ms is not None
-    facts = {"releasesAt": timestamp(exam.closes_ms).ToJsonString()} if waits and exam.closes_ms is not None else {}
-    return errors.ReviewWithheld("The exam does not show this, or not yet.", **facts)
+    if exam.release_review == "AFTER_CLOSE" and exam.closes_ms is not None:
+        releases_at = timestamp(exam.closes_ms).ToJsonString()
+        return errors.ReviewWithheld("The exam does not show this before its last session is over.", releasesAt=releases_at)
+    return errors.ReviewWithheld("The exam does not show this, or not yet.")
 
 
 def _kept(now_ms: int, *exams: Exam) -> str:

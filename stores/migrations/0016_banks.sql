@@ -4,10 +4,14 @@
 -- Expensive, so that the planner uses what is kept of it.
 CREATE FUNCTION question_fingerprint(stem text, passage text, options jsonb) RETURNS bytea
 LANGUAGE sql IMMUTABLE COST 10000 AS $$
-  SELECT sha256(convert_to(lower(regexp_replace(trim(concat_ws(chr(31), stem, passage, (
-    SELECT string_agg(one, chr(31) ORDER BY one COLLATE "C")
-    FROM (SELECT lower(regexp_replace(trim(o->>'text'), '\s+', ' ', 'g')) AS one FROM jsonb_array_elements(options) AS o) AS texts
-  ))), '\s+', ' ', 'g')), 'UTF8'))
+  SELECT sha256(convert_to(string_agg(normal, chr(31) ORDER BY place, normal COLLATE "C"), 'UTF8'))
+  FROM (
+    SELECT place, lower(trim(regexp_replace(part, '\s+', ' ', 'g'))) AS normal
+    FROM (
+      VALUES (1, stem), (2, passage)
+      UNION ALL SELECT 3, o->>'text' FROM jsonb_array_elements(options) AS o
+    ) AS parts (place, part)
+  ) AS normals
 $$;
 CREATE INDEX question_fingerprint ON question (question_fingerprint(stem, passage, options));
 

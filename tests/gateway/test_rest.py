@@ -337,6 +337,13 @@ async def test_an_unchanged_paper_is_304_without_a_body(edge: Edge, services: Se
     assert after.status_code == 200  # the connection is still in step
 
 
+@pytest.mark.parametrize("written", ["word%20problems", "word+problems"])
+async def test_a_space_in_a_query_is_a_space_however_it_is_written(edge: Edge, services: Services, written: str) -> None:
+    await edge.rest.get(f"/api/v1/questions?topic={written}")
+
+    assert services.seen[-1].request.topic == "word problems"
+
+
 async def test_a_sealed_paper_arrives_byte_for_byte_without_a_token_and_may_be_kept_by_any_cache(
     edge: Edge, services: Services
 ) -> None:
