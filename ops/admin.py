@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from finalbell.v1 import admin_pb2, content_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub, SessionAdminServiceStub
+from finalbell.v1.content_pb2_grpc import ContentServiceStub
 from finalbell.v1.payment_pb2_grpc import PaymentAdminServiceStub, PaymentServiceStub
 from finalbell.v1.scoring_pb2_grpc import ScoringServiceStub
 from finalbell.v1.session_pb2_grpc import SessionServiceStub
@@ -39,6 +40,7 @@ class Admin:
         self._scoring = ScoringServiceStub(authorized)
         self._shop = PaymentServiceStub(authorized)
         self._payments = PaymentAdminServiceStub(authorized)
+        self._content = ContentServiceStub(authorized)
 
     def close(self) -> None:
         """Close the connection."""
@@ -76,6 +78,27 @@ class Admin:
     def import_exam(self, file: bytes, exam_id: str, settings: dict[str, str]) -> admin_pb2.ImportExamResponse:
         """Import an exam file under its own id or `exam_id`, with fields of `exam` replaced by `settings`."""
         return self._stub.ImportExam(_chunks(file, exam_id, settings))
+
+    def import_bank(self, file: bytes, bank_id: str) -> admin_pb2.ImportBankResponse:
+        """Import a bank of practice questions under its own id or `bank_id`."""
+        pieces = (file[at : at + CHUNK] for at in range(0, max(1, len(file)), CHUNK))
+        return self._stub.ImportBank(
+            admin_pb2.ImportBankRequest(bank_id="" if n else bank_id, chunk=piece) for n, piece in enumerate(pieces)
+        )
+
+    def banks(self) -> content_pb2.ListBanksResponse:
+        """Return every bank of practice questions."""
+        whole, after = content_pb2.ListBanksResponse(), ""
+        while True:
+            page = self._content.ListBanks(content_pb2.ListBanksRequest(page_size=200, page_token=after))
+            whole.banks.extend(page.banks)
+            after = page.next_page_token
+            if not after:
+                return whole
+
+    def delete_bank(self, bank: str) -> None:
+        """Remove a bank with its questions."""
+        self._stub.DeleteBank(admin_pb2.DeleteBankRequest(bank_id=bank))
 
     def reports(self, *, rehearsals: bool = False) -> admin_pb2.ListExamReportsResponse:
         """Return all exams with their counts, and where wanted the shadows of rehearsals too."""
@@ -271,6 +294,12 @@ def exam_row(report: admin_pb2.ExamReport) -> list[str]:
     exam = report.exam
     counts = (exam.version, exam.question_count, report.in_progress, report.submitted, report.scored)
     return [exam.exam_id, exam.title, content_pb2.Exam.State.Name(exam.state), *map(str, counts)]
+
+
+def bank_row(bank: content_pb2.Bank) -> list[str]:
+    """Return a bank as cells: id, title, version, questions, topics, what opens it."""
+    topics = ", ".join(f"{one.topic or '(none)'} {one.question_count}" for one in bank.topics)
+    return [bank.bank_id, bank.title, str(bank.version), str(bank.question_count), topics, " ".join(bank.product_ids) or "free"]
 
 
 def result_row(result: admin_pb2.ExamResult) -> list[str]:

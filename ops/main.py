@@ -5,7 +5,7 @@ These files import what is slow (gRPC, drivers, cryptography) inside the command
 
 import typer
 
-from ops import exam, grading, leaderboard, payments, product, receipt, scoring, series, session, stack, tokens
+from ops import bank, exam, grading, leaderboard, payments, product, receipt, scoring, series, session, stack, tokens
 from ops.audit.command import audit
 from ops.rehearse.command import rehearse
 
@@ -13,6 +13,7 @@ app = typer.Typer(help="Run and operate finalbell.", no_args_is_help=True, add_c
 for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, tokens.token, rehearse, audit):
     app.command()(command)
 app.add_typer(exam.app, name="exam")
+app.add_typer(bank.app, name="bank")
 app.add_typer(leaderboard.app, name="leaderboard")
 app.add_typer(series.app, name="series")
 app.add_typer(session.app, name="session")

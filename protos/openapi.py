@@ -25,7 +25,8 @@ SUCCESSES = {  # what answers with another status than 200, or with one more
 HTTP_BODY = "google.api.HttpBody"
 EVENTS: Schema = {"text/event-stream": {"schema": {"type": "string"}}}
 RAW: Schema = {"*/*": {"schema": {"type": "string", "description": "Whatever the gateway's own protocol says."}}}
-CACHED = "ContentService"  # its replies carry an ETag
+SEALED: Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+CACHED = "ContentService"  # what is read from it carries an ETag
 ERRORS = {  # HTTP status: the gRPC codes behind it, and what it means where the RPC says nothing more
     "400": ("INVALID_ARGUMENT FAILED_PRECONDITION OUT_OF_RANGE", "A field is malformed or missing (`INVALID_FIELD`)."),
     "401": ("UNAUTHENTICATED", "No token, a bad one (`TOKEN_INVALID`) or an expired one (`TOKEN_EXPIRED`)."),
@@ -66,6 +67,7 @@ class Rpc:
         self._contract = contract
         asked = {field.name: target(field) for field in contract.messages[self.asks].field}
         self.raw = asked.get(self.http.body) == HTTP_BODY
+        self._cached = service == CACHED and self.verb == "get"
         if (self.http.body not in ("", "*") and not self.raw) or self.template.count("{") != len(self.bound):
             raise NotImplementedError(f"{service}.{method.name}: an http rule of a kind that no RPC had before")
 
@@ -108,7 +110,7 @@ class Rpc:
             required = self.policy.key == policy_pb2.Policy.REQUIRED
             schema = schemas.field(self.asks, field, request=True)
             headers.append(_parameter("Idempotency-Key", "header", schema, required=required))
-        if self.service == CACHED:
+        if self._cached:
             text = "The ETag of the copy that the client has."
             headers.append(_parameter("If-None-Match", "header", {"type": "string", "description": text}, required=False))
         return headers
@@ -118,14 +120,15 @@ class Rpc:
         shown = self.http.response_body
         fields = self._contract.messages[self.answers].field
         name = next(target(field) for field in fields if field.name == shown) if shown else self.answers
-        raw = EVENTS if self.streams else RAW
+        raw = EVENTS if self.streams else SEALED if self._cached else RAW
         reply = raw if name == HTTP_BODY else _json(schemas.ref(name, request=False))
         replies: dict[str, Schema] = {}
         for status, text in SUCCESSES.get(self.name, {"200": "Success."}).items():
             replies[status] = {"description": text, "content": reply}
-        if self.service == CACHED:
+        if self._cached:
             tag = {"ETag": {"description": "Send it back as `If-None-Match`.", "schema": {"type": "string"}}}
-            replies["200"]["headers"] = tag
+            text = "For how many seconds nobody could confirm this reply, since PostgreSQL is away; absent: it is fresh."
+            replies["200"]["headers"] = tag | {"X-Finalbell-Stale": {"description": text, "schema": {"type": "integer"}}}
             replies["304"] = {"description": "Unchanged since the reply with this ETag.", "headers": tag}
         problem = _json({"$ref": "#/components/schemas/Status"})
         replies |= {status: {"description": text, "content": problem} for status, text in self._errors().items()}

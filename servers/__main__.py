@@ -13,10 +13,14 @@ from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, payment_pb2, s
 from google.protobuf.descriptor import ServiceDescriptor
 from structlog.tracebacks import ExceptionDictTransformer
 
+from servers.admin.banks import BankImports
 from servers.admin.boards import ExamBoards
+from servers.admin.sealing import seal
 from servers.admin.service import MAX_IMPORT_MESSAGE_BYTES, ExamAdminService
 from servers.admin.sessions import SessionAdminService
+from servers.content.doors import Doors
 from servers.content.service import ContentService
+from servers.content.shelves import Shelves
 from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
 from servers.payments import rules as money
@@ -45,11 +49,13 @@ from servers.session.snapshots import Snapshots
 from servers.session.submits import Submits, decode
 from servers.settings import Settings
 from stores.answer_keys import AnswerKeys
+from stores.banks import Banks
 from stores.boards import Boards
 from stores.catalog import Catalog
 from stores.connect import Stores, StoreSettings, connect
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
+from stores.entitlements import Entitlements
 from stores.exams import Exams
 from stores.exports import Exports
 from stores.grading import GradingTasks
@@ -86,7 +92,9 @@ class Parts:
         self.starts = Starts(stores.postgres, deadline)
         self.sessions = Sessions(stores.postgres)
         self.catalog = Catalog(stores.postgres)
-        self.exams = Exams(stores.postgres)
+        self.exams = Exams(stores.postgres, seal)
+        self.banks = Banks(stores.postgres)
+        self.entitlements = Entitlements(stores.postgres)
         self.results = Results(stores.postgres, decided)
         self.grading_tasks = GradingTasks(stores.postgres)
         self.revisions = Revisions(stores.postgres, decided)
@@ -194,8 +202,10 @@ async def leaderboard(parts: Parts) -> Hosted:
 
 
 async def content(parts: Parts) -> Hosted:
+    servicer = ContentService(Shelves(parts.catalog, parts.banks), Doors(parts.entitlements))
     return Hosted(
-        services=[(content_pb2.DESCRIPTOR.services_by_name["ContentService"], ContentService(parts.catalog))],
+        services=[(content_pb2.DESCRIPTOR.services_by_name["ContentService"], servicer)],
+        workers=[parts.entitlements.listen],
         reflected=[service.full_name for file in FILES for service in file.services_by_name.values()],
     )
 
@@ -223,6 +233,7 @@ async def admin(parts: Parts) -> Hosted:
         ExamBoards(parts.catalog, parts.boards, parts.places, parts.standings, parts.series, parts.exports),
         parts.rehearsals,
         parts.warming,
+        BankImports(parts.banks),
     )
     sessions = SessionAdminService(parts.deadlines, parts.dead_letters, parts.live, parts.sessions)
     named = admin_pb2.DESCRIPTOR.services_by_name

@@ -50,11 +50,20 @@ class InvalidExam(InvalidField):
     room = 40_000
     """Envoy sends no more than 64 KB of metadata, and this grows by a third on its way."""
 
+    what: ClassVar[str] = "exam"
+
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
         super().__init__(violations)
         errors = "1 error" if len(violations) == 1 else f"{len(violations)} errors"
         listed = "" if len(self.violations) == len(violations) else f", the first {len(self.violations)} of which are listed"
-        self.message = f"The exam file has {errors}{listed}; nothing was imported."
+        self.message = f"The {self.what} file has {errors}{listed}; nothing was imported."
+
+
+class InvalidBank(InvalidExam):
+    """A bank's file has errors."""
+
+    reason = "INVALID_BANK"
+    what = "bank"
 
 
 class TokenInvalid(Refusal):
@@ -90,6 +99,22 @@ class CohortForbidden(Refusal):
 class ExamNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "EXAM_NOT_FOUND"
+
+
+class SealedPaperNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "SEALED_PAPER_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such sealed paper. Start the exam, and ask for its paper.")
+
+
+class BankNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "BANK_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such bank. ListBanks has all of them.")
 
 
 class ProductNotFound(Refusal):
@@ -221,6 +246,11 @@ class SessionInProgress(Refusal):
 class SessionRequired(Refusal):
     code = StatusCode.FAILED_PRECONDITION
     reason = "SESSION_REQUIRED"
+
+
+class ReviewWithheld(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "REVIEW_WITHHELD"
 
 
 class ExamNotOpen(Refusal):

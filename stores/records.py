@@ -348,7 +348,9 @@ class Exam:
     shuffle_questions: bool
     shuffle_options: bool
     max_attempts: int
-    product: str | None
+    products: tuple[str, ...]
+    """Any of them opens it; none: it is open to everybody."""
+
     mark_correct: int
     mark_wrong: int
     mark_blank: int

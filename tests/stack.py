@@ -69,6 +69,12 @@ class Stack:
         async with self.channel() as channel:
             return await ExamAdminServiceStub(channel).ImportExam(iter([request]), metadata=bearer(self.token(roles=["admin"])))
 
+    async def import_bank(self, bank: dict[str, Any], bank_id: str | None = None) -> admin_pb2.ImportBankResponse:
+        """Import a bank of practice questions as an admin."""
+        request = admin_pb2.ImportBankRequest(bank_id=bank_id or "", chunk=json.dumps(bank).encode())
+        async with self.channel() as channel:
+            return await ExamAdminServiceStub(channel).ImportBank(iter([request]), metadata=bearer(self.token(roles=["admin"])))
+
 
 @contextmanager
 def running(*options: str, **environment: str) -> Iterator[Stack]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from finalbell.v1 import scoring_pb2 as pb
 
+from servers.marking import correct_text
 from servers.messages import timestamp
 from servers.receipts import Receipts, Submission
 from servers.scoring import rules
@@ -107,7 +108,7 @@ class Showing:
                     question_id=key.question,
                     topic=key.topic,
                     max_points=rules.max_points(key, keys.marking),
-                    correct=rules.correct_text(key),
+                    correct=correct_text(key.type, key.answer),
                     explanation=explanations.get(key.question, ""),
                 )
                 for key in keys.keys

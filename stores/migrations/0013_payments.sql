@@ -137,8 +137,7 @@ CREATE TABLE entitlement_entry (
 );
 CREATE INDEX entitlement_entry_owner ON entitlement_entry (student_id, product_id, source, id);
 
-GRANT SELECT ON exam_product TO finalbell_session, finalbell_content, finalbell_scoring;
-GRANT SELECT ON product_opens TO finalbell_content;
+GRANT SELECT ON exam_product TO finalbell_session, finalbell_content, finalbell_scoring, finalbell_leaderboard, finalbell_admin;
 GRANT SELECT ON entitlement TO finalbell_scoring;
 GRANT SELECT ON product, product_part, product_opens TO finalbell_payments;
 GRANT INSERT, UPDATE ON product, coupon TO finalbell_payments;

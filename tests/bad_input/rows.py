@@ -354,6 +354,41 @@ LATE = [
 ]
 """Each rings the bell for its session, the one change that a refusal may bring."""
 
+
+def sealed(position: str, scope: str) -> str:
+    """A page token as anybody can make one who has read how (servers/messages.py)."""
+    seal = blake2b(position.encode(), key=blake2b(scope.encode(), digest_size=32).digest(), digest_size=8).digest()
+    return urlsafe_b64encode(seal + position.encode()).decode()
+
+
+UNKNOWN_SEALED = ("NOT_FOUND", "SEALED_PAPER_NOT_FOUND")
+UNKNOWN_BANK = ("NOT_FOUND", "BANK_NOT_FOUND")
+UNKNOWN_QUESTION = ("NOT_FOUND", "QUESTION_NOT_FOUND")
+
+
+def sealed_paper(what: str, names: str | None = None, **fields: Any) -> Row:
+    return Row(f"sealed paper: {what}", "GetSealedPaper", {"examId": "w-open", "version": 1, **fields}, names=names)
+
+
+def explanation(
+    what: str, exam: str, question: str, code: str = "INVALID_ARGUMENT", reason: str = "INVALID_FIELD", **more: Any
+) -> Row:
+    return Row(f"explanation: {what}", "GetExplanation", {"examId": exam, "questionId": question}, code, reason, **more)
+
+
+def practice(
+    what: str,
+    names: str | None = None,
+    question: str = "p1",
+    code: str = "INVALID_ARGUMENT",
+    reason: str = "INVALID_FIELD",
+    **answer: Any,
+) -> Row:
+    """An answer to a practice question."""
+    fields = {"bankId": "w-bank", "questionId": question, **answer}
+    return Row(f"practice: {what}", "CheckAnswer", fields, code, reason, names=names)
+
+
 READ = [
     *(
         row
@@ -382,13 +417,67 @@ READ = [
     Row("paper: without a session", "GetPaper", {"examId": "w-open"}, "FAILED_PRECONDITION", "SESSION_REQUIRED", who="rita"),
     Row("paper: not bought", "GetPaper", {"examId": "w-sold"}, "FAILED_PRECONDITION", "SESSION_REQUIRED"),
     Row("paper: unknown", "GetPaper", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND"),
+    sealed_paper("of no version", "version", version=0),
+    sealed_paper("of a version below zero", "version", version=-1),
+    sealed_paper("of a version that is no number", version="one"),
+    sealed_paper("malformed exam", "examId", examId="W"),
+    Row("sealed paper: unknown exam", "GetSealedPaper", {"examId": "w-nowhere", "version": 1}, *UNKNOWN_SEALED),
+    Row("sealed paper: unknown version", "GetSealedPaper", {"examId": "w-open", "version": 2147483647}, *UNKNOWN_SEALED),
+    explanation("before it opens", "w-later", "q1", "FAILED_PRECONDITION", "EXAM_NOT_OPEN"),
+    explanation("never sat", "w-open", "q1", "FAILED_PRECONDITION", "SESSION_REQUIRED", who="rita"),
+    explanation("while it is sat", "w-open", "q1", "FAILED_PRECONDITION", "SESSION_IN_PROGRESS"),
+    explanation("before the score", "w-waiting", "q1", "FAILED_PRECONDITION", "SESSION_UNSCORED"),
+    explanation("of a result that is shown", "w-strict", "q1", "OK", ""),
+    explanation("of a score that is held back", "w-held", "q1", "FAILED_PRECONDITION", "REVIEW_WITHHELD"),
+    explanation("of an exam without review", "w-terse", "q1", "FAILED_PRECONDITION", "REVIEW_WITHHELD"),
+    explanation("of an unknown exam", "w-nowhere", "q1", "NOT_FOUND", "EXAM_NOT_FOUND"),
+    explanation("of an unknown question", "w-strict", "q9", "NOT_FOUND", "QUESTION_NOT_FOUND"),
+    explanation("malformed question", "w-strict", "q 1", names="questionId"),
+    Row("banks: page of 201", "ListBanks", {"pageSize": 201}, names="pageSize"),
+    Row("banks: made-up page token", "ListBanks", {"pageToken": "AAAA"}, names="pageToken"),
+    Row("questions: page of 101", "ListQuestions", {"pageSize": 101}, names="pageSize"),
+    Row("questions: page of -1", "ListQuestions", {"pageSize": -1}, names="pageSize"),
+    Row("questions: topic of 101 characters", "ListQuestions", {"topic": "x" * 101}, names="topic"),
+    Row("questions: malformed bank", "ListQuestions", {"bankId": "B"}, names="bankId"),
+    Row("questions: unknown bank", "ListQuestions", {"bankId": "w-nowhere"}, *UNKNOWN_BANK),
+    Row("questions: an exam is no bank", "ListQuestions", {"bankId": "w-open"}, *UNKNOWN_BANK),
+    Row("questions: unknown topic", "ListQuestions", {"topic": "nothing"}, "OK", ""),
+    Row("questions: made-up page token", "ListQuestions", {"pageToken": "made-up"}, names="pageToken"),
+    Row(
+        "questions: page token of another topic",
+        "ListQuestions",
+        {"topic": "places", "pageToken": sealed("w-bank/1", "questions//numbers")},
+        names="pageToken",
+    ),
+    Row(
+        "questions: page token without a place", "ListQuestions", {"pageToken": sealed("w-bank", "questions//")}, names="pageToken"
+    ),
+    Row(
+        "questions: page token of a place too far",
+        "ListQuestions",
+        {"pageToken": sealed(f"w-bank/{2**31}", "questions//")},
+        names="pageToken",
+    ),
+    Row("solution: unknown bank", "GetSolution", {"bankId": "w-nowhere", "questionId": "p1"}, *UNKNOWN_BANK),
+    Row("solution: unknown question", "GetSolution", {"bankId": "w-bank", "questionId": "q1"}, *UNKNOWN_QUESTION),
+    Row("solution: malformed question", "GetSolution", {"bankId": "w-bank", "questionId": "p.1"}, names="questionId"),
+    practice("nothing answered"),
+    practice("choice '' ", "choice", choice=""),
+    practice("not an option", "choice", choice="Z"),
+    practice("another kind of answer", "number", number="1"),
+    practice("no number", "number", question="p3", number="1,000"),
+    practice("picks twice", "choices.ids", question="p2", choices={"ids": ["A", "A"]}),
+    practice("no picks", "choices.ids", question="p2", choices={"ids": []}),
+    practice("text of 2,049 bytes", "text", question="p4", text="x" * 2049),
+    practice("NUL", "text", question="p4", text="a\0b"),
+    practice("essay", "text", question="p5", text="It is."),
+    practice("right", code="OK", reason="", choice="B"),
+    practice("unknown question", code="NOT_FOUND", reason="QUESTION_NOT_FOUND", question="p9", choice="B"),
+    role("DeleteBank", "proctor", bankId="w-bank"),
+    role("DeleteBank", "wally", bankId="w-bank"),
+    Row("bank: deletes an unknown one", "DeleteBank", {"bankId": "w-nowhere"}, *UNKNOWN_BANK, who="admin"),
+    Row("bank: deletes a malformed one", "DeleteBank", {"bankId": "W"}, names="bankId", who="admin"),
 ]
-
-
-def sealed(position: str, scope: str) -> str:
-    """A page token as anybody can make one who has read how (servers/messages.py)."""
-    seal = blake2b(position.encode(), key=blake2b(scope.encode(), digest_size=32).digest(), digest_size=8).digest()
-    return urlsafe_b64encode(seal + position.encode()).decode()
 
 
 def board(what: str, names: str | None = None, **fields: Any) -> Row:

@@ -26,7 +26,13 @@ STREAMS = ":watch"
 FOUND = schemathesis.openapi.from_path(ROOT / "gen" / "openapi.json").get_all_operations()
 OPERATIONS = [one for one in (found.ok() for found in FOUND) if not one.path.endswith(STREAMS)]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-KNOWN = {"sessionId": ["live", "theirs", "paused", "waiting", "strict"], "examId": ["w-open", "w-strict", "w-held", "w-later"]}
+KNOWN: dict[str, list[Any]] = {
+    "sessionId": ["live", "theirs", "paused", "waiting", "strict"],
+    "examId": ["w-open", "w-strict", "w-held", "w-later"],
+    "bankId": ["w-bank"],
+    "questionId": ["p1", "p4", "q1"],
+    "version": [1],
+}
 """Ids that are there: with made-up ones alone nothing would get past the first look."""
 
 

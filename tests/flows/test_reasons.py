@@ -88,8 +88,8 @@ def refusals(of: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
         yield from refusals(refusal)
 
 
-IMPORTS = {"INVALID_EXAM", "EXAM_IN_USE"}
-"""What only ImportExam gives, which is a client stream: gRPC only."""
+IMPORTS = {"INVALID_EXAM", "INVALID_BANK", "EXAM_IN_USE"}
+"""What only imports give, which are client streams: gRPC only. INVALID_BANK: tests/flows/test_practice.py."""
 
 
 # The cases
@@ -232,6 +232,39 @@ def _unknown_to_staff(method: str, request: Callable[..., Message]) -> None:
 
 for _method in ("GetExamReport", "CloseExam", "ReleaseExam", "WarmExam", "ListResults", "RebuildLeaderboard", "VerifyLeaderboard"):
     _unknown_to_staff(_method, getattr(admin_pb2, f"{_method}Request"))
+
+
+@gives("SEALED_PAPER_NOT_FOUND")
+async def wants_a_sealed_paper_of_tomorrow(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetSealedPaper", content_pb2.GetSealedPaperRequest(exam_id=exam, version=2), None)
+
+
+@gives("BANK_NOT_FOUND")
+async def wants_questions_of_an_unknown_bank(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("ListQuestions", content_pb2.ListQuestionsRequest(bank_id=fresh("no")), stack.token())
+
+
+@gives("BANK_NOT_FOUND")
+async def deletes_an_unknown_bank(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("DeleteBank", admin_pb2.DeleteBankRequest(bank_id=fresh("no")), stack.token(roles=["admin"]))
+
+
+@gives("REVIEW_WITHHELD")
+async def wants_an_explanation_of_an_exam_without_review(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam, release={"score": "IMMEDIATELY", "review": "NONE"})
+    async with stack.channel() as channel:
+        student = Native(channel, token)
+        request = session_pb2.SubmitSessionRequest(session_id=session)
+        assert (await student.call("SubmitSession", request, key=uuid.uuid4().hex)).ok
+
+        async def scored() -> bool:
+            reply = await student.call("GetResult", scoring_pb2.GetResultRequest(session_id=session))
+            return bool(reply.ok.result.status == scoring_pb2.Result.SCORED)
+
+        await eventually(scored)
+        exam = (await student.call("GetSession", session_pb2.GetSessionRequest(session_id=session))).ok.session.exam_id
+    return Case("GetExplanation", content_pb2.GetExplanationRequest(exam_id=exam, question_id="q1"), token)
 
 
 @gives("STATISTICS_NOT_FOUND")
@@ -645,6 +678,17 @@ async def import_refused(stack: Stack, exam: str, file: bytes) -> Reply:
     async with stack.channel() as channel:
         try:
             await ExamAdminServiceStub(channel).ImportExam(chunks(), metadata=bearer(stack.token(roles=["admin"])))
+        except grpc.aio.AioRpcError as error:
+            return native_refusal(error)
+    raise AssertionError("not refused")
+
+
+async def import_refused_bank(stack: Stack, bank: str, file: bytes) -> Reply:
+    """Import a bank, which is refused, and return how."""
+    request = admin_pb2.ImportBankRequest(bank_id=bank, chunk=file)
+    async with stack.channel() as channel:
+        try:
+            await ExamAdminServiceStub(channel).ImportBank(iter([request]), metadata=bearer(stack.token(roles=["admin"])))
         except grpc.aio.AioRpcError as error:
             return native_refusal(error)
     raise AssertionError("not refused")

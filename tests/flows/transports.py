@@ -18,6 +18,7 @@ import grpc.aio
 import httpx
 from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, payment_pb2, scoring_pb2, session_pb2
 from google.api import annotations_pb2
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -186,6 +187,9 @@ def rest_reply(method: MethodDescriptor, response_body: str, reply: httpx.Respon
     message = GetMessageClass(method.output_type)()
     if reply.status_code == 304:
         return Reply("OK", message, None, 304, raw, headers)
+    if reply.status_code == 200 and isinstance(message, HttpBody):
+        raw_body = HttpBody(content_type=headers["content-type"], data=reply.content)
+        return Reply("OK", raw_body, None, 200, raw, headers)
     body = reply.json()
     if reply.status_code >= 400:
         status = json_format.ParseDict(body, status_pb2.Status())

@@ -36,9 +36,15 @@ RIGHTS: dict[str, dict[str, str]] = {
         "session_answer": "s",
         "submission": "SuD",
     },
-    "leaderboard": dict.fromkeys(("exam", "exam_series", "exam_series_member", "setting", "standing"), "S") | {"exam_session": "s"},
-    "content": dict.fromkeys(("entitlement", "exam", "exam_paper", "exam_product", "exam_session", "product_opens"), "S")
-    | dict.fromkeys(("question", "setting"), "S"),
+    "leaderboard": {
+        **dict.fromkeys(("exam", "exam_product", "exam_series", "exam_series_member", "setting", "standing"), "S"),
+        "exam_session": "s",
+    },
+    "content": {
+        **dict.fromkeys(("bank", "entitlement", "exam", "exam_paper", "exam_product", "exam_session", "practice_question"), "S"),
+        **dict.fromkeys(("product_opens", "question", "sealed_paper", "setting"), "S"),
+        "result": "s",
+    },
     "payments": {
         **dict.fromkeys(("coupon", "entitlement", "gateway_read", "payment", "product"), "SIU"),
         **dict.fromkeys(("product_opens", "product_part"), "SID"),
@@ -56,7 +62,11 @@ RIGHTS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("accommodation", "exam"), "SIU"),
         **dict.fromkeys(("dead_letter", "exam_session"), "Su"),
         "grading_task": "s",
-        "newest_keys": "S",
+        **dict.fromkeys(("exam_product", "newest_keys", "product_opens", "unopened_question"), "S"),
+        "bank": "SIUD",
+        "bank_question": "SID",
+        "keys.sealed_paper_key": "I",
+        "sealed_paper": "sI",
         "submission": "sI",
     },
 }
