@@ -26,8 +26,9 @@ UNITS = {
     "leaderboard": "leaderboard",
     "content": "content",
     "admin": "admin",
+    "media": "",
 }
-"""Each unit of `python -m servers`, and the account that it uses."""
+"""Each unit of `python -m servers`, and the account that it uses; one without an account uses no store."""
 
 SERVED = ("session", "scoring", "leaderboard", "content", "admin")
 """The units that the gateway routes to."""
@@ -38,6 +39,12 @@ ENGINED = {"session"}
 
 SIGNING = {"session", "scoring"}
 """The units that sign receipts; no other is told where their key is."""
+
+LINKING = {"content", "media"}
+"""The units that sign and check media links; no other is told where their keys are."""
+
+MEDIA_URL = "/media"
+"""Where the gateway has the media origin."""
 
 NICENESS = {"scoring-worker": 19}
 """Scores may come a little later; a save may not wait for them. Batches grow with what waits, so that nothing is lost by it."""
@@ -174,15 +181,17 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         "LISTEN_ALONE": own,
         "REST": f"unix:{home.socket(name)}",
         "METRICS": metrics,
-        "POSTGRES": at.postgres(account),
-        "REDIS": at.redis(account),
-        "NATS": at.nats(account),
+        "POSTGRES": at.postgres(account) if account else "",
+        "REDIS": at.redis(account) if account else "",
+        "NATS": at.nats(account) if account else "",
         "JWKS": str(home.jwks),
         "ISSUER": ISSUER,
         "AUDIENCE": AUDIENCE,
         "ENGINE": engine if unit in ENGINED else "grpcio",
         "ENVIRONMENT": "development",
         **({"RECEIPT_KEY": str(home.receipt_key), "RECEIPT_JWKS": str(home.receipt_jwks)} if unit in SIGNING else {}),
+        **({"MEDIA_KEYS": str(home.media_keys), "MEDIA_URL": MEDIA_URL} if unit in LINKING else {}),
+        **({"MEDIA_FOLDER": str(home.media)} if unit == "media" else {}),
     }
     named = {f"FINALBELL_{key}": value for key, value in environment.items()}
     return Process(
@@ -206,7 +215,8 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
     """Envoy with the gateway's configuration; it calls each worker by its own port, so that it knows which one hangs."""
     upstreams = {unit: [("127.0.0.1", at.own(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in SERVED}
     sockets = {
-        unit: [home.socket(worker_name(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in ("session", "scoring")
+        unit: [home.socket(worker_name(unit, worker)) for worker in range(workers.get(unit, 1))]
+        for unit in ("session", "scoring", "media")
     }
     config = envoy_config(
         Gateway(
@@ -215,6 +225,7 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
             upstreams=upstreams,
             saves=sockets["session"],
             results=sockets["scoring"],
+            media=sockets["media"],
             jwks=home.jwks,
             issuer=ISSUER,
             audience=AUDIENCE,
