@@ -233,9 +233,14 @@ async def admin(parts: Parts) -> Hosted:
 
 async def media(settings: Settings) -> Hosted:
     """The media origin. It needs no store, so that none is opened."""
-    from servers.media.origin import FolderShelf, Origin, OriginServer  # its libraries are for this unit only
+    from servers.media.origin import FolderShelf, Origin, OriginServer, Shelf  # its libraries are for this unit only
 
-    origin = Origin(Gate(media_keys(settings)), FolderShelf(Path(settings.media_folder)))
+    shelf: Shelf = FolderShelf(Path(settings.media_folder))
+    if settings.media_bucket:
+        from servers.media.bucket import Bucket, BucketShelf
+
+        shelf = BucketShelf(Bucket(settings.media_bucket, settings.media_endpoint))
+    origin = Origin(Gate(media_keys(settings)), shelf)
     server = OriginServer(origin, settings.rest, leave_seconds=settings.leave_seconds, drain_seconds=settings.drain_seconds)
     return Hosted(workers=[server.run], name=MEDIA)
 

@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     media_folder: str = ""
     """For the unit media: the folder whose folders it serves."""
 
+    media_bucket: str = ""
+    """For the unit media: a bucket that it serves instead, with the credentials and the region that botocore finds (extra `s3`)."""
+
+    media_endpoint: str = ""
+    """Where the bucket is, https://…, where it is not at AWS."""
+
     engine: Literal["grpcio", "native"] = "grpcio"
     environment: Literal["development", "production"] = "production"
     """Development switches reflection on."""

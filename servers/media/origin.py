@@ -89,10 +89,10 @@ class Origin:
         except HTTPException as refused:
             headers = {**(refused.headers or {}), "cache-control": "no-store"}
             return Response(status_code=404 if refused.status_code == 401 else refused.status_code, headers=headers)
-        if reply.status_code != 304:
+        if reply.status_code == 200:
             reply.headers["content-type"] = TYPES[ending]
         # No cache keeps it longer than the link is good.
-        reply.headers["cache-control"] = f"public, max-age={min(LONGEST_AGE, expires - int(now))}, immutable"
+        reply.headers.setdefault("cache-control", f"public, max-age={min(LONGEST_AGE, expires - int(now))}, immutable")
         return reply
 
 
