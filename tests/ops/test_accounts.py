@@ -37,11 +37,13 @@ RIGHTS: dict[str, dict[str, str]] = {
         "submission": "SuD",
     },
     "leaderboard": dict.fromkeys(("exam", "exam_series", "exam_series_member", "setting", "standing"), "S") | {"exam_session": "s"},
-    "content": dict.fromkeys(("entitlement", "exam", "exam_paper", "exam_session", "question", "setting"), "S"),
+    "content": dict.fromkeys(
+        ("entitlement", "exam", "exam_paper", "exam_session", "lecture", "product_opens", "question", "setting"), "S"
+    ),
     "admin": {
         **dict.fromkeys(("result", "result_history", "session_answer", "session_pause", "setting"), "S"),
         "standing": "Su",
-        **dict.fromkeys(("exam_series", "exam_series_member"), "SIUD"),
+        **dict.fromkeys(("exam_series", "exam_series_member", "lecture"), "SIUD"),
         **dict.fromkeys(("audit_log", "deadline_adjustment", "exam_key", "exam_paper", "question"), "SI"),
         **dict.fromkeys(("keys.answer_key", "keys.explanation"), "SI"),
         **dict.fromkeys(("accommodation", "exam"), "SIU"),

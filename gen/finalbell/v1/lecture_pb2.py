@@ -28,7 +28,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66inalbell/v1/lecture.proto\x12\x0c\x66inalbell.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19\x66inalbell/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x01\n\x07Lecture\x12\x12\n\nlecture_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x18\n\x10\x64uration_seconds\x18\x05 \x01(\x05\x12/\n\x08\x63\x61ptions\x18\x06 \x03(\x0b\x32\x1d.finalbell.v1.CaptionLanguage\x12\x10\n\x08playable\x18\x07 \x01(\x08\x12\x13\n\x0bproduct_ids\x18\x08 \x03(\t\"2\n\x0f\x43\x61ptionLanguage\x12\x10\n\x08language\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\xbf\x01\n\x08Playback\x12\x12\n\nlecture_id\x18\x01 \x01(\t\x12\x14\n\x0cplaylist_url\x18\x02 \x01(\t\x12+\n\x08\x63\x61ptions\x18\x03 \x03(\x0b\x32\x19.finalbell.v1.CaptionLink\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08renew_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x0b\x43\x61ptionLink\x12\x10\n\x08language\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\"j\n\x13ListLecturesRequest\x12\x16\n\x05topic\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"X\n\x14ListLecturesResponse\x12\'\n\x08lectures\x18\x01 \x03(\x0b\x32\x15.finalbell.v1.Lecture\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x11GetLectureRequest\x12\x34\n\nlecture_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"<\n\x12GetLectureResponse\x12&\n\x07lecture\x18\x01 \x01(\x0b\x32\x15.finalbell.v1.Lecture\"J\n\x12GetPlaybackRequest\x12\x34\n\nlecture_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetPlaybackResponse\x12(\n\x08playback\x18\x01 \x01(\x0b\x32\x16.finalbell.v1.Playback\"\xb6\x04\n\x11SetLectureRequest\x12\x34\n\nlecture_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x19\n\x05title\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x1d\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x1f\x12\x16\n\x05topic\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12%\n\x10\x64uration_seconds\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\xa3\x05(\x01\x12\x33\n\x06\x66older\x18\x06 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12G\n\x08playlist\x18\x07 \x01(\tB5\xbaH2r-\x18\xc8\x01\x32(^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\\.m3u8$\xd8\x01\x01\x12G\n\x08\x63\x61ptions\x18\x08 \x03(\x0b\x32+.finalbell.v1.SetLectureRequest.CaptionFileB\x08\xbaH\x05\x92\x01\x02\x10\x32\x1a\xaa\x01\n\x0b\x43\x61ptionFile\x12@\n\x08language\x18\x01 \x01(\tB.\xbaH+r)2\'^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$\x12\x18\n\x05label\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12?\n\x04\x66ile\x18\x03 \x01(\tB1\xbaH.r,\x18\xc8\x01\x32\'^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\\.vtt$\"3\n\x12SetLectureResponse\x12\x0c\n\x04made\x18\x01 \x01(\x08\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"L\n\x14\x44\x65leteLectureRequest\x12\x34\n\nlecture_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"\x17\n\x15\x44\x65leteLectureResponse2\xa4\x03\n\x0eLectureService\x12u\n\x0cListLectures\x12!.finalbell.v1.ListLecturesRequest\x1a\".finalbell.v1.ListLecturesResponse\"\x1e\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/lectures\x12\x85\x01\n\nGetLecture\x12\x1f.finalbell.v1.GetLectureRequest\x1a .finalbell.v1.GetLectureResponse\"4\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02(\x12\x1d/api/v1/lectures/{lecture_id}b\x07lecture\x12\x92\x01\n\x0bGetPlayback\x12 .finalbell.v1.GetPlaybackRequest\x1a!.finalbell.v1.GetPlaybackResponse\">\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x32\x12&/api/v1/lectures/{lecture_id}/playbackb\x08playback2\xb5\x02\n\x13LectureAdminService\x12\x85\x01\n\nSetLecture\x12\x1f.finalbell.v1.SetLectureRequest\x1a .finalbell.v1.SetLectureResponse\"4\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02(\x1a#/api/v1/admin/lectures/{lecture_id}:\x01*\x12\x95\x01\n\rDeleteLecture\x12\".finalbell.v1.DeleteLectureRequest\x1a#.finalbell.v1.DeleteLectureResponse\";\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02/\"*/api/v1/admin/lectures/{lecture_id}:delete:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66inalbell/v1/lecture.proto\x12\x0c\x66inalbell.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19\x66inalbell/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x01\n\x07Lecture\x12\x12\n\nlecture_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x18\n\x10\x64uration_seconds\x18\x05 \x01(\x05\x12/\n\x08\x63\x61ptions\x18\x06 \x03(\x0b\x32\x1d.finalbell.v1.CaptionLanguage\x12\x10\n\x08playable\x18\x07 \x01(\x08\x12\x13\n\x0bproduct_ids\x18\x08 \x03(\t\"2\n\x0f\x43\x61ptionLanguage\x12\x10\n\x08language\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\xbf\x01\n\x08Playback\x12\x12\n\nlecture_id\x18\x01 \x01(\t\x12\x14\n\x0cplaylist_url\x18\x02 \x01(\t\x12+\n\x08\x63\x61ptions\x18\x03 \x03(\x0b\x32\x19.finalbell.v1.CaptionLink\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08renew_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x0b\x43\x61ptionLink\x12\x10\n\x08language\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\"v\n\x13ListLecturesRequest\x12\"\n\x05topic\x18\x01 \x01(\tB\x13\xbaH\x10r\x0e\x18\x64\x32\n^[^\\x00]*$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"X\n\x14ListLecturesResponse\x12\'\n\x08lectures\x18\x01 \x03(\x0b\x32\x15.finalbell.v1.Lecture\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x11GetLectureRequest\x12\x34\n\nlecture_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"<\n\x12GetLectureResponse\x12&\n\x07lecture\x18\x01 \x01(\x0b\x32\x15.finalbell.v1.Lecture\"J\n\x12GetPlaybackRequest\x12\x34\n\nlecture_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetPlaybackResponse\x12(\n\x08playback\x18\x01 \x01(\x0b\x32\x16.finalbell.v1.Playback\"\xe6\x04\n\x11SetLectureRequest\x12\x34\n\nlecture_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12%\n\x05title\x18\x02 \x01(\tB\x16\xbaH\x13r\x11\x10\x01\x18\xc8\x01\x32\n^[^\\x00]*$\x12)\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\xa0\x1f\x32\n^[^\\x00]*$\x12\"\n\x05topic\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\x64\x32\n^[^\\x00]*$\x12%\n\x10\x64uration_seconds\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\xa3\x05(\x01\x12\x33\n\x06\x66older\x18\x06 \x01(\tB#\xbaH r\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\xd8\x01\x01\x12G\n\x08playlist\x18\x07 \x01(\tB5\xbaH2r-\x18\xc8\x01\x32(^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\\.m3u8$\xd8\x01\x01\x12G\n\x08\x63\x61ptions\x18\x08 \x03(\x0b\x32+.finalbell.v1.SetLectureRequest.CaptionFileB\x08\xbaH\x05\x92\x01\x02\x10\x32\x1a\xb6\x01\n\x0b\x43\x61ptionFile\x12@\n\x08language\x18\x01 \x01(\tB.\xbaH+r)2\'^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$\x12$\n\x05label\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x64\x32\n^[^\\x00]*$\x12?\n\x04\x66ile\x18\x03 \x01(\tB1\xbaH.r,\x18\xc8\x01\x32\'^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\\.vtt$\"3\n\x12SetLectureResponse\x12\x0c\n\x04made\x18\x01 \x01(\x08\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"L\n\x14\x44\x65leteLectureRequest\x12\x34\n\nlecture_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"\x17\n\x15\x44\x65leteLectureResponse2\xa4\x03\n\x0eLectureService\x12u\n\x0cListLectures\x12!.finalbell.v1.ListLecturesRequest\x1a\".finalbell.v1.ListLecturesResponse\"\x1e\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/lectures\x12\x85\x01\n\nGetLecture\x12\x1f.finalbell.v1.GetLectureRequest\x1a .finalbell.v1.GetLectureResponse\"4\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02(\x12\x1d/api/v1/lectures/{lecture_id}b\x07lecture\x12\x92\x01\n\x0bGetPlayback\x12 .finalbell.v1.GetPlaybackRequest\x1a!.finalbell.v1.GetPlaybackResponse\">\xa2\xbb\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x32\x12&/api/v1/lectures/{lecture_id}/playbackb\x08playback2\xb5\x02\n\x13LectureAdminService\x12\x85\x01\n\nSetLecture\x12\x1f.finalbell.v1.SetLectureRequest\x1a .finalbell.v1.SetLectureResponse\"4\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02(\x1a#/api/v1/admin/lectures/{lecture_id}:\x01*\x12\x95\x01\n\rDeleteLecture\x12\".finalbell.v1.DeleteLectureRequest\x1a#.finalbell.v1.DeleteLectureResponse\";\xa2\xbb\x18\x02\x08\x04\x82\xd3\xe4\x93\x02/\"*/api/v1/admin/lectures/{lecture_id}:delete:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finalbell.v1.lecture_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTLECTURESREQUEST'].fields_by_name['topic']._loaded_options = None
-  _globals['_LISTLECTURESREQUEST'].fields_by_name['topic']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_LISTLECTURESREQUEST'].fields_by_name['topic']._serialized_options = b'\272H\020r\016\030d2\n^[^\\x00]*$'
   _globals['_LISTLECTURESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTLECTURESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\310\001(\000'
   _globals['_LISTLECTURESREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -48,17 +48,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETLECTUREREQUEST_CAPTIONFILE'].fields_by_name['language']._loaded_options = None
   _globals['_SETLECTUREREQUEST_CAPTIONFILE'].fields_by_name['language']._serialized_options = b'\272H+r)2\'^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$'
   _globals['_SETLECTUREREQUEST_CAPTIONFILE'].fields_by_name['label']._loaded_options = None
-  _globals['_SETLECTUREREQUEST_CAPTIONFILE'].fields_by_name['label']._serialized_options = b'\272H\006r\004\020\001\030d'
+  _globals['_SETLECTUREREQUEST_CAPTIONFILE'].fields_by_name['label']._serialized_options = b'\272H\022r\020\020\001\030d2\n^[^\\x00]*$'
   _globals['_SETLECTUREREQUEST_CAPTIONFILE'].fields_by_name['file']._loaded_options = None
   _globals['_SETLECTUREREQUEST_CAPTIONFILE'].fields_by_name['file']._serialized_options = b'\272H.r,\030\310\0012\'^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\\.vtt$'
   _globals['_SETLECTUREREQUEST'].fields_by_name['lecture_id']._loaded_options = None
   _globals['_SETLECTUREREQUEST'].fields_by_name['lecture_id']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_SETLECTUREREQUEST'].fields_by_name['title']._loaded_options = None
-  _globals['_SETLECTUREREQUEST'].fields_by_name['title']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
+  _globals['_SETLECTUREREQUEST'].fields_by_name['title']._serialized_options = b'\272H\023r\021\020\001\030\310\0012\n^[^\\x00]*$'
   _globals['_SETLECTUREREQUEST'].fields_by_name['description']._loaded_options = None
-  _globals['_SETLECTUREREQUEST'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\240\037'
+  _globals['_SETLECTUREREQUEST'].fields_by_name['description']._serialized_options = b'\272H\021r\017\030\240\0372\n^[^\\x00]*$'
   _globals['_SETLECTUREREQUEST'].fields_by_name['topic']._loaded_options = None
-  _globals['_SETLECTUREREQUEST'].fields_by_name['topic']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_SETLECTUREREQUEST'].fields_by_name['topic']._serialized_options = b'\272H\020r\016\030d2\n^[^\\x00]*$'
   _globals['_SETLECTUREREQUEST'].fields_by_name['duration_seconds']._loaded_options = None
   _globals['_SETLECTUREREQUEST'].fields_by_name['duration_seconds']._serialized_options = b'\272H\010\032\006\030\200\243\005(\001'
   _globals['_SETLECTUREREQUEST'].fields_by_name['folder']._loaded_options = None
@@ -88,29 +88,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAPTIONLINK']._serialized_start=606
   _globals['_CAPTIONLINK']._serialized_end=665
   _globals['_LISTLECTURESREQUEST']._serialized_start=667
-  _globals['_LISTLECTURESREQUEST']._serialized_end=773
-  _globals['_LISTLECTURESRESPONSE']._serialized_start=775
-  _globals['_LISTLECTURESRESPONSE']._serialized_end=863
-  _globals['_GETLECTUREREQUEST']._serialized_start=865
-  _globals['_GETLECTUREREQUEST']._serialized_end=938
-  _globals['_GETLECTURERESPONSE']._serialized_start=940
-  _globals['_GETLECTURERESPONSE']._serialized_end=1000
-  _globals['_GETPLAYBACKREQUEST']._serialized_start=1002
-  _globals['_GETPLAYBACKREQUEST']._serialized_end=1076
-  _globals['_GETPLAYBACKRESPONSE']._serialized_start=1078
-  _globals['_GETPLAYBACKRESPONSE']._serialized_end=1141
-  _globals['_SETLECTUREREQUEST']._serialized_start=1144
-  _globals['_SETLECTUREREQUEST']._serialized_end=1710
-  _globals['_SETLECTUREREQUEST_CAPTIONFILE']._serialized_start=1540
-  _globals['_SETLECTUREREQUEST_CAPTIONFILE']._serialized_end=1710
-  _globals['_SETLECTURERESPONSE']._serialized_start=1712
-  _globals['_SETLECTURERESPONSE']._serialized_end=1763
-  _globals['_DELETELECTUREREQUEST']._serialized_start=1765
-  _globals['_DELETELECTUREREQUEST']._serialized_end=1841
-  _globals['_DELETELECTURERESPONSE']._serialized_start=1843
-  _globals['_DELETELECTURERESPONSE']._serialized_end=1866
-  _globals['_LECTURESERVICE']._serialized_start=1869
-  _globals['_LECTURESERVICE']._serialized_end=2289
-  _globals['_LECTUREADMINSERVICE']._serialized_start=2292
-  _globals['_LECTUREADMINSERVICE']._serialized_end=2601
+  _globals['_LISTLECTURESREQUEST']._serialized_end=785
+  _globals['_LISTLECTURESRESPONSE']._serialized_start=787
+  _globals['_LISTLECTURESRESPONSE']._serialized_end=875
+  _globals['_GETLECTUREREQUEST']._serialized_start=877
+  _globals['_GETLECTUREREQUEST']._serialized_end=950
+  _globals['_GETLECTURERESPONSE']._serialized_start=952
+  _globals['_GETLECTURERESPONSE']._serialized_end=1012
+  _globals['_GETPLAYBACKREQUEST']._serialized_start=1014
+  _globals['_GETPLAYBACKREQUEST']._serialized_end=1088
+  _globals['_GETPLAYBACKRESPONSE']._serialized_start=1090
+  _globals['_GETPLAYBACKRESPONSE']._serialized_end=1153
+  _globals['_SETLECTUREREQUEST']._serialized_start=1156
+  _globals['_SETLECTUREREQUEST']._serialized_end=1770
+  _globals['_SETLECTUREREQUEST_CAPTIONFILE']._serialized_start=1588
+  _globals['_SETLECTUREREQUEST_CAPTIONFILE']._serialized_end=1770
+  _globals['_SETLECTURERESPONSE']._serialized_start=1772
+  _globals['_SETLECTURERESPONSE']._serialized_end=1823
+  _globals['_DELETELECTUREREQUEST']._serialized_start=1825
+  _globals['_DELETELECTUREREQUEST']._serialized_end=1901
+  _globals['_DELETELECTURERESPONSE']._serialized_start=1903
+  _globals['_DELETELECTURERESPONSE']._serialized_end=1926
+  _globals['_LECTURESERVICE']._serialized_start=1929
+  _globals['_LECTURESERVICE']._serialized_end=2349
+  _globals['_LECTUREADMINSERVICE']._serialized_start=2352
+  _globals['_LECTUREADMINSERVICE']._serialized_end=2661
 # @@protoc_insertion_point(module_scope)
