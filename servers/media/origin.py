@@ -113,6 +113,7 @@ class OriginServer:
                 access_log=False,  # a path is a right
                 server_header=False,
                 limit_concurrency=1024,
+                timeout_keep_alive=3700,  # longer than the gateway keeps one that is idle, so that it never meets a closed one
                 timeout_graceful_shutdown=int(drain_seconds),
             )
         )

@@ -1,4 +1,4 @@
-"""Takes the picture of docs/lectures.md: `python -m tests.browser.lecture_picture FILE [--dark] [--width W]`, over a stack of its own."""
+"""Takes the picture of docs/lectures.md: `python -m tests.browser.lecture_picture FILE`, over a stack of its own."""
 
 import argparse
 import asyncio
