@@ -148,8 +148,9 @@ def _page_headers(page: str, frames: str, more: Mapping[str, str] = MappingProxy
     else it may use, by directive.
     """
     hashes: dict[str, list[str]] = {"script": [], "style": []}
-    for kind, text in re.findall(r"<(script|style)\b[^>]*>(.+?)</\1>", page, re.DOTALL):
-        hashes[kind].append(f"'{_digest(text)}'")
+    for kind, text in re.findall(r"<(script|style)\b[^>]*>(.*?)</\1>", page, re.DOTALL):
+        if text:
+            hashes[kind].append(f"'{_digest(text)}'")
     allowed = {f"{kind}-src": " ".join(found) for kind, found in hashes.items()} | {"connect-src": "'self'"}
     for directive, value in more.items():
         allowed[directive] = f"{allowed.get(directive, '')} {value}".strip()

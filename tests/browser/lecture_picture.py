@@ -7,6 +7,7 @@ from pathlib import Path
 from playwright.async_api import async_playwright
 
 from tests.browser.conftest import CHROMIUM, OPTIONS
+from tests.browser.test_lecture_page import FIRST_FRAME, so
 from tests.flows.lecturing import add_lecture
 from tests.stack import Stack, running
 
@@ -25,7 +26,7 @@ async def take(stack: Stack, chosen: argparse.Namespace) -> None:
             color_scheme=scheme,  # type: ignore[arg-type]
         )
         await page.goto(f"{stack.gateway}/lecture/sample#token={stack.token()}")
-        await page.wait_for_function("document.documentElement.dataset.firstFrameMs")
+        await so(page, FIRST_FRAME)
         await page.get_by_label("Captions").select_option("en")
         await page.locator("video").evaluate("video => { video.currentTime = 14; }")
         await asyncio.sleep(2)

@@ -100,7 +100,7 @@ def test_a_folder_that_climbs_out_is_refused_and_nothing_is_copied(stack: Stack,
     assert not (media(stack).parent.parent / "outside").exists()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"lectureId": 1}', '{"lectureID": "a"}', "\xff"])
+@pytest.mark.parametrize("text", ["", "[1]", '{"lectureId": 1}', '{"lectureID": "a"}', "\xff"])
 def test_a_file_that_is_no_lecture_is_refused(run: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "lecture.json").write_bytes(text.encode("latin-1"))
 
