@@ -5,9 +5,10 @@ from itertools import zip_longest
 from typing import Any
 
 import grpc
-from finalbell.v1 import admin_pb2, content_pb2, payment_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub, SessionAdminServiceStub
 from finalbell.v1.content_pb2_grpc import ContentServiceStub
+from finalbell.v1.lecture_pb2_grpc import LectureAdminServiceStub, LectureServiceStub
 from finalbell.v1.payment_pb2_grpc import PaymentAdminServiceStub, PaymentServiceStub
 from finalbell.v1.scoring_pb2_grpc import ScoringServiceStub
 from finalbell.v1.session_pb2_grpc import SessionServiceStub
@@ -41,6 +42,8 @@ class Admin:
         self._shop = PaymentServiceStub(authorized)
         self._payments = PaymentAdminServiceStub(authorized)
         self._content = ContentServiceStub(authorized)
+        self._lectures = LectureAdminServiceStub(authorized)
+        self._shown_lectures = LectureServiceStub(authorized)
 
     def close(self) -> None:
         """Close the connection."""
@@ -244,6 +247,24 @@ class Admin:
     def delete_series(self, series: str) -> None:
         """Forget a series."""
         self._stub.DeleteExamSeries(admin_pb2.DeleteExamSeriesRequest(series_id=series))
+
+    def set_lecture(self, request: lecture_pb2.SetLectureRequest) -> lecture_pb2.SetLectureResponse:
+        """Make or change a lecture."""
+        return self._lectures.SetLecture(request)
+
+    def lectures(self, topic: str) -> lecture_pb2.ListLecturesResponse:
+        """Return all lectures, or those of one topic."""
+        whole, after = lecture_pb2.ListLecturesResponse(), ""
+        while True:
+            page = self._shown_lectures.ListLectures(lecture_pb2.ListLecturesRequest(topic=topic, page_size=200, page_token=after))
+            whole.lectures.extend(page.lectures)
+            after = page.next_page_token
+            if not after:
+                return whole
+
+    def delete_lecture(self, lecture: str) -> None:
+        """Forget a lecture."""
+        self._lectures.DeleteLecture(lecture_pb2.DeleteLectureRequest(lecture_id=lecture))
 
     def create_rehearsal(self, exam: str, session_seconds: int) -> admin_pb2.ExamReport:
         """Make a shadow of an exam, whose sessions last at least so long."""

@@ -5,7 +5,7 @@ These files import what is slow (gRPC, drivers, cryptography) inside the command
 
 import typer
 
-from ops import bank, exam, grading, leaderboard, payments, product, receipt, scoring, series, session, stack, tokens
+from ops import bank, exam, grading, leaderboard, lecture, payments, product, receipt, scoring, series, session, stack, tokens
 from ops.audit.command import audit
 from ops.rehearse.command import rehearse
 
@@ -15,6 +15,7 @@ for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, to
 app.add_typer(exam.app, name="exam")
 app.add_typer(bank.app, name="bank")
 app.add_typer(leaderboard.app, name="leaderboard")
+app.add_typer(lecture.app, name="lecture")
 app.add_typer(series.app, name="series")
 app.add_typer(session.app, name="session")
 app.add_typer(scoring.app, name="scoring")

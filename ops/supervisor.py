@@ -15,7 +15,7 @@ from types import FrameType
 from ops import accounts, children, database, ports, processes
 from ops.children import Child
 from ops.home import Home, read_json, wait, write_private
-from ops.keys import make_keys, make_receipt_keys
+from ops.keys import make_keys, make_media_keys, make_receipt_keys
 from ops.nursery import Nursery
 from ops.processes import Addresses, Process
 from ops.selling import sandboxed
@@ -88,6 +88,7 @@ class Supervisor:
         held.callback(self._stop)  # after the lock and the ports: they are given back when nothing uses them any more
         make_keys(self.home)
         make_receipt_keys(self.home)
+        make_media_keys(self.home)
         self.say("starting PostgreSQL, Redis and NATS")
         held.callback(self.nursery.close)
         self.nursery.open()  # it loads meanwhile

@@ -154,6 +154,19 @@ class SessionNotFound(Refusal):
         super().__init__("There is no such session. Check the id, and that the token is the one that started it.")
 
 
+class LectureNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "LECTURE_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such lecture.")
+
+
+class MediaNotConfigured(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "MEDIA_NOT_CONFIGURED"
+
+
 class StatisticsNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "STATISTICS_NOT_FOUND"

@@ -75,6 +75,8 @@ EVERYWHERE = [
     *(role(f"{name}Leaderboard", "proctor", examId="w-open") for name in ("Freeze", "Reveal", "Release")),
     role("SetExamSeries", "proctor", seriesId="w-series", examIds=["w-open"]),
     role("DeleteExamSeries", "proctor", seriesId="w-series"),
+    role("SetLecture", "proctor", lectureId="w-lecture", title="A lecture", durationSeconds=1),
+    role("DeleteLecture", "wally", lectureId="sample"),
     role("ListResults", "wally", examId="w-strict"),
     role("ListExamReports", "grader"),
     role("GetExamReport", "wally", examId="w-strict"),
@@ -519,6 +521,15 @@ BOARD = [
     ),
 ]
 
+LECTURES = [
+    Row("lectures: malformed id", "GetLecture", {"lectureId": "W"}, names="lectureId"),
+    Row("lectures: unknown", "GetLecture", {"lectureId": "w-nowhere"}, "NOT_FOUND", "LECTURE_NOT_FOUND"),
+    Row("lectures: playback of none", "GetPlayback", {"lectureId": "w-nowhere"}, "NOT_FOUND", "LECTURE_NOT_FOUND"),
+    Row("lectures: made-up page token", "ListLectures", {"pageToken": "made-up"}, names="pageToken"),
+    Row("lectures: page of 201", "ListLectures", {"pageSize": 201}, names="pageSize"),
+    Row("lectures: NUL in the topic", "ListLectures", {"topic": "a\0b"}, names="topic"),
+]
+
 # Staff
 
 
@@ -530,7 +541,31 @@ def series(what: str, names: str, **fields: Any) -> Row:
     return Row(f"series: {what}", "SetExamSeries", {"seriesId": "w-series", **fields}, names=names, who="admin")
 
 
+def lecture(what: str, names: str, **fields: Any) -> Row:
+    whole = {"lectureId": "w-lecture", "title": "A lecture", "durationSeconds": 1, **fields}
+    return Row(f"lecture: {what}", "SetLecture", whole, names=names, who="admin")
+
+
+CAPTIONS = {"language": "en", "label": "English", "file": "en.vtt"}
+
 STAFF = [
+    lecture("without a title", "title", title=""),
+    lecture("NUL in the title", "title", title="a\0b"),
+    lecture("malformed id", "lectureId", lectureId="W"),
+    lecture("no time at all", "durationSeconds", durationSeconds=0),
+    lecture("more than a day", "durationSeconds", durationSeconds=86_401),
+    lecture("a folder that climbs", "folder", folder=".."),
+    lecture("a folder in a folder", "folder", folder="a/b"),
+    *(
+        lecture(f"playlist {name}", "playlist", playlist=name)
+        for name in ("../x.m3u8", "/x.m3u8", "x.mp4", "a//b.m3u8", "x.m3u8\n")
+    ),
+    lecture("captions that climb", "captions[0].file", captions=[{**CAPTIONS, "file": "../en.vtt"}]),
+    lecture("captions in no language", "captions[0].language", captions=[{**CAPTIONS, "language": "english!"}]),
+    lecture("captions without a label", "captions[0].label", captions=[{**CAPTIONS, "label": ""}]),
+    lecture("a language twice", "captions[1].language", captions=[CAPTIONS, {**CAPTIONS, "language": "EN"}]),
+    lecture("51 captions", "captions", captions=[CAPTIONS] * 51),
+    Row("lecture: not there", "DeleteLecture", {"lectureId": "w-nowhere"}, "NOT_FOUND", "LECTURE_NOT_FOUND", who="admin"),
     *(lever(name, "NOT_FOUND", "EXAM_NOT_FOUND", examId="w-nowhere") for name in ("Freeze", "Reveal", "Release")),
     lever("Reveal", names="steps", examId="w-strict", steps=0),
     lever("Reveal", names="steps", examId="w-strict", steps=101),
@@ -719,4 +754,4 @@ STAFF = [
     ),
 ]
 
-ROWS = [*EVERYWHERE, *START, *SAVE, *BATCH, *PAUSE, *SUBMIT, *READ, *BOARD, *STAFF]
+ROWS = [*EVERYWHERE, *START, *SAVE, *BATCH, *PAUSE, *SUBMIT, *READ, *BOARD, *LECTURES, *STAFF]

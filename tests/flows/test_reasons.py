@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, payment_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
 from finalbell.v1.payment_pb2_grpc import PaymentServiceStub
 from google.protobuf.message import Message
@@ -24,6 +24,7 @@ from ops.keys import mint
 from servers.errors import Refusal
 from servers.messages import write_page_token
 from tests.faults.harm import fetch
+from tests.flows.lecturing import add_lecture
 from tests.flows.transports import TRANSPORTS, Native, Reply, native_refusal, transport
 from tests.stack import Stack, bearer, eventually, fresh
 
@@ -51,6 +52,7 @@ NEEDS_A_FAULT = {
     "GATEWAY_UNAVAILABLE": "a payment gateway has to be away: tests/flows/test_payments.py",
     "CHECKOUT_REFUSED": "the sandbox takes every order and currency: tests/flows/test_payments.py",
     "REFUND_BY_HAND": "the sandbox gives everything back itself: tests/flows/test_payments.py",
+    "MEDIA_NOT_CONFIGURED": "the content service has to be started without media: tests/flows/test_lectures.py",
     "GRADE_DIFFERS": "an essay has to be graded before: tests/flows/test_grading.py",
 }
 """Reasons that no call gives while everything works; each with where it is proved, or why it cannot be."""
@@ -188,6 +190,18 @@ async def a_student_lists_anothers_sessions(stack: Stack, small_exam: dict[str, 
 async def not_bought(stack: Stack, small_exam: dict[str, Any]) -> Case:
     exam = await imported(stack, small_exam, productId="mock-2026")
     return Case("StartSession", session_pb2.StartSessionRequest(exam_id=exam), stack.token())
+
+
+@gives("ENTITLEMENT_REQUIRED")
+async def a_lecture_that_is_not_bought(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    lecture, product = fresh("t"), fresh("p")
+    await add_lecture(stack, lecture, product)
+    return Case("GetPlayback", lecture_pb2.GetPlaybackRequest(lecture_id=lecture), stack.token())
+
+
+@gives("LECTURE_NOT_FOUND")
+async def a_lecture_that_never_was(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetPlayback", lecture_pb2.GetPlaybackRequest(lecture_id="no-such-lecture"), stack.token())
 
 
 @gives("NOT_ENROLLED")
@@ -622,6 +636,7 @@ async def test_facts_of_a_refusal_travel_with_it(stack: Stack, small_exam: dict[
     wanted = {
         starts_too_early: {"opensAt"},
         not_bought: {"productId"},
+        a_lecture_that_is_not_bought: {"productIds"},
         saves_after_the_end: {"endsAt", "serverTime"},
         submits_after_the_end: {"endsAt", "serverTime", "submitted"},
         starts_once_more: {"maxAttempts"},

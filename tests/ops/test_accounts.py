@@ -41,8 +41,10 @@ RIGHTS: dict[str, dict[str, str]] = {
         "exam_session": "s",
     },
     "content": {
-        **dict.fromkeys(("bank", "entitlement", "exam", "exam_paper", "exam_product", "exam_session", "practice_question"), "S"),
-        **dict.fromkeys(("product_opens", "question", "sealed_paper", "setting"), "S"),
+        **dict.fromkeys(
+            ("bank", "entitlement", "exam", "exam_paper", "exam_product", "exam_session", "lecture", "practice_question"), "S"
+        ),
+        **dict.fromkeys(("practice_question", "product_opens", "question", "sealed_paper", "setting"), "S"),
         "result": "s",
     },
     "payments": {
@@ -56,7 +58,7 @@ RIGHTS: dict[str, dict[str, str]] = {
     "admin": {
         **dict.fromkeys(("result", "result_history", "session_answer", "session_pause", "setting"), "S"),
         "standing": "Su",
-        **dict.fromkeys(("exam_series", "exam_series_member"), "SIUD"),
+        **dict.fromkeys(("exam_series", "exam_series_member", "lecture"), "SIUD"),
         **dict.fromkeys(("audit_log", "deadline_adjustment", "exam_key", "exam_paper", "question"), "SI"),
         **dict.fromkeys(("keys.answer_key", "keys.explanation"), "SI"),
         **dict.fromkeys(("accommodation", "exam"), "SIU"),
