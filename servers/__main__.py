@@ -217,8 +217,9 @@ async def leaderboard(parts: Parts) -> Hosted:
 async def content(parts: Parts) -> Hosted:
     settings = parts.settings
     signer = PathSigner(settings.media_url, media_keys(settings)[0]) if settings.media_url else None
-    lectures = LectureService(parts.lectures, signer, settings.media_seconds)
-    servicer = ContentService(Shelves(parts.catalog, parts.banks), Doors(parts.entitlements))
+    shelves, doors = Shelves(parts.catalog, parts.banks, parts.lectures), Doors(parts.entitlements)
+    lectures = LectureService(shelves, doors, signer, settings.media_seconds)
+    servicer = ContentService(shelves, doors)
     return Hosted(
         services=[
             (content_pb2.DESCRIPTOR.services_by_name["ContentService"], servicer),

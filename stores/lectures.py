@@ -1,7 +1,7 @@
-"""Lectures: what they are and where their media lie, and who may play them."""
+"""Lectures: what they are, where their media lie, and what opens them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,7 +9,8 @@ import asyncpg
 
 from stores.catalog import record
 
-LECTURE = "id, title, description, topic, duration_seconds, folder, playlist, captions::text"
+LECTURE = """id, title, description, topic, duration_seconds, folder, playlist, captions::text,
+  ARRAY(SELECT product_id FROM product_opens o WHERE o.kind = 'LECTURE' AND o.ref = lecture.id ORDER BY product_id) AS products"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +34,8 @@ class Lecture:
     folder: str
     playlist: str
     captions: tuple[Captions, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """The products that open something, by id, and whether a student owns one of them now. Without products it is free."""
-
     products: tuple[str, ...] = ()
-    owned: bool = False
-
-    @property
-    def open(self) -> bool:
-        """Whether the student may have it."""
-        return self.owned or not self.products
+    """Any of them opens it, as `product_opens` says; none: it is open to everybody."""
 
 
 class SetOutcome(StrEnum):
@@ -74,21 +64,6 @@ class Lectures:
             *(topic, after, count),
         )
         return [_lecture(row) for row in rows]
-
-    async def openings(self, student: str, lectures: Sequence[str]) -> Mapping[str, Opening]:
-        """Return, for each lecture, what opens it and whether the student owns that now: granted, not taken back, not run out."""
-        rows = await self._pool.fetch(
-            """
-            SELECT o.ref, array_agg(o.product_id ORDER BY o.product_id) AS products, bool_or(e.product_id IS NOT NULL) AS owned
-            FROM product_opens o
-            LEFT JOIN entitlement e ON e.student_id = $1 AND e.product_id = o.product_id
-              AND e.revoked_at IS NULL AND (e.expires_at IS NULL OR e.expires_at > now())
-            WHERE o.kind = 'LECTURE' AND o.ref = ANY ($2) GROUP BY o.ref
-            """,
-            *(student, list(lectures)),
-        )
-        sold = {row["ref"]: Opening(tuple(row["products"]), row["owned"]) for row in rows}
-        return {lecture: sold.get(lecture, Opening()) for lecture in lectures}
 
     async def set(self, lecture: Lecture, actor: str) -> SetOutcome:
         """Make a lecture, or change it, on record; one that is the same already stays as it is, and no record is made."""
@@ -123,7 +98,7 @@ class Lectures:
 def _lecture(row: asyncpg.Record) -> Lecture:
     captions = tuple(Captions(one["language"], one["label"], one["file"]) for one in json.loads(row["captions"]))
     names = ("id", "title", "description", "topic", "duration_seconds", "folder", "playlist")
-    return Lecture(**{name: row[name] for name in names}, captions=captions)
+    return Lecture(**{name: row[name] for name in names}, captions=captions, products=tuple(row["products"]))
 
 
 def _json(captions: Sequence[Captions]) -> str:

@@ -17,7 +17,7 @@ class Doors:
     async def admit(self, student: str, products: Sequence[str], reply: Reply) -> None:
         """Refuse who owns none of the products that open something; nothing opens what is open to everybody."""
         if products and not reply.take(await self._entitlements.owns(student, products)):
-            raise errors.EntitlementRequired("This has to be bought first.", productId=products[0])
+            raise errors.EntitlementRequired("This has to be bought first.", productId=products[0], productIds=",".join(products))
 
     async def owned(self, student: str, reply: Reply) -> frozenset[str]:
         """Return what a student owns; where nobody can say nothing, in a reply that is stale."""

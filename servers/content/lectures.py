@@ -1,50 +1,58 @@
 """LectureService: what lectures there are, who may play them, and links that do."""
 
+from collections.abc import Sequence, Set
 from time import time
 
 from finalbell.v1 import lecture_pb2 as pb
 
 from servers import errors
+from servers.content.doors import Doors
+from servers.content.replies import Reply, encoded
+from servers.content.shelves import Shelves
 from servers.links import Signer, good_until
 from servers.messages import exam_position, read_page_token, timestamp, write_page_token
 from servers.serving.wrap import Call
-from stores.lectures import Lecture, Lectures, Opening
+from stores.lectures import Lecture
 
 
 class LectureService:
-    """Serves lectures to everybody with a token, and links to those who may play them."""
+    """Serves lectures to everybody with a token, and links to those who may play them; what it has read before also while
+    PostgreSQL is away."""
 
-    def __init__(self, lectures: Lectures, signer: Signer | None, link_seconds: int) -> None:
-        self._lectures = lectures
+    def __init__(self, shelves: Shelves, doors: Doors, signer: Signer | None, link_seconds: int) -> None:
+        self._shelves = shelves
+        self._doors = doors
         self._signer = signer
         self._link_seconds = link_seconds
 
-    async def ListLectures(self, request: pb.ListLecturesRequest, call: Call) -> pb.ListLecturesResponse:
-        count, scope = request.page_size or 50, f"lectures/{request.topic}"
+    async def ListLectures(self, request: pb.ListLecturesRequest, call: Call) -> bytes:
+        reply, count, scope = Reply(call), request.page_size or 50, f"lectures/{request.topic}"
         after = read_page_token(request.page_token, scope, exam_position) or ""
-        found = await self._lectures.lectures(request.topic, after, count + 1)
-        page = found[:count]
-        openings = await self._lectures.openings(call.caller.student, [lecture.id for lecture in page])
-        call.header("cache-control", "private")
-        return pb.ListLecturesResponse(
-            lectures=[_message(lecture, openings[lecture.id]) for lecture in page],
-            next_page_token=write_page_token(page[-1].id, scope) if len(found) > count else "",
+        found = reply.take(await self._shelves.lectures(request.topic, after, count + 1))
+        page, owned = found[:count], await self._owned(found[:count], call, reply)
+        return reply.send(
+            encoded(
+                pb.ListLecturesResponse(
+                    lectures=[_message(lecture, owned) for lecture in page],
+                    next_page_token=write_page_token(page[-1].id, scope) if len(found) > count else "",
+                )
+            )
         )
 
-    async def GetLecture(self, request: pb.GetLectureRequest, call: Call) -> pb.GetLectureResponse:
-        lecture, opening = await self._find(request.lecture_id, call)
-        call.header("cache-control", "private")
-        return pb.GetLectureResponse(lecture=_message(lecture, opening))
+    async def GetLecture(self, request: pb.GetLectureRequest, call: Call) -> bytes:
+        reply = Reply(call)
+        lecture = await self._find(request.lecture_id, reply)
+        owned = await self._owned([lecture], call, reply)
+        return reply.send(encoded(pb.GetLectureResponse(lecture=_message(lecture, owned))))
 
     async def GetPlayback(self, request: pb.GetPlaybackRequest, call: Call) -> pb.GetPlaybackResponse:
-        lecture, opening = await self._find(request.lecture_id, call)
-        if not opening.open:
-            products = ",".join(opening.products)
-            raise errors.EntitlementRequired("This lecture needs a product that you do not own.", productIds=products)
+        reply = Reply(call)
+        lecture = await self._find(request.lecture_id, reply)
+        await self._doors.admit(call.caller.student, lecture.products, reply)
         if self._signer is None:
             raise errors.MediaNotConfigured("This installation has no media: lectures cannot be played.")
         expires = good_until(time(), self._link_seconds)
-        call.header("cache-control", "private, no-store")
+        reply.mark("private, no-store")
         return pb.GetPlaybackResponse(
             playback=pb.Playback(
                 lecture_id=lecture.id,
@@ -58,15 +66,18 @@ class LectureService:
             )
         )
 
-    async def _find(self, lecture_id: str, call: Call) -> tuple[Lecture, Opening]:
-        lecture = await self._lectures.lecture(lecture_id)
-        if lecture is None:
+    async def _find(self, lecture_id: str, reply: Reply) -> Lecture:
+        kept = await self._shelves.lecture(lecture_id)
+        if kept is None:
             raise errors.LectureNotFound
-        openings = await self._lectures.openings(call.caller.student, [lecture.id])
-        return lecture, openings[lecture.id]
+        return reply.take(kept)
+
+    async def _owned(self, lectures: Sequence[Lecture], call: Call, reply: Reply) -> Set[str]:
+        """Return what the caller owns, where any of these lectures asks for it."""
+        return await self._doors.owned(call.caller.student, reply) if any(one.products for one in lectures) else frozenset()
 
 
-def _message(lecture: Lecture, opening: Opening) -> pb.Lecture:
+def _message(lecture: Lecture, owned: Set[str]) -> pb.Lecture:
     return pb.Lecture(
         lecture_id=lecture.id,
         title=lecture.title,
@@ -74,6 +85,6 @@ def _message(lecture: Lecture, opening: Opening) -> pb.Lecture:
         topic=lecture.topic,
         duration_seconds=lecture.duration_seconds,
         captions=[pb.CaptionLanguage(language=one.language, label=one.label) for one in lecture.captions],
-        playable=opening.open,
-        product_ids=opening.products,
+        playable=not lecture.products or not owned.isdisjoint(lecture.products),
+        product_ids=lecture.products,
     )

@@ -10,6 +10,7 @@ from servers.content.replies import Encoded, encoded
 from servers.messages import paper_message, question_message
 from stores.banks import Bank, Banks, PlacedQuestion, Practice
 from stores.catalog import Catalog, QuestionText, Sat, SealedPaper, Seat
+from stores.lectures import Lecture, Lectures
 from stores.records import Exam
 from stores.shelf import FOR_EVER, Absence, Kept, Shelf, Terms, Value
 
@@ -38,11 +39,12 @@ Chunk = Sequence[tuple[int, bytes]]
 
 
 class Shelves:
-    """Exams, papers, explanations, practice questions."""
+    """Exams, papers, explanations, practice questions, lectures."""
 
-    def __init__(self, catalog: Catalog, banks: Banks) -> None:
+    def __init__(self, catalog: Catalog, banks: Banks, lectures: Lectures) -> None:
         self._catalog = catalog
         self._bank_store = banks
+        self._lecture_store = lectures
         absence = Absence()
 
         def shelf(name: str, terms: Terms, most: int, weigh: Callable[[Any], int] = lambda _: 1) -> Shelf[Any, Any]:
@@ -58,6 +60,8 @@ class Shelves:
         self._texts: Shelf[tuple[str, int, int], Mapping[str, str]] = shelf("explanations", TEXTS, 32 * MIB, _texts)
         self._banks: Shelf[str, Mapping[str, Bank]] = shelf("banks", POLICIES, 1)
         self._chunks: Shelf[tuple[str, int, str, int, int], Chunk] = shelf("questions", PRACTICE, 64 * MIB, _pieces)
+        self._lectures: Shelf[str, Lecture] = shelf("lectures", POLICIES, 10_000)
+        self._lecture_lists: Shelf[tuple[str, str, int], Sequence[Lecture]] = shelf("lecture lists", POLICIES, 100_000, _count)
         self._practices: Shelf[tuple[str, int, str], Practice] = shelf("solutions", PRACTICE, 32 * MIB, _size)
 
     async def exam(self, exam: str) -> Kept[Exam] | None:
@@ -124,6 +128,16 @@ class Shelves:
         key = (bank.id, bank.version, question)
         return await self._practices.get(key, lambda: self._bank_store.practice(bank.id, question))
 
+    async def lecture(self, lecture: str) -> Kept[Lecture] | None:
+        """Return a lecture; None: there is none."""
+        return await self._lectures.get(lecture, lambda: self._lecture_store.lecture(lecture))
+
+    async def lectures(self, topic: str, after: str, count: int) -> Kept[Sequence[Lecture]]:
+        """Return up to `count` lectures whose id comes after `after`, by id: of one topic, or of all where it is empty."""
+        return _there(
+            await self._lecture_lists.get((topic, after, count), lambda: self._lecture_store.lectures(topic, after, count))
+        )
+
 
 def _there(kept: Kept[Value] | None) -> Kept[Value]:
     if kept is None:
@@ -149,8 +163,8 @@ def _pieces(chunk: Chunk) -> int:
     return 100 + sum(100 + len(piece) for _, piece in chunk)
 
 
-def _count(exams: Sequence[Exam]) -> int:
-    return 1 + len(exams)
+def _count(found: Sequence[object]) -> int:
+    return 1 + len(found)
 
 
 def _size(practice: Practice) -> int:

@@ -6,9 +6,9 @@ import pytest
 
 from servers.payments import rules
 from stores.connect import Stores
-from stores.lectures import Captions, Lecture, Lectures, Opening, SetOutcome
+from stores.lectures import Captions, Lecture, Lectures, SetOutcome
 from stores.ledger import Ledger
-from stores.money import Grant, Product
+from stores.money import Product
 from tests.stack import fresh
 
 NOW = 1_790_000_000_000
@@ -63,27 +63,16 @@ async def test_lectures_come_by_id_of_one_topic_or_of_all(lectures: Lectures) ->
     assert {one.id for one in mine} < set(everything)
 
 
-async def test_what_opens_a_lecture_is_owned_or_not_by_the_ledger_parts_of_bundles_too(stores: Stores, lectures: Lectures) -> None:
+async def test_a_lecture_has_the_products_that_open_it_themselves(stores: Stores, lectures: Lectures) -> None:
     ledger = Ledger(stores.postgres, rules.fold, rules.mismatch, rules.whole, rules.owned_until)
     sold, free = a_lecture(), a_lecture()
     course, alone = (Product(fresh(kind), "One", "", 100, "USD", None, True, (), (("LECTURE", sold.id),)) for kind in ("pa", "pb"))
     bundle = Product(fresh("pc"), "Both", "", 150, "USD", None, True, (course.id,), ())
     exam = Product(fresh("pd"), "Exam", "", 100, "USD", None, True, (), (("EXAM", sold.id),))
     await ledger.keep([course, alone, bundle, exam], [], "operator")
-    buyer, stranger, sitter, late = (fresh("s") for _ in range(4))
-    grant = Grant("admin", True, "a gift", NOW, None)
-    await ledger.grant(buyer, bundle.id, grant, "operator")
-    await ledger.grant(sitter, exam.id, grant, "operator")
-    await ledger.grant(late, alone.id, replace(grant, starts_ms=1_000, ends_ms=2_000), "operator")
+    for one in (sold, free):
+        await lectures.set(one, "operator")
 
-    async def opening(student: str) -> Opening:
-        return (await lectures.openings(student, [sold.id]))[sold.id]
+    found = {one.id: await lectures.lecture(one.id) for one in (sold, free)}
 
-    assert await lectures.openings(stranger, [free.id]) == {free.id: Opening((), owned=False)}
-    assert Opening().open
-    assert await opening(buyer) == Opening((course.id, alone.id), owned=True)
-    assert [(await opening(student)).open for student in (stranger, sitter, late)] == [False] * 3
-
-    await ledger.grant(buyer, bundle.id, replace(grant, granted=False), "operator")
-
-    assert not (await opening(buyer)).open
+    assert found == {sold.id: replace(sold, products=(course.id, alone.id)), free.id: free}
