@@ -107,7 +107,7 @@ class OriginServer:
         self._server = _Server(
             uvicorn.Config(
                 origin,
-                **where,  # type: ignore[arg-type]
+                **where,
                 lifespan="off",
                 log_config=None,
                 access_log=False,  # a path is a right
