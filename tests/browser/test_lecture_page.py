@@ -232,6 +232,25 @@ async def test_a_segment_that_is_wanted_after_the_link_has_expired_comes_by_the_
     await page.close()
 
 
+async def test_captions_that_are_first_chosen_after_the_link_has_expired_are_shown(hasty: Stack, page: Page) -> None:
+    lecture = fresh("t")
+    await add_lecture(hasty, lecture)
+    await opened(hasty, page, lecture, hasty.token())
+    await page.locator("video").evaluate("video => { video.currentTime = 3; }")
+    first = await page.evaluate("document.querySelector('track').src")
+    async with hasty.rest() as http:
+
+        async def expired() -> bool:
+            return (await http.get(first)).status_code == 403
+
+        await eventually(expired)
+
+    await page.get_by_label("Captions").select_option("uz")
+
+    await so(page, f"({CUE})() === {UZBEK!r}")
+    await page.close()
+
+
 async def test_a_lecture_that_is_taken_back_locks_while_it_plays(hasty: Stack, page: Page) -> None:
     lecture, product, student = fresh("t"), fresh("p"), fresh("s")
     await add_lecture(hasty, lecture, product)
