@@ -77,7 +77,7 @@ async def test_a_lecture_says_what_it_is_and_what_opens_it(stack: Stack) -> None
         "playable": False,
         "productIds": [first, second],
     }
-    assert reply.headers["cache-control"] == "private"
+    assert reply.headers["cache-control"] == "private, max-age=0, stale-if-error=86400"
 
 
 # Who may

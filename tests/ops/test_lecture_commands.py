@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ops.main import app
 from ops.sample import SAMPLE_LECTURE
 from tests.flows.lecturing import media
-from tests.stack import Stack, fresh
+from tests.stack import Stack, eventually, fresh
 
 Run = Callable[..., Result]
 
@@ -116,13 +116,17 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(run: Run, tmp_path: Path
     assert (refused.exit_code, refused.output) == (1, f"{tmp_path / 'none.json'} cannot be read: No such file or directory\n")
 
 
-def test_lectures_are_listed_with_what_opens_them(run: Run, file: Path) -> None:
+async def test_lectures_are_listed_with_what_opens_them(run: Run, file: Path) -> None:
     lecture = fields(file)["lectureId"]
     run("import", file)
 
-    listed, as_json = run("list"), json.loads(run("list", "--topic", "arithmetic", "--json").output)
+    async def listing() -> str:
+        return next((line for line in run("list").output.splitlines() if lecture in line), "")
 
-    assert next(line for line in listed.output.splitlines() if lecture in line).split()[-5:] == [
+    listed = await eventually(listing, 5)  # lists are kept for a second
+    as_json = json.loads(run("list", "--topic", "arithmetic", "--json").output)
+
+    assert listed.split()[-5:] == [
         "uz",
         *["nothing:", "it", "is", "free"],
     ]
