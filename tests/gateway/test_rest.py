@@ -592,7 +592,7 @@ async def test_a_page_from_a_known_origin_may_call(edge: Edge, origin: str) -> N
     for answer in (asked, reply, refused):
         assert answer.headers["access-control-allow-origin"] == origin
         exposed = set(answer.headers["access-control-expose-headers"].split(", "))
-        assert exposed == {"grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "etag"}
+        assert exposed == {"grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "etag", "x-finalbell-stale"}
     assert set(asked.headers["access-control-allow-methods"].split(", ")) == {"GET", "PUT", "PATCH", "POST", "OPTIONS"}
     assert set(asked.headers["access-control-allow-headers"].split(", ")) == {
         "authorization",
