@@ -74,7 +74,8 @@ def _here(text: str, stack: Stack) -> str:
         ".venv/bin/finalbell", f"{sys.executable} -m ops.main"
     )
     return re.sub(
-        r"(-m ops\.main (?:scoring dlq \w+|(?:bank|exam|grading|leaderboard|receipt|session|scoring) \w+|audit|token|status|rehearse))",
+        r"(-m ops\.main (?:scoring dlq \w+|(?:bank|exam|grading|leaderboard|receipt|session|scoring) \w+"
+        r"|audit|token|status|rehearse))",
         rf"\1 --home {stack.home}",
         text,
     )
