@@ -71,7 +71,8 @@ class _Entry(Generic[Value]):
     value: Value
     weight: int
     read_at: float
-    fresh: bool = True
+    era: int
+    """Which of the shelf's eras it was read in; -1: it expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Shelf(Generic[Key, Value]):
         self._weight = 0
         self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
         self._flights: dict[Key, _Flight[Value | None]] = {}
+        self._era = 0
         self._absence = absence or Absence()
         gauges.cached(name, self._entries)
 
@@ -113,7 +115,7 @@ class Shelf(Generic[Key, Value]):
         entry = self._entries.get(key)
         if entry is not None:
             self._entries.move_to_end(key)
-            if entry.fresh and now - entry.read_at < self._terms.fresh_seconds:
+            if entry.era == self._era and now - entry.read_at < self._terms.fresh_seconds:
                 return Kept(entry.value)
             if now - entry.read_at >= self._terms.stale_seconds:
                 entry = None
@@ -137,13 +139,13 @@ class Shelf(Generic[Key, Value]):
     def expire(self, key: Key) -> None:
         """Forget that something is fresh, also of a read that is under way: it is read again before it is given, if it can be."""
         if (entry := self._entries.get(key)) is not None:
-            entry.fresh = False
+            entry.era = -1
         self._flights.pop(key, None)
 
     def expire_all(self) -> None:
-        """Forget of everything that it is fresh."""
-        for key in [*self._entries, *self._flights]:
-            self.expire(key)
+        """Forget of everything that it is fresh, however much it is."""
+        self._era += 1
+        self._flights.clear()
 
     def _take_off(self, key: Key, read: Callable[[], Coroutine[Any, Any, Value | None]]) -> "_Flight[Value | None]":
         began = monotonic()
@@ -172,7 +174,7 @@ class Shelf(Generic[Key, Value]):
             self._weight -= before.weight
         if value is None or (weight := self._weigh(value)) > self._most:
             return
-        self._entries[key] = _Entry(value, weight, read_at)
+        self._entries[key] = _Entry(value, weight, read_at, self._era)
         self._weight += weight
         while self._weight > self._most:
             self._weight -= self._entries.popitem(last=False)[1].weight
