@@ -40,6 +40,8 @@ def test_a_reader_can_paste_every_command(stack: Stack, tmp_path: Path) -> None:
     assert "power cut in hall B" in ran.stdout
     assert "#EXT-X-STREAM-INF" in ran.stdout
     assert '"right":true' in ran.stdout
+    assert '"ENTITLEMENT_REQUIRED"' in ran.stdout
+    assert "0 days with a drift" in ran.stdout
     assert "finalbell-sealed-paper/1" in ran.stdout
     if GRPCURL is not None:
         assert '"question_order"' in ran.stdout
