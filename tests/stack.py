@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -20,6 +21,7 @@ import httpx
 from finalbell.v1 import admin_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
 
+from ops.accounts import postgres_role
 from ops.keys import mint
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +50,12 @@ class Stack:
     def address(self, unit: str) -> str:
         """Where a service listens for gRPC, past the gateway."""
         return str(self.read()["services"][unit]["grpc"])
+
+    def postgres(self, account: str) -> str:
+        """PostgreSQL's address as a service has it, with its password."""
+        own = urlsplit(str(self.read()["postgres"]))
+        password = json.loads((self.home / "secrets.json").read_text())[account]
+        return own._replace(netloc=f"{postgres_role(account)}:{password}@{own.hostname}:{own.port}").geturl()
 
     def token(self, student: str | None = None, *, cohorts: Sequence[str] = (), roles: Sequence[str] = ()) -> str:
         """A signed token, for a fresh student unless one is named."""
