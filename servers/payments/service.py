@@ -48,7 +48,7 @@ class PaymentService:
             uuid5(NAMESPACE_OID, f"{call.caller.student}/{call.key}") if call.key else None,
             VALID_SECONDS,
         )
-        product = (await self._ledger.products()).get(wanted.product)
+        product = await self._ledger.product(wanted.product)
         if product is not None and product.amount and not provider.takes(product.currency):
             raise errors.CheckoutRefused(f"This payment provider does not take {product.currency}.", provider=provider.name)
         order = await self._ordered(wanted)
@@ -110,7 +110,9 @@ class PaymentService:
 
     async def _opened(self, order: Order, provider: Provider) -> Order:
         """Have the gateway take an order; one that it refuses has failed, so that another can be made."""
-        product = (await self._ledger.products())[order.product]
+        product = await self._ledger.product(order.product)
+        if product is None:  # orders refer to it
+            raise errors.ProductNotFound
         try:
             opened = await provider.open(order, product)
         except GatewayAway as away:
