@@ -133,6 +133,7 @@ class Storm:
 
         await asyncio.gather(*(one(number) for number in range(purchases)))
         await self._post(len(self._mail))
+        self._gateway.line = self._straight  # those that ask do so until they are answered
         await self._gateway.catch_up()
         seconds, began = time.monotonic() - began, time.monotonic()
         rounds = 0
@@ -233,6 +234,9 @@ class Storm:
         self._expect(self._gateway.asks and self._gateway.refused(said), "a forged call was believed")
 
     # The line of those that ask
+
+    async def _straight(self, call: Call) -> Said:
+        return await self._provider.hear(self._gateway.sign(call, self._gateway.now_ms()), self._books)
 
     async def _line(self, call: Call) -> Said | None:
         fate = self._chance.choices(["through", "lost", "answer lost", "doubled"], [64, 12, 12, 12])[0]
