@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -259,6 +259,9 @@ class SimulatedStripe:
         self.away = False
         self.cuts = 0
         """So many answers are lost on their way, after what they answer was done."""
+        self.holds = Event()
+        """While it is clear, answers to what makes a session wait."""
+        self.holds.set()
         self._taken = 0
         self.server = _server(self)
         self.stripe_provider = self.stripe()
@@ -390,6 +393,8 @@ def _server(simulated: SimulatedStripe) -> ThreadingHTTPServer:
                     key = self.headers.get("idempotency-key")
                     status, said = account.answer(self.command, urlsplit(self.path).path, asked, key)
                     said = copy.deepcopy(said)
+                if self.command == "POST" and self.path.endswith("/sessions"):
+                    simulated.holds.wait(10)
                 if simulated.cuts:
                     simulated.cuts -= 1
                     self.close_connection = True

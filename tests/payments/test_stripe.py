@@ -103,8 +103,9 @@ async def test_a_malformed_signature_is_forged(shared: SimulatedStripe, till: Ti
 
 @given(header=st.text(max_size=60), body=st.binary(max_size=60))
 async def test_whatever_is_sent_without_a_signature_is_forged(
-    shared: SimulatedStripe, till: Till, header: str, body: bytes
+    shared: SimulatedStripe, ledger: Ledger, header: str, body: bytes
 ) -> None:
+    till = Till(ledger, "stripe")
     with pytest.raises(Forged):
         await shared.provider.hear(Heard({"stripe-signature": header}, body, shared.now_ms()), till)
 
