@@ -35,6 +35,8 @@ class Shop:
     stripe: SimulatedStripe
     pool: asyncpg.Pool
     ledger: Ledger
+    http: httpx.AsyncClient
+    """Gateways' way to the stack: without a token."""
 
     # Staff
 
@@ -92,8 +94,7 @@ class Shop:
     async def post(self, heard: Heard, path: str = WEBHOOK) -> httpx.Response:
         """Make a gateway's call."""
         headers = {"content-type": "application/json; charset=utf-8", **heard.headers}
-        async with self.stack.rest() as http:
-            return await http.post(path, content=heard.body, headers=headers)
+        return await self.http.post(path, content=heard.body, headers=headers)
 
     async def hear(self, calls: Sequence[Call]) -> list[int]:
         """Make Stripe's calls, one by one, and return the statuses that they are answered with."""
@@ -121,8 +122,8 @@ async def selling(**environment: str) -> AsyncIterator[Shop]:
             file = Path(folder) / "payments.json"
             file.write_text(json.dumps(_gateways(stripe)))
             with running(FINALBELL_PAYMENTS=str(file), **environment) as stack:
-                async with as_payments(stack) as pool:
-                    yield Shop(stack, stripe, pool, ledger_in(pool))
+                async with as_payments(stack) as pool, stack.rest() as http:
+                    yield Shop(stack, stripe, pool, ledger_in(pool), http)
 
 
 def _gateways(stripe: SimulatedStripe) -> dict[str, object]:
