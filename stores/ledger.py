@@ -1,6 +1,6 @@
 """Ledger: what is sold, ordered and paid, and who owns what because of it. One transaction per thing that happens."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -384,6 +384,13 @@ class Ledger:
             """,
             *(provider, _moment(until_ms)),
         )
+
+    async def untold(self, provider: str, ids: Sequence[str]) -> Set[str]:
+        """Return those of some events that were never told: a gateway's list is read again from a while before its last end on."""
+        rows = await self._pool.fetch(
+            "SELECT event_id FROM webhook_event WHERE provider = $1 AND event_id = ANY ($2::text[])", provider, ids
+        )
+        return set(ids) - {row["event_id"] for row in rows}
 
     async def quarantined(self, since_seconds: float, count: int) -> Sequence[KeptEvent]:
         """Return the events of the last so many seconds that did not match their order, the newest first."""

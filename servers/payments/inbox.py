@@ -47,8 +47,10 @@ class Inbox:
         return known if known is not None and known.provider == self._provider else None
 
     async def tell_all(self, events: Iterable[Event]) -> int:
-        """Tell events one by one; returns how many of them were new and counted."""
-        told = [await self.tell(event) for event in events]
+        """Tell those events one by one that were not told before; returns how many of them counted."""
+        all_of_them = list(events)
+        new = await self._ledger.untold(self._provider, [event.id for event in all_of_them])
+        told = [await self.tell(event) for event in all_of_them if event.id in new]
         return sum(one.outcome is EventOutcome.APPLIED and not one.again for one in told)
 
 
