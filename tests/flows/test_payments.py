@@ -109,6 +109,39 @@ async def test_a_key_that_ordered_something_else_is_reused(shop: Shop, student: 
     assert refusal(await shop.checkout(student, await shop.sell(), key)) == (409, "IDEMPOTENCY_KEY_REUSED")
 
 
+async def test_a_checkout_in_another_way_closes_the_first_one_at_its_gateway(shop: Shop, student: Student) -> None:
+    product, code = await shop.sell(), await shop.coupon(20)
+    first = await shop.order(student, product)
+
+    second = await shop.order(student, product, coupon=code)
+
+    assert (second.amount, second.id != first.id) == (2_000, True)
+    assert shop.stripe.session(first)["status"] == "expired"
+    assert (await shop.story(first)).order.status is OrderStatus.EXPIRED
+    assert set(await shop.hear(await shop.act(second, Act.PAY))) == {200}
+    assert await shop.owns(student) == {product}
+
+
+async def test_a_checkout_in_another_way_finds_out_that_the_first_one_is_paid(shop: Shop, student: Student) -> None:
+    product, code = await shop.sell(), await shop.coupon(20)
+    await shop.act(await shop.order(student, product), Act.PAY)  # and no word of it comes
+
+    assert refusal(await shop.checkout(student, product, coupon=code)) == (409, "ALREADY_OWNED")
+
+    assert await shop.owns(student) == {product}
+
+
+async def test_what_a_coupon_makes_free_is_owned_at_once_and_once_for_each_use(shop: Shop, student: Student) -> None:
+    product, code = await shop.sell(), await shop.coupon(100, mostUses=1)
+
+    payment = good(await shop.checkout(student, product, coupon=code))
+
+    assert (payment["status"], payment["amount"], payment["url"], payment["provider"]) == ("PAID", 0, "", "")
+    assert await shop.owns(student) == {product}
+    async with Student(shop.stack) as other:
+        assert refusal(await shop.checkout(other, product, coupon=code)) == (400, "COUPON_REFUSED")
+
+
 async def test_nobody_sees_anothers_order(shop: Shop, student: Student) -> None:
     order = await shop.order(student, await shop.sell())
 
@@ -276,6 +309,44 @@ async def test_a_gateway_that_asks_is_answered_in_its_own_way(shop: Shop, studen
 
 async def held(shop: Shop, heard: Heard, provider: str) -> int:
     return (await shop.post(heard, f"{WEBHOOK}/{provider}")).status_code
+
+
+# Refunds and reconciliation by staff
+
+
+async def test_staff_give_money_back_once_for_each_key(shop: Shop, student: Student) -> None:
+    product, key = await shop.sell(), uuid.uuid4().hex
+    order = await shop.order(student, product)
+    await shop.hear(await shop.act(order, Act.PAY))
+
+    async with Student(shop.stack, roles=["admin"]) as admin:
+        path = f"/api/v1/admin/payments/{order.id}:refund"
+        body = {"amount": 700, "reason": "a wish"}
+        parts = [good(await admin.http.post(path, json=body, headers={"idempotency-key": key})) for _ in range(2)]
+        owned = await shop.owns(student)
+        rest = good(await admin.http.post(path, json={"reason": "all of it"}, headers={"idempotency-key": uuid.uuid4().hex}))
+        drift = good(await admin.http.get("/api/v1/admin/payments:drift"))
+
+    assert ([one["status"] for one in parts], owned) == (["PAID", "PAID"], {product})
+    assert rest["status"] == "REFUNDED"
+    assert await shop.owns(student) == set()
+    assert [one["amount"] for one in shop.stripe.account.refunds.values() if one["metadata"]["order"] == str(order.id)] == [
+        700,
+        1_800,
+    ]
+    assert [line for line in drift["lines"] if str(order.id) in line["payments"]] == []
+
+
+async def test_a_lost_webhook_is_granted_when_staff_ask(shop: Shop, student: Student) -> None:
+    product = await shop.sell()
+    await shop.act(await shop.order(student, product), Act.PAY)
+
+    async with Student(shop.stack, roles=["admin"]) as admin:
+        done = good(await admin.http.post("/api/v1/admin/payments:reconcile", json={"provider": "stripe"}))
+
+    assert done["rounds"][0]["applied"] >= 1
+    assert done["failed"] == []
+    assert await shop.owns(student) == {product}
 
 
 # What it opens

@@ -47,6 +47,14 @@ class Shop:
             good(await admin.http.post("/api/v1/admin/products:import", json={"products": [product]}))
         return str(product["productId"])
 
+    async def coupon(self, percent: int, **more: Any) -> str:
+        """Import a coupon, and return its code."""
+        code = fresh("C")
+        async with Student(self.stack, roles=["admin"]) as admin:
+            coupon = {"code": code, "percent": percent, **more}
+            good(await admin.http.post("/api/v1/admin/products:import", json={"coupons": [coupon]}))
+        return code
+
     # Students
 
     async def checkout(self, student: Student, product: str, key: str | None = None, **more: Any) -> httpx.Response:

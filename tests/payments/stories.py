@@ -21,10 +21,10 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from servers.payments.inbox import Inbox
+from servers.payments.inbox import Inbox, end
 from servers.payments.provider import Forged, GatewayRefused, Said
 from servers.payments.reconciler import Reconciler
-from stores.ledger import Ledger, NotOrdered, Wanted
+from stores.ledger import Ledger, NotOrdered, Superseded, Wanted
 from stores.money import Order, OrderStatus, Product
 from tests.payments.books import as_payments, ledger_in
 from tests.payments.gateways import Act, Call, Gateway, Truth
@@ -145,8 +145,15 @@ class Storm:
     async def _purchase(self, chance: Random, purchases: int, products: Sequence[Product]) -> None:
         self._tick()
         student, product = f"{self.name}-{chance.randrange(purchases // 2 + 1)}", chance.choice(products)
-        wanted = Wanted(student, product.id, self._provider.name, False, "", None, VALID_SECONDS)
-        order = await self._ledger.order(wanted, lambda product, *_: product.amount)
+        seconds = VALID_SECONDS if chance.random() < 0.9 else 0.2  # over soon, while the gateway still takes it
+        wanted = Wanted(student, product.id, self._provider.name, False, "", None, seconds)
+        order = await self._ledger.order(wanted, _price)
+        if isinstance(order, Superseded):
+            self.counted["ended for another"] += 1
+            await end(self._provider, self._books, order.order)
+            order = await self._ledger.order(wanted, _price)
+        if isinstance(order, Superseded):  # another tab's, and over too by now
+            return
         if not isinstance(order, Order):
             self._expect(order is NotOrdered.OWNED, f"{student} could not order {product.id}: {order}")
             self.counted["owned already"] += 1
@@ -283,6 +290,10 @@ class Storm:
             )
         for name, query in INVARIANTS.items():
             self.violations += [f"{name}: {dict(row)}" for row in await self._pool.fetch(query, self._provider.name)]
+
+
+def _price(product: Product, *_: object) -> int:
+    return product.amount
 
 
 INVARIANTS = {
