@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from random import Random
 
 import pytest_asyncio
 from hypothesis import given, settings
@@ -11,20 +12,17 @@ from hypothesis import strategies as st
 from servers.payments import rules
 from servers.payments.provider import Heard
 from servers.payments.sandbox import event
-from servers.payments.service import Inbox
 from stores.connect import Stores
-from stores.ledger import Ledger, Wanted
-from stores.money import Order, OrderStatus, Product
-from tests.payments.sandbox_process import RealSandbox, real_sandbox, truth
-from tests.stack import fresh
+from stores.money import Order, OrderStatus
+from tests.payments.books import PRODUCT, Till, ledger_in
+from tests.payments.sandbox_process import RealSandbox, opened, real_sandbox
 
 ACTS = ["pay", "decline", "transfer", "arrive", "bounce", "fail", "expire", "refund", "dispute", "win", "lose"]
-AMOUNT = 5_000
 COMES = {"send": 1, "lose": 0, "twice": 2, "hold": 1}
 """How often a webhook comes in the end, by what was chosen for it."""
 
 steps = st.lists(
-    st.tuples(st.sampled_from(sorted(COMES)), st.sampled_from([*ACTS, "pay", "refund", "dispute"]), st.integers(1, AMOUNT)),
+    st.tuples(st.sampled_from(sorted(COMES)), st.sampled_from([*ACTS, "pay", "refund", "dispute"]), st.integers(1, PRODUCT.amount)),
     min_size=1,
     max_size=10,
 )
@@ -34,18 +32,6 @@ steps = st.lists(
 async def gateway() -> AsyncIterator[RealSandbox]:
     async with real_sandbox() as gateway:
         yield gateway
-
-
-async def bought(stores: Stores, gateway: RealSandbox) -> tuple[Ledger, Order]:
-    """Have a student order a product of their own, as the service does."""
-    ledger = Ledger(stores.postgres, rules.fold, rules.mismatch, rules.whole, rules.owned_until)
-    product = Product(fresh("p"), "A course", "", AMOUNT, "USD", None, True, (), ())
-    await ledger.keep([product], [], "operator")
-    wanted = Wanted(fresh("s"), product.id, "sandbox", False, "", None, 3_600.0)
-    order = await ledger.order(wanted, lambda product, coupon, used, own: product.amount)
-    assert isinstance(order, Order)
-    opened = await gateway.provider.open(order, product)
-    return ledger, await ledger.opened(order.id, opened.ref, opened.url, opened.secret) or order
 
 
 def lived(gateway: RealSandbox, order: Order, story: Sequence[tuple[str, str, int]]) -> Sequence[Heard]:
@@ -65,12 +51,10 @@ def about(order: Order, heard: Heard) -> bool:
     return bool(json.loads(heard.body)["checkout"]["order"] == str(order.id))
 
 
-async def stands(ledger: Ledger, order: Order) -> tuple[OrderStatus, bool]:
+async def stands(till: Till, order: Order) -> tuple[OrderStatus, bool]:
     """Return what the ledger says an order has come to, and whether the student owns the product."""
-    now = await ledger.read(order.id)
-    assert now is not None
-    owned = {one.product for one in await ledger.owned(order.student) if one.revoked_ms is None}
-    return now.status, order.product in owned
+    owned = {one.product for one in await till.ledger.owned(order.student) if one.revoked_ms is None}
+    return await till.status(order), order.product in owned
 
 
 def granted(status: OrderStatus) -> tuple[OrderStatus, bool]:
@@ -81,27 +65,22 @@ def granted(status: OrderStatus) -> tuple[OrderStatus, bool]:
 @settings(max_examples=40)
 @given(story=steps, shuffled=st.randoms(use_true_random=False))
 async def test_whatever_becomes_of_webhooks_the_ledger_comes_to_the_truth(
-    stores: Stores, gateway: RealSandbox, story: Sequence[tuple[str, str, int]], shuffled: object
+    stores: Stores, gateway: RealSandbox, story: Sequence[tuple[str, str, int]], shuffled: Random
 ) -> None:
-    ledger, order = await bought(stores, gateway)
-    inbox = Inbox(ledger, "sandbox")
+    till = Till(ledger_in(stores.postgres), gateway.provider.name, PRODUCT.currency, PRODUCT.amount)
+    order = await opened(gateway, till)
     came = list(lived(gateway, order, story))
-    shuffled.shuffle(came)  # type: ignore[attr-defined]
+    shuffled.shuffle(came)
 
-    await asyncio.gather(*(gateway.provider.hear(one, inbox) for one in came))
+    await asyncio.gather(*(gateway.provider.hear(one, till) for one in came))
 
     heard = {one.id: one for one in map(event, {one.body for one in came})}
-    state = rules.fold(AMOUNT, [fact for one in heard.values() for fact in one.facts])
-    assert await stands(ledger, order) == granted(state.status)
+    state = rules.fold(order.amount, [fact for one in heard.values() for fact in one.facts])
+    assert await stands(till, order) == granted(state.status)
 
-    for missed in await gateway.provider.missed(order.created_ms):
-        if missed.claimed.order == order.id:
-            await inbox.tell(missed)
+    for missed in till.ours(await gateway.provider.missed(order.created_ms)):
+        await till.tell(missed)
 
-    known = truth(gateway.checkout(order))
-    assert await stands(ledger, order) == granted(known.status)
-    assert await refunded(stores, order) == known.refunded
-
-
-async def refunded(stores: Stores, order: Order) -> int:
-    return int(await stores.postgres.fetchval("SELECT refunded FROM payment WHERE id = $1", order.id))
+    known = gateway.truth(order)
+    assert await stands(till, order) == granted(known.status)
+    assert await till.truth(order) == known
