@@ -496,7 +496,12 @@ class Ledger:
             products = await _products(connection, product)
             if product not in products:
                 return False
-            await _enter(connection, student, self._whole(products[product], products), grant, actor)
+            given = await connection.fetch(
+                "SELECT DISTINCT product_id FROM entitlement_entry WHERE (student_id, source) = ($1, $2) AND granted",
+                *(student, grant.source),
+            )
+            whole = {*self._whole(products[product], products), *(row["product_id"] for row in given)}
+            await _enter(connection, student, sorted(whole), grant, actor)
             act = "entitlement.grant" if grant.granted else "entitlement.revoke"
             await record(connection, actor, act, student, {"product": product, "source": grant.source, "reason": grant.reason})
         return True

@@ -199,6 +199,17 @@ async def test_what_was_bought_stays_what_it_was_though_the_catalogue_changes(le
     assert await active(ledger, student) == set()
 
 
+async def test_what_staff_gave_they_take_back_whole_though_the_catalogue_changes(ledger: Ledger, sold: Product) -> None:
+    student = fresh("s")
+    await ledger.grant(student, sold.id, Grant(f"admin:{sold.id}", True, "a prize", NOW, None), "operator")
+    await ledger.grant(student, sold.parts[1], Grant(f"admin:{sold.parts[1]}", True, "another", NOW, None), "operator")
+
+    await ledger.keep([replace(sold, parts=())], [], "operator")
+    await ledger.grant(student, sold.id, Grant(f"admin:{sold.id}", False, "a mistake", NOW, None), "operator")
+
+    assert await active(ledger, student) == {sold.parts[1]}
+
+
 async def test_a_coupon_of_all_is_owned_at_once_and_used_up(ledger: Ledger, sold: Product) -> None:
     code = fresh("C")
     await ledger.keep([], [Coupon(code, 100, None, None, None, 1, 1, None, None)], "operator")
