@@ -472,16 +472,20 @@ class Ledger:
         if state.paid_ms is None:
             return
         await connection.execute(OWNER_LOCK, order.student)
-        products = await _products(connection, order.product)
-        product = products[order.product]
-        grant = Grant(
-            f"payment:{order.id}",
-            state.grants,
-            state.status,
-            state.paid_ms,
-            self._until(state.paid_ms, product.validity_days),
+        source = f"payment:{order.id}"
+        bought = await connection.fetch(
+            "SELECT product_id, ends_at FROM entitlement_entry WHERE (student_id, source) = ($1, $2) AND granted ORDER BY id",
+            *(order.student, source),
         )
-        await _enter(connection, order.student, self._whole(product, products), grant, order.provider)
+        if bought:  # it stays what it was, whatever the catalogue says by now
+            wanted = list(dict.fromkeys(row["product_id"] for row in bought))
+            ends_ms = _ms_or_none(bought[0]["ends_at"])
+        else:
+            products = await _products(connection, order.product)
+            wanted = list(self._whole(products[order.product], products))
+            ends_ms = self._until(state.paid_ms, products[order.product].validity_days)
+        grant = Grant(source, state.grants, state.status, state.paid_ms, ends_ms)
+        await _enter(connection, order.student, wanted, grant, order.provider)
 
     # Who owns what
 
@@ -492,7 +496,12 @@ class Ledger:
             products = await _products(connection, product)
             if product not in products:
                 return False
-            await _enter(connection, student, self._whole(products[product], products), grant, actor)
+            given = await connection.fetch(
+                "SELECT DISTINCT product_id FROM entitlement_entry WHERE (student_id, source) = ($1, $2) AND granted",
+                *(student, grant.source),
+            )
+            whole = {*self._whole(products[product], products), *(row["product_id"] for row in given)}
+            await _enter(connection, student, sorted(whole), grant, actor)
             act = "entitlement.grant" if grant.granted else "entitlement.revoke"
             await record(connection, actor, act, student, {"product": product, "source": grant.source, "reason": grant.reason})
         return True

@@ -132,8 +132,8 @@ class Storm:
         async def one(number: int) -> None:
             async with room:
                 await self._purchase(Random(f"{self._seed}/{number}"), purchases, products)
-                if number == purchases // 2:  # it works in the middle of the day too
-                    await reconciling.round(self._provider.name, all_orders=True)
+                if number == purchases // 2:  # two processes do so in the middle of the day
+                    await asyncio.gather(*(reconciling.round(self._provider.name, all_orders=True) for _ in range(2)))
 
         await asyncio.gather(*(one(number) for number in range(purchases)))
         await self._post(len(self._mail))
@@ -292,6 +292,8 @@ class Storm:
                 owners[student] == owned[student],
                 f"{student} owns {sorted(owned[student])}, and paid for {sorted(owners[student])}",
             )
+        drift = await self._ledger.drift(86_400)
+        self.violations += [f"drift: {line}" for line in drift.lines if line.provider == self._provider.name]
         for name, query in INVARIANTS.items():
             self.violations += [f"{name}: {dict(row)}" for row in await self._pool.fetch(query, self._provider.name)]
 

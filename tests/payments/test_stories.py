@@ -8,11 +8,8 @@ from tests.payments.stories import storm
 
 
 @pytest.mark.parametrize("provider", GATEWAYS)
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_students_own_what_they_have_paid_for_after_one_pass_of_the_reconciler(
-    pool: asyncpg.Pool, provider: str, seed: int
-) -> None:
-    report = await storm(pool, provider, 150, seed)
+async def test_students_own_what_they_have_paid_for_after_one_pass_of_the_reconciler(pool: asyncpg.Pool, provider: str) -> None:
+    report = await storm(pool, provider, 200, seed=1)
 
     assert report.violations == []
     assert report.counted["came to PAID"] > 20

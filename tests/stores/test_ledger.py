@@ -181,6 +181,35 @@ async def test_a_refund_takes_away_what_only_that_order_gave(ledger: Ledger, sol
     assert await active(ledger, student) == {sold.parts[0]}
 
 
+async def test_what_was_bought_stays_what_it_was_though_the_catalogue_changes(ledger: Ledger, sold: Product) -> None:
+    student, other = fresh("s"), replace(sold, id=fresh("p"), parts=())
+    order = await ordered(ledger, wanted(student, sold.id))
+    await ledger.tell("stripe", event(order, fact(FactKind.PAID)))
+    before = await ledger.owned(student)
+
+    await ledger.keep([other, replace(sold, parts=(sold.parts[0], other.id), validity_days=1)], [], "operator")
+    await ledger.tell("stripe", event(order, fact(FactKind.DISPUTE_OPENED, "dp_1")))
+    suspended = await active(ledger, student)
+    await ledger.tell("stripe", event(order, fact(FactKind.DISPUTE_WON, "dp_1")))
+    won = await ledger.owned(student)
+    await ledger.tell("stripe", event(order, fact(FactKind.REFUNDED, "re_1")))
+
+    assert suspended == set()
+    assert won == before
+    assert await active(ledger, student) == set()
+
+
+async def test_what_staff_gave_they_take_back_whole_though_the_catalogue_changes(ledger: Ledger, sold: Product) -> None:
+    student = fresh("s")
+    await ledger.grant(student, sold.id, Grant(f"admin:{sold.id}", True, "a prize", NOW, None), "operator")
+    await ledger.grant(student, sold.parts[1], Grant(f"admin:{sold.parts[1]}", True, "another", NOW, None), "operator")
+
+    await ledger.keep([replace(sold, parts=())], [], "operator")
+    await ledger.grant(student, sold.id, Grant(f"admin:{sold.id}", False, "a mistake", NOW, None), "operator")
+
+    assert await active(ledger, student) == {sold.parts[1]}
+
+
 async def test_a_coupon_of_all_is_owned_at_once_and_used_up(ledger: Ledger, sold: Product) -> None:
     code = fresh("C")
     await ledger.keep([], [Coupon(code, 100, None, None, None, 1, 1, None, None)], "operator")
