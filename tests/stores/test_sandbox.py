@@ -15,15 +15,17 @@ from servers.payments.sandbox import event
 from stores.connect import Stores
 from stores.money import Order, OrderStatus
 from tests.payments.books import PRODUCT, Till, ledger_in
-from tests.payments.sandbox_process import RealSandbox, opened, real_sandbox
+from tests.payments.sandbox_process import Json, RealSandbox, opened, real_sandbox, truth
 
-ACTS = ["pay", "decline", "transfer", "arrive", "bounce", "fail", "expire", "refund", "dispute", "win", "lose"]
+UNPAID = ["pay", "decline", "transfer", "pay", "expire", "pay", "fail", "pay"]
+"""What can happen to an open checkout; most are paid, so that the rest of a story has something to tell of."""
+
 COMES = {"send": 1, "lose": 0, "twice": 2, "hold": 1}
 """How often a webhook comes in the end, by what was chosen for it."""
 
 steps = st.lists(
-    st.tuples(st.sampled_from(sorted(COMES)), st.sampled_from([*ACTS, "pay", "refund", "dispute"]), st.integers(1, PRODUCT.amount)),
-    min_size=1,
+    st.tuples(st.sampled_from(sorted(COMES)), st.integers(0, len(UNPAID) - 1), st.integers(1, PRODUCT.amount)),
+    min_size=2,
     max_size=10,
 )
 
@@ -34,14 +36,29 @@ async def gateway() -> AsyncIterator[RealSandbox]:
         yield gateway
 
 
-def lived(gateway: RealSandbox, order: Order, story: Sequence[tuple[str, str, int]]) -> Sequence[Heard]:
+def choices(checkout: Json) -> Sequence[str]:
+    """Return what can happen to a checkout."""
+    if checkout["status"] != "paid":
+        return {"open": UNPAID, "processing": ["arrive", "arrive", "bounce"]}.get(checkout["status"], [])
+    match truth(checkout).status:
+        case OrderStatus.DISPUTED:
+            return ["win", "lose"]
+        case OrderStatus.PAID:
+            return ["refund", "dispute", "dispute"]
+        case _:
+            return []
+
+
+def lived(gateway: RealSandbox, order: Order, story: Sequence[tuple[str, int, int]]) -> Sequence[Heard]:
     """Let happen what can, with the mishaps that were chosen, and return the webhooks in the order in which they came."""
     process, name, comes = gateway.process, str(order.gateway_ref), 0
     gateway.shop.heard.clear()
-    for chosen, act, amount in story:
-        process.post(f"/v1/checkouts/{name}/next", {"next": chosen})
-        if process.act(name, act, amount if act == "refund" else None):
-            comes += COMES[chosen]
+    for chosen, number, amount in story:
+        if can := choices(gateway.checkout(order)):
+            act = can[number % len(can)]
+            process.post(f"/v1/checkouts/{name}/next", {"next": chosen})
+            if process.act(name, act, amount if act == "refund" else None):  # more than is left is not given back
+                comes += COMES[chosen]
     process.post(f"/v1/checkouts/{name}/release", {})
     heard = gateway.shop.wait(lambda heard: sum(about(order, one) for one in heard) >= comes)
     return [one for one in heard if about(order, one)]
@@ -62,10 +79,10 @@ def granted(status: OrderStatus) -> tuple[OrderStatus, bool]:
     return status, status is OrderStatus.PAID
 
 
-@settings(max_examples=40)
+@settings(max_examples=100)
 @given(story=steps, shuffled=st.randoms(use_true_random=False))
 async def test_whatever_becomes_of_webhooks_the_ledger_comes_to_the_truth(
-    stores: Stores, gateway: RealSandbox, story: Sequence[tuple[str, str, int]], shuffled: Random
+    stores: Stores, gateway: RealSandbox, story: Sequence[tuple[str, int, int]], shuffled: Random
 ) -> None:
     till = Till(ledger_in(stores.postgres), gateway.provider.name, PRODUCT.currency, PRODUCT.amount)
     order = await opened(gateway, till)
