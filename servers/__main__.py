@@ -236,7 +236,7 @@ async def payments(parts: Parts) -> Hosted:
     reconciler = Reconciler(ledger, sold_by, parts.settings.reconcile_seconds)
     named = payment_pb2.DESCRIPTOR.services_by_name
     services: list[tuple[ServiceDescriptor, object]] = [
-        (named["PaymentService"], PaymentService(ledger, sold_by)),
+        (named["PaymentService"], PaymentService(ledger, sold_by, parts.settings.crash_at)),
         (named["PaymentAdminService"], PaymentAdminService(ledger, sold_by, reconciler)),
     ]
     drains = [provider.stop for provider in sold_by.values()]

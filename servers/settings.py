@@ -94,4 +94,4 @@ class Settings(BaseSettings):
     """How often gateways are asked what has become of open orders."""
 
     crash_at: str = ""
-    """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9)."""
+    """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9), or of a purchase (P1…P5)."""

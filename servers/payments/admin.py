@@ -44,11 +44,16 @@ class PaymentAdminService:
     async def GrantEntitlement(self, request: pb.GrantEntitlementRequest, call: Call) -> pb.GrantEntitlementResponse:
         starts_ms = now_ms()
         ends_ms = rules.owned_until(starts_ms, request.days if request.HasField("days") else None)
-        await self._enter(request.student_id, request.product_id, Grant("admin", True, request.reason, starts_ms, ends_ms), call)
+        await self._enter(
+            request.student_id,
+            request.product_id,
+            Grant(_by_staff(request.product_id), True, request.reason, starts_ms, ends_ms),
+            call,
+        )
         return pb.GrantEntitlementResponse()
 
     async def RevokeEntitlement(self, request: pb.RevokeEntitlementRequest, call: Call) -> pb.RevokeEntitlementResponse:
-        grant = Grant("admin", False, request.reason, now_ms(), None)
+        grant = Grant(_by_staff(request.product_id), False, request.reason, now_ms(), None)
         await self._enter(request.student_id, request.product_id, grant, call)
         return pb.RevokeEntitlementResponse()
 
@@ -124,6 +129,11 @@ class PaymentAdminService:
     async def _enter(self, student: str, product: str, grant: Grant, call: Call) -> None:
         if not await self._ledger.grant(student, product, grant, call.caller.student):
             raise errors.ProductNotFound
+
+
+def _by_staff(product: str) -> str:
+    """Name staff's word about a product: what they give of one bundle they take back without touching what they gave besides."""
+    return f"admin:{product}"
 
 
 def _record(story: Story) -> pb.GetPaymentRecordResponse:

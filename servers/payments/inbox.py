@@ -1,5 +1,7 @@
 """What a provider may ask and tell of its own orders, and how an order is settled by asking its gateway."""
 
+import os
+import signal
 from collections.abc import Iterable
 from time import time_ns
 from uuid import UUID
@@ -21,13 +23,16 @@ log = structlog.get_logger()
 class Inbox:
     """The ledger, as far as it is one provider's."""
 
-    def __init__(self, ledger: Ledger, provider: str) -> None:
+    def __init__(self, ledger: Ledger, provider: str, crash_at: str = "") -> None:
         self._ledger = ledger
         self._provider = provider
+        self._crash_at = crash_at
 
     async def tell(self, event: Event) -> Told:
         """Keep an event and do what it says, once; an alarm rings for one that does not match its order."""
+        crash("P4", self._crash_at)
         told = await self._ledger.tell(self._provider, event)
+        crash("P5", self._crash_at)
         EVENTS.labels(self._provider, "REPLAYED" if told.again else told.outcome).inc()
         if told.outcome is EventOutcome.QUARANTINED and not told.again:
             log.error("payment event quarantined", provider=self._provider, event_id=event.id, kind=event.kind, why=told.why)
@@ -42,8 +47,10 @@ class Inbox:
         return known if known is not None and known.provider == self._provider else None
 
     async def tell_all(self, events: Iterable[Event]) -> int:
-        """Tell events one by one; returns how many of them were new and counted."""
-        told = [await self.tell(event) for event in events]
+        """Tell those events one by one that were not told before; returns how many of them counted."""
+        all_of_them = list(events)
+        new = await self._ledger.untold(self._provider, [event.id for event in all_of_them])
+        told = [await self.tell(event) for event in all_of_them if event.id in new]
         return sum(one.outcome is EventOutcome.APPLIED and not one.again for one in told)
 
 
@@ -58,6 +65,12 @@ async def end(provider: Provider | None, inbox: Inbox, order: Order) -> int:
     if provider is None or await provider.close(order):
         return await inbox.tell_all([rules.ended(order, FactKind.EXPIRED, now_ms())])
     return await ask(provider, inbox, order)
+
+
+def crash(step: str, chosen: str) -> None:
+    """Kill this process at a chosen step, as kill -9 would; for fault tests, by the setting `crash_at`."""
+    if step == chosen:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def now_ms() -> int:

@@ -18,7 +18,7 @@ TOGETHER = 8
 """How many orders a gateway is asked after at a time."""
 
 MOST = 500
-"""How many orders of a gateway a round asks after; those that have waited longest come first, the others with the next."""
+"""How many orders of a gateway are read at a time; those that have waited longest come first."""
 
 OVERLAP_MS = 600_000
 """A gateway's list of events is read from so long before the last time on: it may list an event some time after its moment."""
@@ -54,6 +54,7 @@ class Reconciler:
     async def round(self, name: str, *, all_orders: bool = False) -> Round:
         """Read a gateway's list of events, ask after its open orders, and end those that nobody has paid in time.
 
+        Orders that a period was too short for come first in the next round; `all_orders`: all of them, however long it takes.
         Raises GatewayAway, and whatever a store raises.
         """
         provider, began = self._providers[name], now_ms()
@@ -63,15 +64,21 @@ class Reconciler:
         new = await inbox.tell_all(missed)
         await self._ledger.note_read(name, began)
         self._note_read(name)
-        waiting = await self._ledger.unsettled(name, 0.0 if all_orders else self._period, MOST)
-        room = asyncio.Semaphore(TOGETHER)
+        asked, found = 0, list[int | None]()
+        room, first = asyncio.Semaphore(TOGETHER), monotonic()
 
         async def settled(order: Order) -> int | None:
             async with room:
                 return await self._settle(provider, inbox, order)
 
-        found = await asyncio.gather(*map(settled, waiting))
-        return Round(name, len(missed), len(waiting), new + sum(one or 0 for one in found), sum(one is None for one in found))
+        while True:  # what was asked after in this round is younger than the round
+            passed = monotonic() - first
+            waiting = await self._ledger.unsettled(name, passed + (0.0 if all_orders else self._period), MOST)
+            found += await asyncio.gather(*map(settled, waiting))
+            asked += len(waiting)
+            if len(waiting) < MOST or (passed > self._period and not all_orders):
+                break
+        return Round(name, len(missed), asked, new + sum(one or 0 for one in found), sum(one is None for one in found))
 
     async def _settle(self, provider: Provider, inbox: Inbox, order: Order) -> int | None:
         """Ask after an order, and end it where its time is over; returns how much was new, None where the gateway does not say."""

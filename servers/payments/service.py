@@ -10,7 +10,7 @@ from google.api.httpbody_pb2 import HttpBody
 from servers import errors
 from servers.messages import timestamp
 from servers.payments import rules
-from servers.payments.inbox import EVENTS, Inbox, end, now_ms
+from servers.payments.inbox import EVENTS, Inbox, crash, end, now_ms
 from servers.payments.messages import payment_message
 from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard, Provider
 from servers.serving.wrap import Call
@@ -26,9 +26,10 @@ log = structlog.get_logger()
 class PaymentService:
     """Sells through providers, by name; the first of them is the installation's own choice."""
 
-    def __init__(self, ledger: Ledger, providers: Mapping[str, Provider]) -> None:
+    def __init__(self, ledger: Ledger, providers: Mapping[str, Provider], crash_at: str = "") -> None:
         self._ledger = ledger
         self._providers = providers
+        self._crash_at = crash_at
 
     async def ListProducts(self, request: pb.ListProductsRequest, call: Call) -> pb.ListProductsResponse:
         owned = {one.product for one in await self._ledger.owned(call.caller.student) if _active(one)}
@@ -48,10 +49,11 @@ class PaymentService:
             uuid5(NAMESPACE_OID, f"{call.caller.student}/{call.key}") if call.key else None,
             VALID_SECONDS,
         )
-        product = (await self._ledger.products()).get(wanted.product)
+        product = await self._ledger.product(wanted.product)
         if product is not None and product.amount and not provider.takes(product.currency):
             raise errors.CheckoutRefused(f"This payment provider does not take {product.currency}.", provider=provider.name)
         order = await self._ordered(wanted)
+        crash("P1", self._crash_at)
         if order.status is OrderStatus.OPEN and not (order.url or order.secret):
             order = await self._opened(order, provider)
         return pb.CreateCheckoutResponse(payment=payment_message(order))
@@ -64,7 +66,7 @@ class PaymentService:
 
     async def HandleWebhook(self, request: pb.HandleWebhookRequest, call: Call) -> HttpBody:
         provider = self._provider(request.provider)
-        books = Inbox(self._ledger, provider.name)
+        books = Inbox(self._ledger, provider.name, self._crash_at)
         try:
             said = await provider.hear(Heard(call.sent, request.body.data, now_ms()), books)
         except Forged as why:
@@ -110,7 +112,9 @@ class PaymentService:
 
     async def _opened(self, order: Order, provider: Provider) -> Order:
         """Have the gateway take an order; one that it refuses has failed, so that another can be made."""
-        product = (await self._ledger.products())[order.product]
+        product = await self._ledger.product(order.product)
+        if product is None:  # orders refer to it
+            raise errors.ProductNotFound
         try:
             opened = await provider.open(order, product)
         except GatewayAway as away:
@@ -119,7 +123,10 @@ class PaymentService:
             log.warning("checkout refused", provider=provider.name, payment=str(order.id), error=str(refused)[:200])
             await Inbox(self._ledger, provider.name).tell(rules.ended(order, FactKind.FAILED, now_ms()))
             raise errors.CheckoutRefused("The payment gateway does not take this order.", provider=provider.name) from None
-        return await self._ledger.opened(order.id, opened.ref, opened.url, opened.secret) or order
+        crash("P2", self._crash_at)
+        noted = await self._ledger.opened(order.id, opened.ref, opened.url, opened.secret)
+        crash("P3", self._crash_at)
+        return noted or order
 
     def _provider(self, name: str) -> Provider:
         provider = self._providers.get(name) if name else next(iter(self._providers.values()), None)

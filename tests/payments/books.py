@@ -1,48 +1,51 @@
-"""Books in memory, as the ledger keeps them in PostgreSQL: an inbox that takes an event once, facts that are told once."""
+"""The books in PostgreSQL: orders as a test wants them, and what one provider told of them."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID
+
+import asyncpg
 
 from servers.payments import rules
-from servers.payments.provider import Provider
-from stores.ledger import EventOutcome, Told
-from stores.money import Event, Fact, Order, OrderState, OrderStatus, Product
-from tests.payments.gateways import Gateway, Truth
+from servers.payments.inbox import Inbox
+from stores.connect import StoreSettings, connect
+from stores.ledger import EventOutcome, Ledger, Story, Told, Wanted
+from stores.money import Claimed, Event, Fact, FactKind, Order, OrderStatus, Product
 from tests.payments.gateways import Told as Stated
+from tests.payments.gateways import Truth
+from tests.stack import Stack, fresh
 
 PRODUCT = Product("course", "A course", "All of it", 2_500, "USD", None, True, (), ())
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+STORIES: Mapping[OrderStatus, Sequence[FactKind]] = {
+    OrderStatus.OPEN: (),
+    OrderStatus.FAILED: (FactKind.FAILED,),
+    OrderStatus.EXPIRED: (FactKind.EXPIRED,),
+    OrderStatus.PAID: (FactKind.PAID,),
+    OrderStatus.REFUNDED: (FactKind.PAID, FactKind.REFUNDED),
+    OrderStatus.DISPUTED: (FactKind.PAID, FactKind.DISPUTE_OPENED),
+    OrderStatus.LOST: (FactKind.PAID, FactKind.DISPUTE_OPENED, FactKind.DISPUTE_LOST),
+}
+"""What an order has to go through to come to a status."""
 
 
-def made_order(provider: Provider, currency: str, now_ms: int, amount: int = PRODUCT.amount) -> Order:
-    """Return an order that was made just now."""
-    return Order(
-        id=uuid4(),
-        student="ada",
-        product=PRODUCT.id,
-        provider=provider.name,
-        amount=amount,
-        currency=currency,
-        live=provider.live,
-        gateway_ref=None,
-        url=None,
-        secret=None,
-        status=OrderStatus.OPEN,
-        created_ms=now_ms,
-        expires_ms=now_ms + 3_600_000,
+@asynccontextmanager
+async def as_payments(stack: Stack) -> AsyncIterator[asyncpg.Pool]:
+    """Connect to a stack's PostgreSQL as its payment service does."""
+    where = stack.read()
+    urls = StoreSettings(
+        stack.postgres("payments"), where["redis"], where["redis"], "", pool_size=30, statement_seconds=30, needs_nats=False
     )
+    async with connect(urls) as stores:
+        yield stores.postgres
 
 
-def new_order(gateway: Gateway, amount: int = PRODUCT.amount) -> Order:
-    """Return an order that was made just now and that the gateway does not know yet."""
-    return made_order(gateway.provider, gateway.currency, gateway.now_ms(), amount)
-
-
-async def opened(gateway: Gateway, amount: int = PRODUCT.amount) -> Order:
-    """Return an order that the gateway has taken."""
-    order = new_order(gateway, amount)
-    found = await gateway.provider.open(order, PRODUCT)
-    return replace(order, gateway_ref=found.ref, url=found.url, secret=found.secret)
+def ledger_in(pool: asyncpg.Pool) -> Ledger:
+    """Return the ledger with its rules, as the service has it."""
+    return Ledger(pool, rules.fold, rules.mismatch, rules.whole, rules.owned_until)
 
 
 def stated(facts: Sequence[Fact]) -> Sequence[Stated]:
@@ -50,53 +53,103 @@ def stated(facts: Sequence[Fact]) -> Sequence[Stated]:
     return sorted((fact.kind, fact.ref, fact.amount) for fact in facts)
 
 
-class Shelf:
-    """The books of one order."""
+class Clock:
+    """A clock that stands still unless it is moved; it begins now, at a whole second, since orders are dated by PostgreSQL's."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
+    def __init__(self) -> None:
+        self.began_ms = self.at_ms = time.time_ns() // 1_000_000_000 * 1_000
+
+    def now_ms(self) -> int:
+        """Return the time."""
+        return self.at_ms
+
+    def seconds(self) -> float:
+        """Return it as `time.time` does."""
+        return self.at_ms / 1000
+
+
+class Till:
+    """The books as one provider has them, with a note of what was told here."""
+
+    def __init__(self, ledger: Ledger, provider: str, currency: str = "UZS", amount: int = 1_500_000) -> None:
+        self.ledger = ledger
+        self.provider = provider
         self.events: list[Event] = []
+        """What was told, each once."""
+        self.outcomes: list[EventOutcome] = []
         self.quarantined: list[str] = []
-        self._facts: dict[tuple[str, str], Fact] = {}
-        self._told: dict[str, Told] = {}
+        self.orders: list[Order] = []
+        self._inbox = Inbox(ledger, provider)
+        self._usual = currency, amount
 
     async def tell(self, event: Event) -> Told:
         """Keep an event and do what it says, once."""
-        if event.id in self._told:
-            return replace(self._told[event.id], again=True)
-        self.events.append(event)
-        told = self._told[event.id] = self._come_to(event)
+        told = await self._inbox.tell(event)
+        self.outcomes.append(told.outcome)
+        if all(event.id != one.id for one in self.events):
+            self.events.append(event)
+            self.quarantined += [told.why] if told.outcome is EventOutcome.QUARANTINED else []
         return told
 
-    def _come_to(self, event: Event) -> Told:
-        if not event.facts:
-            return Told(EventOutcome.STORED)
-        claimed = event.claimed
-        named = claimed.gateway_ref is not None and claimed.gateway_ref == self.order.gateway_ref
-        ours = claimed.order == self.order.id if claimed.order else named
-        why = rules.mismatch(self.order, claimed, event.facts) if ours else "there is no such order"
-        if why:
-            self.quarantined.append(why)
-            return Told(EventOutcome.QUARANTINED, why)
-        for fact in event.facts:
-            self._facts.setdefault((fact.kind, fact.ref), fact)
-        return Told(EventOutcome.APPLIED)
-
     async def find(self, order: str) -> Order | None:
-        """Return the order by our id of it."""
-        return self.order if order == str(self.order.id) else None
+        """Return an order by our id of it."""
+        return await self._inbox.find(order)
 
-    @property
-    def facts(self) -> Sequence[Fact]:
-        """What is known of the order."""
-        return list(self._facts.values())
+    async def order(
+        self,
+        *,
+        amount: int = 0,
+        currency: str = "",
+        student: str = "",
+        live: bool = False,
+        seconds: float = 86_400,
+        status: OrderStatus = OrderStatus.OPEN,
+    ) -> Order:
+        """Make an order, just now, that can be paid for so many seconds, and have it come to a status."""
+        currency, amount = currency or self._usual[0], amount or self._usual[1]
+        product = await self.product(amount, currency)
+        wanted = Wanted(student or fresh("s"), product.id, self.provider, live, "", None, seconds)
+        order = await self.ledger.order(wanted, lambda product, *_: product.amount)
+        assert isinstance(order, Order)
+        claimed = Claimed(order.id, None, None, None, None, None)
+        moves = {kind: 0 if kind in (FactKind.FAILED, FactKind.EXPIRED) else amount for kind in STORIES[status]}
+        facts = [Fact(kind, "before", moved, order.created_ms) for kind, moved in moves.items()]
+        if facts:
+            told = await self.ledger.tell(self.provider, Event(fresh("before"), "test", b"", claimed, facts))
+            assert told.outcome is EventOutcome.APPLIED
+        found = await self.ledger.read(order.id)
+        assert found is not None
+        assert found.status is status
+        self.orders.append(found)
+        return found
 
-    @property
-    def state(self) -> OrderState:
-        """What the order has come to."""
-        return rules.fold(self.order.amount, self.facts)
+    async def product(self, amount: int, currency: str) -> Product:
+        """Return a product that costs so much."""
+        product = replace(PRODUCT, id=f"paid-{currency}-{amount}", amount=amount, currency=currency)
+        await self.ledger.keep([product], [], "operator")
+        return product
 
-    @property
-    def truth(self) -> Truth:
+    async def story(self, order: Order) -> Story:
+        """Return all that is known of an order."""
+        found = await self.ledger.story(order.id)
+        assert found is not None
+        return found
+
+    async def facts(self, order: Order) -> Mapping[FactKind, Sequence[Fact]]:
+        """Return what is known of an order, by kind."""
+        known = [fact for fact, _ in (await self.story(order)).facts]
+        return {kind: [fact for fact in known if fact.kind is kind] for kind in {fact.kind for fact in known}}
+
+    async def status(self, order: Order) -> OrderStatus:
+        """Return what an order has come to."""
+        return (await self.story(order)).order.status
+
+    async def truth(self, order: Order) -> Truth:
         """The same, to be compared with the gateway's own books."""
-        return Truth(self.state.status, self.state.refunded)
+        story = await self.story(order)
+        return Truth(story.order.status, story.refunded)
+
+    def ours(self, events: Sequence[Event]) -> list[Event]:
+        """Return those events that are about orders made here: a provider tells of all."""
+        known: set[UUID | None] = {order.id for order in self.orders}
+        return [event for event in events if event.claimed.order in known]

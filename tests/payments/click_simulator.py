@@ -2,13 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 from uuid import UUID
 
+import asyncpg
 import httpx
+
+from servers.payments.click import Click
+from servers.payments.click_api import MerchantApi
+from servers.payments.payme import our_clock
+from servers.payments.provider import Heard, Provider, Said
+from stores.click_payments import ClickPayments
+from stores.money import FactKind, Order, OrderStatus
+from tests.payments.gateways import Act, Call, Line, Truth
 
 SECRET, SERVICE, MERCHANT, USER = "a-test-secret", "1001", "2002", "3003"
 BASE_URL = "https://click.invalid/v2/merchant"
@@ -29,22 +40,29 @@ class Payment:
     day: str
 
 
+def local_time(at_ms: int) -> str:
+    """Return a time in Tashkent."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC) + timedelta(hours=5)
+    return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
 class ClickSimulator:
     """Each act of a payer gives the calls that Click makes because of it. Complete is made from the answer to Prepare."""
 
     def __init__(self, now_ms: Callable[[], int], secret: str = SECRET) -> None:
         self._now_ms = now_ms
         self._secret = secret
-        self._count = 0
+        self._count = secrets.randbelow(10**16)  # other simulators name theirs in the same table
         self.payments: list[Payment] = []
+        self.reversed: set[int] = set()
+        """What it gave back because we asked for it."""
         self.asked: list[str] = []
         self.away = False
         self.loses_answers = False
 
     def local_time(self, ahead_seconds: float = 0) -> str:
         """Return the time in Tashkent."""
-        at = datetime.fromtimestamp(self._now_ms() / 1000, UTC) + timedelta(hours=5, seconds=ahead_seconds)
-        return at.strftime("%Y-%m-%d %H:%M:%S")
+        return local_time(self._now_ms() + round(ahead_seconds * 1000))
 
     def signed(self, fields: Mapping[str, str]) -> HttpCall:
         """Return a call with the signature of its fields."""
@@ -81,7 +99,7 @@ class ClickSimulator:
         """Let a payer begin to pay so many tiyin."""
         self._count += 1
         soums = f"{amount // 100}.{amount % 100:02}"
-        payment = Payment(str(order), 7_000 + self._count, 9_000_000 + self._count, soums, 0, self.local_time()[:10])
+        payment = Payment(str(order), 7_000 + self._count, 10**17 + self._count, soums, 0, self.local_time()[:10])
         self.payments.append(payment)
         return payment
 
@@ -141,6 +159,114 @@ class ClickSimulator:
                 found = [one for one in self.payments if str(one.paydoc) == paydoc and one.status == 2]
                 for one in found:
                     one.status = -1
+                    self.reversed.add(one.paydoc)
                 return {"error_code": 0 if found else -31, "error_note": "", "payment_id": int(paydoc)}
             case _:
                 return {"error_code": -500, "error_note": "simulated: no such call"}
+
+
+class SimulatedClick:
+    """The adapter of the conformance suite. Money is taken when Complete is sent, and given back where we will not have it."""
+
+    currency = "UZS"
+    can = frozenset({Act.PAY, Act.FAIL})
+    asks = True
+    signs_bytes = False
+    signs_time = True
+    names_students = False
+    calls_out = frozenset({"refund"})  # the others only where something is prepared and not completed (test_click.py)
+    line: Line
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._click = ClickSimulator(self.now_ms)
+        api = MerchantApi(BASE_URL, service=SERVICE, user=USER, secret=SECRET, transport=self._click.transport())
+        told = {"service": SERVICE, "merchant": MERCHANT, "secret": SECRET}
+        pages = {"checkout_url": "https://checkout.invalid/pay", "return_url": "https://exams.invalid/paid"}
+        self.provider: Provider = Click(ClickPayments(pool), api, live=False, **told, **pages)
+        self._begun: dict[str, bool] = {}
+        """Orders of which a payment was begun, and whether we may have prepared one."""
+
+    @property
+    def away(self) -> bool:
+        """Whether its API answers nothing."""
+        return self._click.away
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        self._click.away = away
+
+    def now_ms(self) -> int:
+        """Return the time."""
+        return our_clock()
+
+    def known(self, order: Order) -> int:
+        """It learns of an order from its link, and so as often as there are different links."""
+        return len({order.url})
+
+    async def act(self, act: Act, order: Order, amount: int = 0) -> Sequence[Call] | None:
+        """Let something happen; None where it cannot, or we would not have it."""
+        if act not in self.can or self.truth(order).status is not OrderStatus.OPEN:
+            return None
+        payment = self._click.begin(order.id, amount or order.amount)
+        calls = [Call(self._click.prepare(payment)[1])]
+        said = await self._ask(calls[0])
+        number = None if said is None else said.get("merchant_prepare_id")
+        self._begun[payment.order] = self._begun.get(payment.order, False) or said is None or number is not None
+        if said is None or number is None or said["error"] != 0:
+            payment.status = -1
+            return None
+        if act is Act.PAY:
+            told = (FactKind.PAID, str(payment.paydoc), order.amount)
+            calls.append(Call(self._click.complete(payment, number)[1], [told]))
+        else:
+            calls.append(Call(self._click.fail(payment, number)[1], [(FactKind.FAILED, str(payment.trans), 0)]))
+        said = await self._ask(calls[1])
+        if said is not None and said["error"] not in (0, -4):  # then Click gives it back
+            payment.status = -1
+        return calls
+
+    async def _ask(self, call: Call) -> Mapping[str, int] | None:
+        said = await self.line(call)
+        found: Mapping[str, int] | None = None if said is None else json.loads(said.body)
+        return found
+
+    async def catch_up(self) -> None:
+        """It repeats nothing: we ask after what was prepared."""
+
+    def sent(self) -> Sequence[Call]:
+        """It makes no call of what we ask."""
+        return []
+
+    def sign(self, call: Call, at_ms: int, stranger: bool = False) -> Heard:
+        """Sign as Click does, at a time."""
+        fields = dict(parse_qsl(call.body.decode()))
+        fields["sign_time"] = local_time(at_ms)
+        headers, body = (ClickSimulator(self.now_ms, "another") if stranger else self._click).signed(fields)
+        return Heard(headers, body, at_ms)
+
+    def unsigned(self, call: Call) -> Heard:
+        """Return a call without its signature."""
+        fields = dict(parse_qsl(call.body.decode()))
+        return Heard({}, urlencode({**fields, "sign_string": ""}).encode(), self.now_ms())
+
+    def refused(self, said: Said) -> bool:
+        """Return whether an answer is an error."""
+        return bool(json.loads(said.body)["error"])
+
+    def truth(self, order: Order) -> Truth:
+        """Return what an order has come to, by what Click holds: an order whose payment may have been prepared and was not made
+        has failed."""
+        mine = [one for one in self._click.payments if one.order == str(order.id)]
+        if any(one.paydoc in self._click.reversed for one in mine):
+            return Truth(OrderStatus.REFUNDED, order.amount)
+        if any(one.status == 2 for one in mine):
+            return Truth(OrderStatus.PAID, 0)
+        return Truth(OrderStatus.FAILED if self._begun.get(str(order.id)) else OrderStatus.OPEN, 0)
+
+
+@asynccontextmanager
+async def simulated_click(pool: asyncpg.Pool) -> AsyncIterator[SimulatedClick]:
+    """A Click that asks, and answers."""
+    simulated = SimulatedClick(pool)
+    yield simulated
+    await simulated.provider.stop()

@@ -1,11 +1,11 @@
 """What the conformance suite needs of a gateway that is simulated: one small adapter for each provider."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from servers.payments.provider import Heard, Provider
+from servers.payments.provider import Heard, Provider, Said
 from stores.money import FactKind, Order, OrderStatus
 
 Told = tuple[FactKind, str, int]
@@ -35,12 +35,23 @@ class Call:
     tells: Sequence[Told] = ()
 
 
+Line = Callable[[Call], Awaitable[Said | None]]
+"""What carries a call to us and our answer back; None: one of them was lost."""
+
+
+UNPAID = frozenset({OrderStatus.OPEN, OrderStatus.FAILED, OrderStatus.EXPIRED})
+
+
 @dataclass(frozen=True, slots=True)
 class Truth:
     """What an order has come to at the gateway, by its own books."""
 
     status: OrderStatus
     refunded: int
+
+    def agrees(self, other: "Truth") -> bool:
+        """Return whether the money is where the other says. A gateway that had no answer may take for begun what never was."""
+        return self == other or (self.status in UNPAID and other.status in UNPAID and self.refunded == other.refunded)
 
 
 class Gateway(Protocol):
@@ -49,13 +60,18 @@ class Gateway(Protocol):
     provider: Provider
     currency: str
     can: frozenset[Act]
+    asks: bool
+    """It asks before it takes money: what happens depends on our answers. So it makes its calls while something happens, one after
+    the other, and answers are all that a forged call gets: an error."""
+    line: Line
+    """How the calls of one that asks reach us."""
     signs_bytes: bool
     """A signature is of all bytes of a body. One that only says who calls cannot tell a changed body."""
     signs_time: bool
-    any_order: bool
-    """It sends its calls on whether or not those before them were answered."""
-    calls_out: bool
-    """It has an API that we call, and which may be away."""
+    names_students: bool
+    """Its messages say whose order it is."""
+    calls_out: frozenset[str]
+    """What our provider needs its API for, which may be away."""
     away: bool
     """Set to have that API answer nothing."""
 
@@ -65,8 +81,12 @@ class Gateway(Protocol):
     def known(self, order: Order) -> int:
         """Return how many times the gateway has an order."""
 
-    def act(self, act: Act, order: Order, amount: int = 0) -> Sequence[Call] | None:
-        """Let something happen to an order; returns the calls that the gateway makes, None where it cannot happen now."""
+    async def act(self, act: Act, order: Order, amount: int = 0) -> Sequence[Call] | None:
+        """Let something happen to an order; returns the calls that the gateway makes, or has made where it asks. None: it cannot
+        happen now, or we would not have it."""
+
+    async def catch_up(self) -> None:
+        """Repeat what was not answered, for gateways that do so."""
 
     def sent(self) -> Sequence[Call]:
         """Return the calls that the gateway makes because of what our provider asked it since last time."""
@@ -76,6 +96,9 @@ class Gateway(Protocol):
 
     def unsigned(self, call: Call) -> Heard:
         """Return a call that nobody has signed."""
+
+    def refused(self, said: Said) -> bool:
+        """Return whether an answer of ours is an error."""
 
     def truth(self, order: Order) -> Truth:
         """Return what an order has come to."""

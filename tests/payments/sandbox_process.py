@@ -1,5 +1,6 @@
 """The real sandbox for tests: its own process, and a shop that hears its webhooks over HTTP."""
 
+import asyncio
 import hmac
 import json
 import os
@@ -17,11 +18,12 @@ from typing import Any
 
 import httpx
 
-from servers.payments.provider import Heard, Provider
-from servers.payments.sandbox import Sandbox
+from servers.payments.provider import Heard, Provider, Said
+from servers.payments.sandbox import Sandbox, verify
 from stores.money import FactKind, Order, OrderStatus
-from tests.payments.gateways import Act, Call, Told, Truth
-from tests.stack import ROOT, free_port
+from tests.payments.books import PRODUCT, Till
+from tests.payments.gateways import Act, Call, Line, Told, Truth
+from tests.stack import ROOT, free_port, fresh
 
 KEY = "sk_sandbox_of_the_tests"
 SECRET, OLD_SECRET = "whsec_new_of_the_tests", "whsec_old_of_the_tests"
@@ -59,6 +61,8 @@ class Shop:
 
     answer: Callable[[Heard], int] = lambda heard: 200
     heard: list[Heard] = field(default_factory=list)
+    by_event: dict[str, Heard] = field(default_factory=dict)
+    """The newest of each event, whatever was cleared meanwhile."""
     changed: Condition = field(default_factory=Condition)
     url: str = ""
 
@@ -67,6 +71,7 @@ class Shop:
         status = self.answer(heard)
         with self.changed:
             self.heard.append(heard)
+            self.by_event[heard.headers["sandbox-event"]] = heard
             self.changed.notify_all()
         return status
 
@@ -80,6 +85,11 @@ class Shop:
         with self.changed:
             assert self.changed.wait_for(lambda: enough(self.heard), seconds), f"only {len(self.heard)} webhooks came"
             return list(self.heard)
+
+    def told_of(self, events: Sequence[str]) -> Sequence[Heard]:
+        """Wait until each of these events was heard, and return them."""
+        self.wait(lambda _: all(name in self.by_event for name in events))
+        return [self.by_event[name] for name in events]
 
 
 @contextmanager
@@ -196,11 +206,11 @@ class Process:
         assert reply.status_code in (200, 409), reply.text
         return reply.status_code == 200
 
-    def events(self, order: str) -> Sequence[Json]:
-        """Return all events of an order."""
+    def events(self, order: str, after: str = "") -> Sequence[Json]:
+        """Return the events of an order; `after`: those after that one."""
         found: list[Json] = []
         while True:
-            page = self.get("/v1/events", order=order, after=found[-1]["id"] if found else "")
+            page = self.get("/v1/events", order=order, after=found[-1]["id"] if found else after)
             found += page["events"]
             if not page["more"]:
                 return found
@@ -226,24 +236,26 @@ def provider(process: Process, **other: Any) -> Sandbox:
 
 
 class RealSandbox:
-    """The adapter of the conformance suite. Its calls are webhooks that came over HTTP, with the signatures that they came with."""
+    """The adapter of the conformance suite. Its calls are webhooks that came over HTTP, and that the gateway has signed."""
 
     currency = "USD"
     can: frozenset[Act] = frozenset(Act)
+    asks = False
     signs_bytes = True
     signs_time = True
-    any_order = True
-    calls_out = True
+    names_students = True
+    calls_out = frozenset({"open", "close", "look", "missed", "refund"})
+    line: Line
 
     def __init__(self, process: Process, shop: Shop) -> None:
         self.process = process
         self.shop = shop
         self.sandbox_provider = provider(process)
+        self.sandbox_provider.name = fresh("sandbox-")  # the tests' stack asks its own sandbox after all orders of that name
         self.provider: Provider = self.sandbox_provider
         self._away = False
-        self._taken: dict[str, int] = {}
-        self._orders: list[Order] = []
-        self._came: dict[bytes, Heard] = {}
+        self._newest: dict[str, str] = {}
+        """The newest event that was taken, by order; the order that was acted upon last comes last."""
 
     @property
     def away(self) -> bool:
@@ -271,45 +283,58 @@ class RealSandbox:
         found: Json = self.process.get("/v1/checkouts", order=str(order.id))["checkouts"][0]
         return found
 
-    def act(self, act: Act, order: Order, amount: int = 0) -> Sequence[Call] | None:
+    async def act(self, act: Act, order: Order, amount: int = 0) -> Sequence[Call] | None:
         """Let something happen; None where it cannot."""
-        name = self.checkout(order)["id"]
-        self._new(order)
+        return await asyncio.to_thread(self._act, act, order, amount)
+
+    def _act(self, act: Act, order: Order, amount: int) -> Sequence[Call] | None:
+        name = order.gateway_ref or self.checkout(order)["id"]
+        self._new(str(order.id))
         if not all(self.process.act(name, step, amount if act is Act.REFUND else None) for step in STEPS[act]):
             return None
-        return self._new(order)
+        return self._new(str(order.id))
+
+    async def catch_up(self) -> None:
+        """What it repeats comes by itself."""
 
     def sent(self) -> Sequence[Call]:
         """Return the calls that it makes since last time, of the order that was acted upon last."""
-        return self._new(self._orders[-1]) if self._orders else []
+        return self._new(next(reversed(self._newest))) if self._newest else []
 
-    def _new(self, order: Order) -> Sequence[Call]:
-        """Wait for the webhooks of what is new of an order, and return them."""
-        self._orders.append(order)
-        events = self.process.events(str(order.id))
-        new = [event["id"] for event in events[self._taken.get(str(order.id), 0) :]]
-        self._taken[str(order.id)] = len(events)
-        heard = self.shop.wait(lambda heard: set(new) <= {one.headers["sandbox-event"] for one in heard})
-        came = {one.headers["sandbox-event"]: one for one in heard}
-        self.shop.heard.clear()
-        calls = [Call(came[name].body, told(came[name].body)) for name in new]
-        self._came |= {came[name].body: came[name] for name in new}
-        return calls
+    def _new(self, order: str) -> Sequence[Call]:
+        """Wait for the webhooks of what is new of an order, see that the gateway has signed them, and return them."""
+        known = self._newest.pop(order, "")
+        names = [event["id"] for event in self.process.events(order, known)]
+        self._newest[order] = names[-1] if names else known
+        heard = self.shop.told_of(names)
+        for one in heard:
+            verify(one, [SECRET])
+        return [Call(one.body, told(one.body)) for one in heard]
 
     def sign(self, call: Call, at_ms: int, stranger: bool = False) -> Heard:
-        """Return a call as it came; by a stranger: signed with another secret."""
-        if stranger:
-            return signed(call.body, at_ms, "whsec_strange")
-        return Heard(self._came[call.body].headers, call.body, at_ms)
+        """Sign as the gateway does."""
+        return signed(call.body, at_ms, *(["whsec_strange"] if stranger else [SECRET, OLD_SECRET]))
 
     def unsigned(self, call: Call) -> Heard:
         """Return a call without its signature."""
-        headers = {name: value for name, value in self._came[call.body].headers.items() if name != "sandbox-signature"}
-        return Heard(headers, call.body, self.now_ms())
+        return Heard({"content-type": "application/json"}, call.body, self.now_ms())
+
+    def refused(self, said: Said) -> bool:
+        """What it sends is believed or refused, and its answer says nothing."""
+        return False
 
     def truth(self, order: Order) -> Truth:
         """Return what a checkout has come to."""
         return truth(self.checkout(order))
+
+
+async def opened(gateway: RealSandbox, till: Till) -> Order:
+    """Return an order that the sandbox has taken."""
+    order = await till.order(seconds=3_600)
+    found = await gateway.provider.open(order, PRODUCT)
+    noted = await till.ledger.opened(order.id, found.ref, found.url, found.secret)
+    assert noted is not None
+    return noted
 
 
 def told(body: bytes) -> Sequence[Told]:

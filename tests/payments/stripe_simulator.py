@@ -3,20 +3,21 @@
 import copy
 import json
 import re
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import stripe
 
-from servers.payments.provider import Heard, Provider
+from servers.payments.provider import Heard, Provider, Said
 from servers.payments.stripe_gateway import Stripe
 from stores.money import FactKind, Order, OrderStatus
-from tests.payments.gateways import Act, Call, Told, Truth
+from tests.payments.gateways import Act, Call, Line, Told, Truth
 
 KEY = "sk_test_simulated"
 SECRET, OLD_SECRET = "whsec_new", "whsec_old"
@@ -41,6 +42,7 @@ class Account:
         self.lock = Lock()
         self.clock = int(time.time())
         self.sessions: dict[str, Json] = {}
+        self.by_order: dict[str, list[Json]] = {}
         self.intents: dict[str, Json] = {}
         self.intent_metadata: dict[str, Json] = {}
         self.charges: dict[str, Json] = {}
@@ -52,11 +54,12 @@ class Account:
         self.asked: list[str] = []
         self.page = 100
         self._count = 0
+        self._name = secrets.token_hex(4)  # other accounts name their objects in the same inbox
 
     def new(self, prefix: str, kind: str, **fields: Any) -> Json:
         """Make an object."""
         self._count += 1
-        return {"id": f"{prefix}_{self._count:06}", "object": kind, "created": self.clock, "livemode": False, **fields}
+        return {"id": f"{prefix}_{self._name}{self._count:06}", "object": kind, "created": self.clock, "livemode": False, **fields}
 
     def emit(self, kind: str, about: Json, *tells: Told) -> None:
         """Note an event, with the object as it is now, and what we expect it to tell."""
@@ -99,7 +102,7 @@ class Account:
 
     def give_back(self, intent: Json, amount: int, metadata: Mapping[str, str]) -> Json:
         """Refund so much: it is pending first, and two events tell that it went through."""
-        if not 0 < amount <= self.left(intent):
+        if intent["status"] != "succeeded" or not 0 < amount <= self.left(intent):
             raise Refused(400, "charge_already_refunded")
         known = {"payment_intent": intent["id"], "charge": intent["latest_charge"], "currency": intent["currency"]}
         refund = self.new("re", "refund", amount=amount, status="pending", metadata=dict(metadata), **known)
@@ -216,6 +219,7 @@ class Account:
         session["url"] = f"/pay/{session['id']}"
         self.intent_metadata[session["id"]] = under["payment_intent_data[metadata]"]
         self.sessions[session["id"]] = session
+        self.by_order.setdefault(session["client_reference_id"], []).append(session)
         return session
 
     def _expanded(self, session: Json) -> Json:
@@ -243,16 +247,21 @@ class SimulatedStripe:
 
     currency = "USD"
     can: frozenset[Act] = frozenset(Act)
+    asks = False
     signs_bytes = True
     signs_time = True
-    any_order = True
-    calls_out = True
+    names_students = True
+    calls_out = frozenset({"open", "close", "look", "missed", "refund"})
+    line: Line
 
     def __init__(self) -> None:
         self.account = Account()
         self.away = False
         self.cuts = 0
         """So many answers are lost on their way, after what they answer was done."""
+        self.holds = Event()
+        """While it is clear, answers to what makes a session wait."""
+        self.holds.set()
         self._taken = 0
         self.server = _server(self)
         self.stripe_provider = self.stripe()
@@ -276,13 +285,13 @@ class SimulatedStripe:
 
     def known(self, order: Order) -> int:
         """Return how many sessions an order has."""
-        return sum(one["client_reference_id"] == str(order.id) for one in self.account.sessions.values())
+        return len(self.account.by_order.get(str(order.id), ()))
 
     def session(self, order: Order) -> Json:
         """Return an order's session."""
-        return next(one for one in self.account.sessions.values() if one["client_reference_id"] == str(order.id))
+        return self.account.by_order[str(order.id)][0]
 
-    def act(self, act: Act, order: Order, amount: int = 0) -> Sequence[Call] | None:
+    async def act(self, act: Act, order: Order, amount: int = 0) -> Sequence[Call] | None:
         """Let something happen; None where it cannot."""
         self.sent()
         with self.account.lock:
@@ -329,6 +338,13 @@ class SimulatedStripe:
     def unsigned(self, call: Call) -> Heard:
         """Return a call without its header."""
         return Heard({"content-type": "application/json"}, call.body, self.now_ms())
+
+    async def catch_up(self) -> None:
+        """It repeats nothing by itself here: what is lost is lost."""
+
+    def refused(self, said: Said) -> bool:
+        """What it sends is believed or refused, and its answer says nothing."""
+        return False
 
     def truth(self, order: Order) -> Truth:
         """Return what a session has come to, from what the account holds."""
@@ -377,6 +393,8 @@ def _server(simulated: SimulatedStripe) -> ThreadingHTTPServer:
                     key = self.headers.get("idempotency-key")
                     status, said = account.answer(self.command, urlsplit(self.path).path, asked, key)
                     said = copy.deepcopy(said)
+                if self.command == "POST" and self.path.endswith("/sessions"):
+                    simulated.holds.wait(10)
                 if simulated.cuts:
                     simulated.cuts -= 1
                     self.close_connection = True

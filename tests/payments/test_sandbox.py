@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 
 from ops.sandbox import money
 from ops.sandbox.api import origin
-from servers.payments.provider import Forged, GatewayAway, Heard
+from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard
 from servers.payments.sandbox import Sandbox, event, verify
-from stores.ledger import EventOutcome
+from stores.ledger import Ledger
 from stores.money import FactKind, Order
-from tests.payments.books import PRODUCT, Shelf, new_order, opened, stated
+from tests.payments.books import PRODUCT, Till, stated
 from tests.payments.sandbox_process import (
     OLD_SECRET,
     SECRET,
     Process,
     RealSandbox,
     listening_shop,
+    opened,
     provider,
     real_sandbox,
     sandbox,
@@ -51,6 +52,15 @@ def gateway(module_gateway: RealSandbox) -> RealSandbox:
     module_gateway.shop.heard.clear()
     module_gateway.shop.answer = lambda heard: 200
     return module_gateway
+
+
+@pytest.fixture
+def till(module_gateway: RealSandbox, ledger: Ledger) -> Till:
+    return new_till(module_gateway, ledger)
+
+
+def new_till(gateway: RealSandbox, ledger: Ledger) -> Till:
+    return Till(ledger, gateway.provider.name, PRODUCT.currency, PRODUCT.amount)
 
 
 def names(heard: Sequence[Heard]) -> list[str]:
@@ -87,8 +97,8 @@ def press(gateway: RealSandbox, order: Order, **button: str) -> httpx.Response:
 # Webhooks
 
 
-async def test_a_webhook_comes_with_a_signature_by_each_secret(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_a_webhook_comes_with_a_signature_by_each_secret(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     act(gateway, order, "pay")
 
     heard = come(gateway, order, 1)[0]
@@ -99,8 +109,8 @@ async def test_a_webhook_comes_with_a_signature_by_each_secret(gateway: RealSand
         verify(heard, ["of nobody"])
 
 
-async def test_a_webhook_that_is_not_taken_comes_again_signed_anew(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_a_webhook_that_is_not_taken_comes_again_signed_anew(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     gateway.shop.answer = lambda heard: 503 if len(of(order, gateway.shop.heard)) == 0 else 200
     act(gateway, order, "pay")
 
@@ -113,8 +123,8 @@ async def test_a_webhook_that_is_not_taken_comes_again_signed_anew(gateway: Real
     assert "503" in page
 
 
-async def test_a_webhook_that_waits_outlives_a_kill(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_a_webhook_that_waits_outlives_a_kill(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     gateway.shop.answer = lambda heard: 500
     act(gateway, order, "pay")
     come(gateway, order, 1)
@@ -127,8 +137,8 @@ async def test_a_webhook_that_waits_outlives_a_kill(gateway: RealSandbox) -> Non
     assert gateway.checkout(order)["status"] == "paid"
 
 
-async def test_a_lost_webhook_never_comes_and_is_on_the_list(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_a_lost_webhook_never_comes_and_is_on_the_list(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     choose(gateway, order, "lose")
     act(gateway, order, "pay")
     choose(gateway, order, "send")
@@ -142,22 +152,21 @@ async def test_a_lost_webhook_never_comes_and_is_on_the_list(gateway: RealSandbo
     ]
 
 
-async def test_a_doubled_webhook_comes_twice_and_is_one_event(gateway: RealSandbox) -> None:
-    order, shelf = await opened(gateway), None
+async def test_a_doubled_webhook_comes_twice_and_is_one_event(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     choose(gateway, order, "twice")
     act(gateway, order, "pay")
 
     heard = come(gateway, order, 2)
 
-    shelf = Shelf(order)
     for one in heard:
-        await gateway.provider.hear(one, shelf)
+        await gateway.provider.hear(one, till)
     assert len(heard) == 2
-    assert len(shelf.events) == 1
+    assert len((await till.story(order)).events) == 1
 
 
-async def test_webhooks_that_are_held_back_come_newest_first(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_webhooks_that_are_held_back_come_newest_first(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     choose(gateway, order, "hold")
     act(gateway, order, "decline", "pay", "dispute", "win")
     assert of(order, gateway.shop.heard) == []
@@ -169,8 +178,8 @@ async def test_webhooks_that_are_held_back_come_newest_first(gateway: RealSandbo
     assert names(come(gateway, order, 4)) == ["dispute.won", "dispute.opened", "payment.succeeded", "payment.declined"]
 
 
-async def test_everything_can_be_sent_again_newest_first(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_everything_can_be_sent_again_newest_first(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     act(gateway, order, "pay", "dispute", "lose")
     come(gateway, order, 3)
 
@@ -179,8 +188,8 @@ async def test_everything_can_be_sent_again_newest_first(gateway: RealSandbox) -
     assert names(come(gateway, order, 6)[3:]) == ["dispute.lost", "dispute.opened", "payment.succeeded"]
 
 
-async def test_one_event_can_be_sent_again_by_its_name(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_one_event_can_be_sent_again_by_its_name(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     choose(gateway, order, "lose")
     act(gateway, order, "pay")
     name = gateway.process.events(str(order.id))[0]["id"]
@@ -190,8 +199,8 @@ async def test_one_event_can_be_sent_again_by_its_name(gateway: RealSandbox) -> 
     assert [one.headers["sandbox-event"] for one in come(gateway, order, 1)] == [name]
 
 
-async def test_a_checkout_whose_time_is_over_expires_by_itself(gateway: RealSandbox) -> None:
-    order = replace(new_order(gateway), expires_ms=gateway.now_ms() + 1_500)
+async def test_a_checkout_whose_time_is_over_expires_by_itself(gateway: RealSandbox, till: Till) -> None:
+    order = replace(await till.order(), expires_ms=gateway.now_ms() + 1_500)
     found = await gateway.provider.open(order, PRODUCT)
 
     assert names(come(gateway, order, 1)) == ["checkout.expired"]
@@ -202,8 +211,8 @@ async def test_a_checkout_whose_time_is_over_expires_by_itself(gateway: RealSand
 # The provider
 
 
-async def test_an_order_is_found_again_though_its_product_was_renamed(gateway: RealSandbox) -> None:
-    order = new_order(gateway)
+async def test_an_order_is_found_again_though_its_product_was_renamed(gateway: RealSandbox, till: Till) -> None:
+    order = await till.order(seconds=3_600)
     first = await gateway.provider.open(order, PRODUCT)
 
     again = await gateway.provider.open(order, replace(PRODUCT, title="Another name"))
@@ -212,19 +221,19 @@ async def test_an_order_is_found_again_though_its_product_was_renamed(gateway: R
     assert gateway.known(order) == 1
 
 
-async def test_an_order_whose_answer_was_never_noted_is_found_by_its_id(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_an_order_whose_answer_was_never_noted_is_found_by_its_id(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     act(gateway, order, "pay")
     unnoted = replace(order, gateway_ref=None)
 
     assert not await gateway.provider.close(unnoted)
     await gateway.provider.refund(unnoted, order.amount, f"key-{order.id}")
     assert {fact.kind for one in await gateway.provider.look(unnoted) for fact in one.facts} == {FactKind.PAID, FactKind.REFUNDED}
-    assert await gateway.provider.close(replace(new_order(gateway), gateway_ref=None))
+    assert await gateway.provider.close(await till.order())
 
 
-async def test_money_that_is_under_way_cannot_be_closed_and_one_that_never_came_can(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_money_that_is_under_way_cannot_be_closed_and_one_that_never_came_can(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     act(gateway, order, "transfer")
     assert not await gateway.provider.close(order)
 
@@ -233,21 +242,21 @@ async def test_money_that_is_under_way_cannot_be_closed_and_one_that_never_came_
     assert await gateway.provider.close(order)
 
 
-async def test_no_more_is_given_back_than_was_paid(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_no_more_is_given_back_than_was_paid(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     act(gateway, order, "pay")
     await gateway.provider.refund(order, 2_000, f"first-{order.id}")
 
-    with pytest.raises(GatewayAway):
+    with pytest.raises(GatewayRefused):
         await gateway.provider.refund(order, 501, f"second-{order.id}")
 
     assert gateway.truth(order).refunded == 2_000
 
 
-async def test_a_refused_refund_may_be_asked_again_with_its_key(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_a_refused_refund_may_be_asked_again_with_its_key(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     act(gateway, order, "pay", "dispute")
-    with pytest.raises(GatewayAway):
+    with pytest.raises(GatewayRefused):
         await gateway.provider.refund(order, 700, f"key-{order.id}")
     act(gateway, order, "win")
 
@@ -256,8 +265,8 @@ async def test_a_refused_refund_may_be_asked_again_with_its_key(gateway: RealSan
     assert gateway.truth(order).refunded == 700
 
 
-async def test_looking_reads_every_page_of_a_long_list(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_looking_reads_every_page_of_a_long_list(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     act(gateway, order, *["decline"] * 205, "pay")
 
     found = await gateway.provider.look(order)
@@ -266,8 +275,8 @@ async def test_looking_reads_every_page_of_a_long_list(gateway: RealSandbox) -> 
     assert stated([fact for one in found for fact in one.facts])[0][0] is FactKind.PAID
 
 
-async def test_the_page_to_return_to_knows_the_payment(gateway: RealSandbox) -> None:
-    order = new_order(gateway)
+async def test_the_page_to_return_to_knows_the_payment(gateway: RealSandbox, till: Till) -> None:
+    order = await till.order(seconds=3_600)
     other = provider(gateway.process, return_url="https://shop.example/paid?payment={payment}")
     found = await other.open(order, PRODUCT)
     await other.stop()
@@ -280,11 +289,11 @@ async def test_the_page_to_return_to_knows_the_payment(gateway: RealSandbox) -> 
     assert left.headers["location"] == f"https://shop.example/paid?payment={order.id}"
 
 
-async def test_a_key_that_is_not_the_gateways_is_no_answer(gateway: RealSandbox) -> None:
+async def test_a_key_that_is_not_the_gateways_is_no_answer(gateway: RealSandbox, till: Till) -> None:
     stranger = provider(gateway.process, api_key="sk_sandbox_of_nobody")
 
     with pytest.raises(GatewayAway):
-        await stranger.open(new_order(gateway), PRODUCT)
+        await stranger.open(await till.order(), PRODUCT)
 
     await stranger.stop()
 
@@ -361,13 +370,13 @@ def test_a_message_that_is_odd_in_any_part_tells_nothing(differs: dict[str, Any]
     body=st.binary(max_size=64)
     | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda x: json.dumps(x).encode())
 )
-async def test_whatever_is_signed_is_kept_and_breaks_nothing(module_gateway: RealSandbox, body: bytes) -> None:
-    shelf = Shelf(new_order(module_gateway))
+async def test_whatever_is_signed_is_kept_and_breaks_nothing(module_gateway: RealSandbox, ledger: Ledger, body: bytes) -> None:
+    till = new_till(module_gateway, ledger)
 
-    await module_gateway.provider.hear(signed(body, NOW_MS, SECRET), shelf)
+    await module_gateway.provider.hear(signed(body, NOW_MS, SECRET), till)
 
-    assert [(one.body, one.facts) for one in shelf.events] == [(body, ())]
-    assert (await shelf.tell(event(body))).outcome is EventOutcome.REPLAYED
+    assert [(one.body, one.facts) for one in till.events] == [(body, ())]
+    assert (await till.tell(event(body))).again
 
 
 # What the gateway refuses
@@ -454,8 +463,8 @@ def test_a_strange_name_leads_nowhere(gateway: RealSandbox) -> None:
 
 
 @pytest.mark.parametrize("token", [None, "", "0" * 64])
-async def test_a_form_without_the_pages_token_does_nothing(gateway: RealSandbox, token: str | None) -> None:
-    order = await opened(gateway)
+async def test_a_form_without_the_pages_token_does_nothing(gateway: RealSandbox, till: Till, token: str | None) -> None:
+    order = await opened(gateway, till)
     form = {"act": "pay", "part": "student", **({} if token is None else {"token": token})}
 
     reply = gateway.process.http.post(f"/pay/{order.gateway_ref}", data=form)
@@ -464,8 +473,8 @@ async def test_a_form_without_the_pages_token_does_nothing(gateway: RealSandbox,
     assert gateway.checkout(order)["status"] == "open"
 
 
-async def test_a_form_of_another_site_does_nothing_though_it_has_the_token(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_a_form_of_another_site_does_nothing_though_it_has_the_token(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
     token = re.search('name="token" value="([0-9a-f]+)"', gateway.process.http.get(f"/pay/{order.gateway_ref}").text)
     assert token is not None
 
@@ -478,16 +487,16 @@ async def test_a_form_of_another_site_does_nothing_though_it_has_the_token(gatew
     assert gateway.checkout(order)["status"] == "open"
 
 
-async def test_a_token_is_good_for_its_own_checkout_alone(gateway: RealSandbox) -> None:
-    first, second = await opened(gateway), await opened(gateway)
+async def test_a_token_is_good_for_its_own_checkout_alone(gateway: RealSandbox, till: Till) -> None:
+    first, second = await opened(gateway, till), await opened(gateway, till)
     token = re.search('name="token" value="([0-9a-f]+)"', gateway.process.http.get(f"/pay/{first.gateway_ref}").text)
     assert token is not None
 
     assert gateway.process.http.post(f"/pay/{second.gateway_ref}", data={"act": "pay", "token": token[1]}).status_code == 403
 
 
-async def test_pressing_twice_pays_once(gateway: RealSandbox) -> None:
-    order = await opened(gateway)
+async def test_pressing_twice_pays_once(gateway: RealSandbox, till: Till) -> None:
+    order = await opened(gateway, till)
 
     first, second = press(gateway, order, act="pay"), press(gateway, order, act="pay")
 
@@ -499,8 +508,8 @@ async def test_pressing_twice_pays_once(gateway: RealSandbox) -> None:
 @pytest.mark.parametrize(
     "button", [{}, {"act": "steal"}, {"next": "never"}, {"act": "refund", "amount": "1.001"}, {"act": "refund", "amount": "-1"}]
 )
-async def test_a_button_that_is_not_there_does_nothing(gateway: RealSandbox, button: dict[str, str]) -> None:
-    order = await opened(gateway)
+async def test_a_button_that_is_not_there_does_nothing(gateway: RealSandbox, till: Till, button: dict[str, str]) -> None:
+    order = await opened(gateway, till)
     act(gateway, order, "pay")
     before = gateway.checkout(order)
 

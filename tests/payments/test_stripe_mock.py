@@ -18,9 +18,11 @@ import pytest_asyncio
 
 from servers.payments.provider import GatewayRefused
 from servers.payments.stripe_gateway import Stripe
+from stores.ledger import Ledger
 from stores.money import Order
-from tests.payments.books import PRODUCT, Shelf, made_order
+from tests.payments.books import PRODUCT, Till
 from tests.payments.stripe_simulator import signed
+from tests.stack import fresh
 
 REFUND = {"id": "re_1", "status": "succeeded", "amount": 5, "currency": "usd", "payment_intent": "pi_1"}
 FOUND = os.environ.get("STRIPE_MOCK") or shutil.which("stripe-mock")
@@ -57,8 +59,13 @@ async def provider() -> AsyncIterator[Stripe]:
 
 
 @pytest.fixture
-def order(provider: Stripe) -> Order:
-    return made_order(provider, "USD", round(time.time() * 1000))
+def till(ledger: Ledger) -> Till:
+    return Till(ledger, "stripe", "USD", PRODUCT.amount)
+
+
+@pytest.fixture
+async def order(till: Till) -> Order:
+    return await till.order(seconds=3_600)
 
 
 async def test_stripe_takes_an_order_as_we_open_it(provider: Stripe, order: Order) -> None:
@@ -88,13 +95,12 @@ async def test_stripe_takes_a_refund(provider: Stripe, order: Order) -> None:
     await provider.refund(replace(order, gateway_ref="cs_1"), 100, "key")
 
 
-async def test_stripe_takes_what_we_ask_of_a_payment_intent(provider: Stripe, order: Order) -> None:
-    body = {"id": "evt_1", "type": "refund.created", "data": {"object": REFUND}}
-    shelf = Shelf(order)
+async def test_stripe_takes_what_we_ask_of_a_payment_intent(provider: Stripe, order: Order, till: Till) -> None:
+    body = {"id": fresh("evt_"), "type": "refund.created", "data": {"object": REFUND}}
 
-    await provider.hear(signed(json.dumps(body).encode(), order.created_ms, "whsec_mock"), shelf)
+    await provider.hear(signed(json.dumps(body).encode(), order.created_ms, "whsec_mock"), till)
 
-    assert shelf.events[0].claimed.currency == "USD"
+    assert till.events[0].claimed.currency == "USD"
 
 
 async def test_stripe_mock_refuses_what_stripe_does_not_know(provider: Stripe, order: Order) -> None:
