@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -24,21 +25,30 @@ OWNER_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('owner/' || $1, 0))"
 ORDER = """p.id, p.student_id, p.product_id, p.provider, p.amount, p.currency, p.live, p.gateway_ref, p.url, p.secret, p.status,
   p.created_at, p.expires_at"""
 
-OWNED = """
+ENTER = """
+  WITH new AS (
+    INSERT INTO entitlement_entry (student_id, product_id, source, granted, reason, starts_at, ends_at, actor)
+    SELECT $1, unnest($2::text[]), $3, $4, $5, $6, $7, $8 RETURNING id, product_id, source, granted, starts_at, ends_at
+  ), latest AS (
+    SELECT DISTINCT ON (product_id, source) product_id, granted, starts_at, ends_at
+    FROM (
+      SELECT id, product_id, source, granted, starts_at, ends_at FROM new
+      UNION ALL
+      SELECT id, product_id, source, granted, starts_at, ends_at FROM entitlement_entry
+      WHERE student_id = $1 AND product_id = ANY ($2)
+    ) AS entries ORDER BY product_id, source, id DESC
+  )
   INSERT INTO entitlement AS e (student_id, product_id, granted_at, expires_at, revoked_at)
   SELECT $1, product_id, coalesce(min(starts_at) FILTER (WHERE granted), min(starts_at), now()),
     CASE WHEN bool_or(granted AND ends_at IS NULL) THEN NULL ELSE max(ends_at) FILTER (WHERE granted) END,
     CASE WHEN bool_or(granted) THEN NULL ELSE now() END
-  FROM (
-    SELECT DISTINCT ON (product_id, source) product_id, granted, starts_at, ends_at
-    FROM entitlement_entry WHERE student_id = $1 AND product_id = ANY ($2) ORDER BY product_id, source, id DESC
-  ) AS latest GROUP BY product_id
+  FROM latest GROUP BY product_id
   ON CONFLICT (student_id, product_id) DO UPDATE
   SET granted_at = excluded.granted_at, expires_at = excluded.expires_at,
     revoked_at = CASE WHEN excluded.revoked_at IS NULL THEN NULL ELSE coalesce(e.revoked_at, excluded.revoked_at) END
 """
-"""What a student owns of some products: the fold of each source's latest word. One that grants is enough; the longest counts."""
-
+"""Adds words to the ledger, and makes what the student owns of these products the fold of each source's latest word. One that
+grants is enough; the longest counts. Whoever runs it holds OWNER_LOCK."""
 
 EVENT = "SELECT provider, event_id, kind, outcome, why, received_at FROM webhook_event"
 
@@ -71,6 +81,14 @@ DRIFT = """
   FROM compared GROUP BY provider, day, currency ORDER BY provider, day, currency
 """
 """What is paid is read off the facts here, in other words than the rules', so that a mistake in those shows."""
+
+
+class _Word(NamedTuple):
+    """What a source has said of a product."""
+
+    product: str
+    granted: bool
+    ends_ms: int | None
 
 
 class NotOrdered(StrEnum):
@@ -425,67 +443,65 @@ class Ledger:
         """Keep an event and do what it says, once, in one transaction: inbox, facts, fold, grants. What does not match the order
         that it names is quarantined and changes nothing."""
         async with self._pool.acquire() as connection, connection.transaction():
+            order = await _named(connection, provider, event.claimed) if event.facts else None
+            outcome, why = EventOutcome.STORED, ""
+            if event.facts:
+                why = "there is no such order" if order is None else self._mismatch(order, event.claimed, event.facts)
+                outcome = EventOutcome.QUARANTINED if why else EventOutcome.APPLIED
             new = await connection.fetchval(
                 """
-                INSERT INTO webhook_event (provider, event_id, kind, body, outcome) VALUES ($1, $2, $3, $4, 'STORED')
-                ON CONFLICT DO NOTHING RETURNING true
+                INSERT INTO webhook_event (provider, event_id, kind, body, outcome, why, payment_id)
+                VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING true
                 """,
-                *(provider, event.id, event.kind, event.body),
+                *(provider, event.id, event.kind, event.body, outcome, why, order.id if order else None),
             )
             if not new:
                 first = await connection.fetchrow(
                     "SELECT outcome, why FROM webhook_event WHERE (provider, event_id) = ($1, $2)", provider, event.id
                 )
                 return Told(EventOutcome(first["outcome"]), first["why"], again=True)
-            if not event.facts:
-                return Told(EventOutcome.STORED)
-            order = await _named(connection, provider, event.claimed)
-            why = "there is no such order" if order is None else self._mismatch(order, event.claimed, event.facts)
-            outcome = EventOutcome.QUARANTINED if why else EventOutcome.APPLIED
-            await connection.execute(
-                "UPDATE webhook_event SET outcome = $3, why = $4, payment_id = $5 WHERE (provider, event_id) = ($1, $2)",
-                *(provider, event.id, outcome, why, order.id if order else None),
-            )
-            if order is None or why:
-                return Told(outcome, why)
-            if event.claimed.gateway_ref and order.gateway_ref is None:  # it was quicker than our own note of the gateway's answer
-                await connection.execute("UPDATE payment SET gateway_ref = $2 WHERE id = $1", order.id, event.claimed.gateway_ref)
-            await self._apply(connection, order, event.facts)
-            return Told(outcome)
+            if order is not None and not why:
+                await self._apply(connection, order, event.facts, event.claimed.gateway_ref)
+            return Told(outcome, why)
 
-    async def _apply(self, connection: asyncpg.Connection, order: Order, facts: Sequence[Fact]) -> None:
-        """Add facts of an order that is locked, and bring what it grants up to their fold."""
-        await connection.execute(
+    async def _apply(
+        self, connection: asyncpg.Connection, order: Order, facts: Sequence[Fact], gateway_ref: str | None = None
+    ) -> None:
+        """Add facts of an order that is locked, and bring what it grants up to their fold.
+
+        `gateway_ref` is noted where we have none: an event can be quicker than our own note of the gateway's answer.
+        """
+        known = await connection.fetch(
             """
-            INSERT INTO payment_fact (payment_id, kind, ref, amount, at)
-            SELECT $1, * FROM unnest($2::text[], $3::text[], $4::int[], $5::timestamptz[]) ON CONFLICT DO NOTHING
+            WITH new AS (
+              INSERT INTO payment_fact (payment_id, kind, ref, amount, at)
+              SELECT $1, * FROM unnest($2::text[], $3::text[], $4::int[], $5::timestamptz[]) ON CONFLICT DO NOTHING
+              RETURNING kind, ref, amount, at
+            )
+            SELECT * FROM new UNION ALL SELECT kind, ref, amount, at FROM payment_fact WHERE payment_id = $1
             """,
             *(order.id, [fact.kind for fact in facts], [fact.ref for fact in facts], [fact.amount for fact in facts]),
             [_moment(fact.at_ms) for fact in facts],
         )
-        known = await connection.fetch("SELECT kind, ref, amount, at FROM payment_fact WHERE payment_id = $1", order.id)
         state = self._fold(order.amount, map(_fact, known))
         await connection.execute(
-            "UPDATE payment SET status = $2, paid_at = $3, refunded = $4 WHERE id = $1",
-            *(order.id, state.status, _moment(state.paid_ms), state.refunded),
+            "UPDATE payment SET status = $2, paid_at = $3, refunded = $4, gateway_ref = coalesce(gateway_ref, $5) WHERE id = $1",
+            *(order.id, state.status, _moment(state.paid_ms), state.refunded, gateway_ref),
         )
         if state.paid_ms is None:
             return
-        await connection.execute(OWNER_LOCK, order.student)
         source = f"payment:{order.id}"
-        bought = await connection.fetch(
-            "SELECT product_id, ends_at FROM entitlement_entry WHERE (student_id, source) = ($1, $2) AND granted ORDER BY id",
-            *(order.student, source),
-        )
+        words = await _words(connection, order.student, source)
+        bought = [word for word in words if word.granted]
         if bought:  # it stays what it was, whatever the catalogue says by now
-            wanted = list(dict.fromkeys(row["product_id"] for row in bought))
-            ends_ms = _ms_or_none(bought[0]["ends_at"])
+            wanted = list(dict.fromkeys(word.product for word in bought))
+            ends_ms = bought[0].ends_ms
         else:
             products = await _products(connection, order.product)
             wanted = list(self._whole(products[order.product], products))
             ends_ms = self._until(state.paid_ms, products[order.product].validity_days)
         grant = Grant(source, state.grants, state.status, state.paid_ms, ends_ms)
-        await _enter(connection, order.student, wanted, grant, order.provider)
+        await _enter(connection, order.student, wanted, grant, order.provider, words)
 
     # Who owns what
 
@@ -496,12 +512,9 @@ class Ledger:
             products = await _products(connection, product)
             if product not in products:
                 return False
-            given = await connection.fetch(
-                "SELECT DISTINCT product_id FROM entitlement_entry WHERE (student_id, source) = ($1, $2) AND granted",
-                *(student, grant.source),
-            )
-            whole = {*self._whole(products[product], products), *(row["product_id"] for row in given)}
-            await _enter(connection, student, sorted(whole), grant, actor)
+            words = await _words(connection, student, grant.source)
+            whole = {*self._whole(products[product], products), *(word.product for word in words if word.granted)}
+            await _enter(connection, student, sorted(whole), grant, actor, words)
             act = "entitlement.grant" if grant.granted else "entitlement.revoke"
             await record(connection, actor, act, student, {"product": product, "source": grant.source, "reason": grant.reason})
         return True
@@ -517,33 +530,31 @@ class Ledger:
         ]
 
 
-async def _enter(connection: asyncpg.Connection, student: str, products: Sequence[str], grant: Grant, actor: str) -> None:
+async def _words(connection: asyncpg.Connection, student: str, source: str) -> Sequence[_Word]:
+    """Return what a source has said of a student so far, the first word first; whoever may add to it is the one who asks."""
+    rows = await connection.fetch(
+        "SELECT product_id, granted, ends_at FROM entitlement_entry WHERE (student_id, source) = ($1, $2) ORDER BY id",
+        *(student, source),
+    )
+    return [_Word(row["product_id"], row["granted"], _ms_or_none(row["ends_at"])) for row in rows]
+
+
+async def _enter(
+    connection: asyncpg.Connection, student: str, products: Sequence[str], grant: Grant, actor: str, words: Sequence[_Word]
+) -> None:
     """Enter a source's word about products where it is not what it said last, and fold.
 
     An order that was refunded before it ever granted leaves a word all the same, so that the ledger tells the whole story.
     """
-    said = {
-        row["product_id"]: (row["granted"], row["ends_at"])
-        for row in await connection.fetch(
-            """
-            SELECT DISTINCT ON (product_id) product_id, granted, ends_at FROM entitlement_entry
-            WHERE student_id = $1 AND product_id = ANY ($2) AND source = $3 ORDER BY product_id, id DESC
-            """,
-            *(student, products, grant.source),
-        )
-    }
-    ends_at = _moment(grant.ends_ms)
-    new = [product for product in products if said.get(product) != (grant.granted, ends_at)]
+    said = {word.product: (word.granted, word.ends_ms) for word in words}
+    new = [product for product in products if said.get(product) != (grant.granted, grant.ends_ms)]
     if not new:
         return
+    await connection.execute(OWNER_LOCK, student)
     await connection.execute(
-        """
-        INSERT INTO entitlement_entry (student_id, product_id, source, granted, reason, starts_at, ends_at, actor)
-        SELECT $1, unnest($2::text[]), $3, $4, $5, $6, $7, $8
-        """,
-        *(student, new, grant.source, grant.granted, grant.reason, _moment(grant.starts_ms), ends_at, actor),
+        ENTER,
+        *(student, new, grant.source, grant.granted, grant.reason, _moment(grant.starts_ms), _moment(grant.ends_ms), actor),
     )
-    await connection.execute(OWNED, student, new)
 
 
 async def _price(

@@ -307,7 +307,10 @@ async def test_an_order_that_cannot_be_paid_is_refused_with_a_reason_for_the_pay
     assert not await shop.kept()
 
 
-@pytest.mark.parametrize("named", [str(uuid4()), "", "1", "' OR 1=1 --", "\ud800", "\x00", 5, None, ["x"], {"a": 1}, "9" * 9_999])
+@pytest.mark.parametrize(
+    "named",
+    ["01999999-0000-7000-8000-000000000000", "", "1", "' OR 1=1 --", "\ud800", "\x00", 5, None, ["x"], {"a": 1}, "9" * 9_999],
+)
 async def test_an_order_that_there_is_not_is_an_error_of_the_account(shop: Shop, named: object) -> None:
     call = shop.gateway.call("CheckPerformTransaction", {"amount": 1, "account": {"order": named}})
 
