@@ -23,6 +23,7 @@ from stores.payme_transactions import PaymeTransaction, PaymeTransactions
 from tests.payments.books import HOUR_MS, PRODUCT, Clock, Till, ledger_in
 from tests.payments.payme_simulator import KEY, TIMEOUT_MS, HttpCall, PaymeSimulator
 
+NOBODYS = "01999999-0000-7000-8000-000000000000"
 ACCOUNT = {Code.NO_ORDER, Code.PAID, Code.CLOSED, Code.BUSY}
 
 
