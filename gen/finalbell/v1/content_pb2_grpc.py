@@ -164,8 +164,8 @@ class ContentServiceServicer:
         """ListQuestions lists practice questions of the banks that are open to the caller, by bank, in the bank's own order. A
         question that an exam asks which has not opened is left out until it has.
 
-        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter; for a
-        bank by name: NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+        NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -83,8 +83,8 @@ class ContentServiceStub:
     """ListQuestions lists practice questions of the banks that are open to the caller, by bank, in the bank's own order. A
     question that an exam asks which has not opened is left out until it has.
 
-    Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter; for a
-    bank by name: NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+    NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
     """
     GetSolution: _grpc.UnaryUnaryMultiCallable[_content_pb2.GetSolutionRequest, _content_pb2.GetSolutionResponse]
     """GetSolution returns the right answer and the worked solution of a practice question.
@@ -153,8 +153,8 @@ class ContentServiceAsyncStub(ContentServiceStub):
     """ListQuestions lists practice questions of the banks that are open to the caller, by bank, in the bank's own order. A
     question that an exam asks which has not opened is left out until it has.
 
-    Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter; for a
-    bank by name: NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+    NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
     """
     GetSolution: _aio.UnaryUnaryMultiCallable[_content_pb2.GetSolutionRequest, _content_pb2.GetSolutionResponse]  # type: ignore[assignment]
     """GetSolution returns the right answer and the worked solution of a practice question.
@@ -262,8 +262,8 @@ class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListQuestions lists practice questions of the banks that are open to the caller, by bank, in the bank's own order. A
         question that an exam asks which has not opened is left out until it has.
 
-        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter; for a
-        bank by name: NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+        NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
         """
 
     @_abc_1.abstractmethod
