@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 ANSWER_SECONDS = 8.0
-"""How long Stripe may take for one thing we ask, the one retry included: our own caller has ten seconds."""
+"""How long Stripe may take for one thing we ask, or one page of a list, the one retry included: our own caller has ten seconds."""
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 3_600, 86_000
 """How long a session lives: Stripe takes 30 minutes to 24 hours from now, and an order may be opened again a while after it was
@@ -192,8 +192,10 @@ class Stripe:
     async def _opened_before(self, order: Order) -> str | None:
         made = order.created_ms // 1000
         between: SessionListParamsCreated = {"gte": made - OLDEST_SECONDS, "lte": made + LONGEST_SECONDS}
-        sessions = await _answers(self._api.checkout.sessions.list_async({"created": between, "limit": PAGE}))
-        return next((ref(one, "id") for one in sessions if word(one, "client_reference_id") == str(order.id)), None)
+        async for one in _each(self._api.checkout.sessions.list_async({"created": between, "limit": PAGE})):
+            if word(one, "client_reference_id") == str(order.id):
+                return ref(one, "id")
+        return None
 
     # What Stripe tells us
 
@@ -276,12 +278,19 @@ async def _answer(asked: Coroutine[object, object, stripe.StripeObject]) -> Json
 
 
 async def _answers(asked: Coroutine[object, object, stripe.ListObject[Kind]]) -> Sequence[Json]:
-    """Return all pages of a list; one that cannot be read in time is GatewayAway."""
+    """Return all pages of a list."""
+    return [one async for one in _each(asked)]
 
-    async def pages() -> Sequence[Json]:
-        return [one.to_dict(for_json=True) async for one in (await asked).auto_paging_iter()]
 
-    return await _within(pages())
+async def _each(asked: Coroutine[object, object, stripe.ListObject[Kind]]) -> AsyncIterator[Json]:
+    """Give what a list holds, page by page; GatewayAway where one of them does not come in time. All of them may take long."""
+    page = await _within(asked)
+    while True:
+        for one in page.data:
+            yield one.to_dict(for_json=True)
+        if not page.has_more:
+            return
+        page = await _within(page.next_page_async())
 
 
 async def _within(asked: Coroutine[object, object, T]) -> T:

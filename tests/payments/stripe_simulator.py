@@ -259,6 +259,8 @@ class SimulatedStripe:
         self.away = False
         self.cuts = 0
         """So many answers are lost on their way, after what they answer was done."""
+        self.slow = 0.0
+        """Seconds that every answer takes."""
         self.holds = Event()
         """While it is clear, answers to what makes a session wait."""
         self.holds.set()
@@ -384,6 +386,7 @@ def _server(simulated: SimulatedStripe) -> ThreadingHTTPServer:
 
         def _answer(self, asked: Mapping[str, str]) -> None:
             account = simulated.account
+            time.sleep(simulated.slow)
             if self.headers.get("authorization") != f"Bearer {KEY}":
                 status, said = 401, Refused(401, "bad_key", "authentication_error").body
             elif simulated.away:

@@ -379,6 +379,20 @@ async def test_all_pages_of_what_was_missed_are_read(gateway: SimulatedStripe, t
     assert await gateway.provider.missed(gateway.now_ms()) == []
 
 
+async def test_a_long_list_may_take_longer_than_an_answer(
+    gateway: SimulatedStripe, till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await paid(gateway, till)
+    gateway.account.page, gateway.slow = 1, 0.2
+    for _ in range(4):
+        await gateway.act(Act.REFUND, order, 100)
+    monkeypatch.setattr(stripe_gateway, "ANSWER_SECONDS", 0.6)
+
+    missed = await gateway.provider.missed(gateway.now_ms())
+
+    assert [fact.kind for seen in missed for fact in seen.facts].count(FactKind.REFUNDED) == 8  # two events tell of each
+
+
 async def test_a_stripe_that_takes_too_long_is_away(gateway: SimulatedStripe, till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
     order = await opened(gateway, till)
     monkeypatch.setattr(stripe_gateway, "ANSWER_SECONDS", 0.1)
