@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
+from tests.browser.test_board_states import state
+from tests.browser.test_lecture_page import opened, play, played
+from tests.flows.lecturing import add_lecture
 from tests.flows.sitting import Student, good, refusal
-from tests.stack import Stack, fresh
+from tests.stack import Stack, eventually, fresh
 
 PAY = "Pay 25.00 USD"
 LOCKED = (403, "ENTITLEMENT_REQUIRED")
@@ -73,6 +76,37 @@ async def test_an_exam_that_is_bought_on_the_page_opens_and_a_refund_locks_it_wi
     assert await owns(student) == set()
     assert refusal(await student.start(exam)) == LOCKED
     assert good(await student.save(session, "q1", choice="B"))["saved"]
+
+
+async def test_a_course_that_is_bought_plays_its_lecture_until_it_is_refunded(
+    stack: Stack, page: Page, student: Student, admin: Student
+) -> None:
+    lecture, course = fresh("t"), fresh("p")
+    await add_lecture(stack, lecture)
+    product = {"productId": course, "title": "A course", "amount": 2_500, "currency": "USD", "lectures": [lecture]}
+    good(await admin.http.post("/api/v1/admin/products:import", json={"products": [product]}))
+    address, till = f"{stack.gateway}/lecture/{lecture}#token={student.token}", await check_out(student, course)
+    await eventually(lambda: opens_it(student, lecture, course), 5)  # what opens a lecture is kept for a second
+
+    await page.goto(address)
+    await state(page, "locked")
+    await page.goto(till)
+    await press(page, PAY, "Paid. Thank you.")
+    first_frame_ms = await opened(stack, page, lecture, student.token)
+    print(f"bought: first frame {first_frame_ms} ms after the address was opened")  # noqa: T201
+    await play(page)
+    await played(page, 1.5)
+    await page.goto(till)
+    await press(page, "Refund all that is left", "all of it was given back")
+    await page.goto(address)
+
+    await state(page, "locked")
+    await page.close()
+
+
+async def opens_it(student: Student, lecture: str, product: str) -> bool:
+    """Whether a lecture says that a product opens it."""
+    return product in good(await student.http.get(f"/api/v1/lectures/{lecture}"))["productIds"]
 
 
 async def test_a_lost_webhook_is_made_good_when_staff_ask_the_sandbox(
