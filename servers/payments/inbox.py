@@ -73,6 +73,12 @@ def crash(step: str, chosen: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def count_from_zero(provider: str) -> None:
+    """Show a provider's counts before anything has been told, so that the first event of a kind is a rise."""
+    for outcome in (*EventOutcome, "REPLAYED", "FORGED"):
+        EVENTS.labels(provider, outcome)
+
+
 def now_ms() -> int:
     """Return our clock."""
     return time_ns() // 1_000_000

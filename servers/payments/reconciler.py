@@ -7,7 +7,7 @@ from time import monotonic
 import structlog
 from prometheus_client import Gauge
 
-from servers.payments.inbox import Inbox, ask, end, now_ms
+from servers.payments.inbox import Inbox, ask, count_from_zero, end, now_ms
 from servers.payments.provider import GatewayAway, GatewayRefused, Provider
 from servers.payments.rules import Round
 from servers.serving.run import sleep_until
@@ -39,6 +39,7 @@ class Reconciler:
         self._period = period_seconds
         for name in providers:
             self._note_read(name)
+            count_from_zero(name)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do a round each period, until it is time to stop; a gateway that is away holds up no other."""

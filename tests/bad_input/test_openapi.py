@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from tests.bad_input.world import World, changed
 from tests.stack import ROOT
 
-EACH = 15
+EACH = 10
 MARKED_SECONDS = 1.1
 LATER = ("/submit", ":regrade")
 """What does something more a moment after it was answered: a submit is noted in PostgreSQL, a regrade is done."""

@@ -79,7 +79,11 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
 @asynccontextmanager
 async def quiet_world(small_exam: dict[str, Any]) -> AsyncIterator[World]:
     """Start a stack, fill it, and stop all that works in the background."""
-    with running(FINALBELL_STUDENT_CALLS_PER_SECOND="0") as stack, ExitStack() as frozen, closing(Held(stack)) as held:
+    with (
+        running(FINALBELL_STUDENT_CALLS_PER_SECOND="0", FINALBELL_RECONCILE_SECONDS="86400") as stack,
+        ExitStack() as frozen,
+        closing(Held(stack)) as held,
+    ):
         world = World(stack, held)
         async with Student(stack, "wally") as student, Student(stack, "other") as other:
             await _exams(stack, small_exam)

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ def dead(stack: Stack, *units: str) -> Iterator[None]:
     os.kill(supervisor, signal.SIGSTOP)
     try:
         for pid in [pid for unit in units for pid in family(stack.pid(unit))]:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # what a server had started may have ended by itself
+                os.kill(pid, signal.SIGKILL)
         yield
     finally:
         os.kill(supervisor, signal.SIGCONT)
