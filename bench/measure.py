@@ -79,16 +79,20 @@ def load(
     streams: int = 32,
     acked: Path | None = None,
     exam: str = "",
+    path: str = "",
+    tag: str = "",
     place: Stack | None = None,
     also: Mapping[str, int] | None = None,
 ) -> Run:
-    """Offer saves, or ask for the board of `exam`, for `seconds` after `warm` seconds; rate 0 is a closed loop.
+    """Offer saves, or ask for the board of `exam`, or read what is at `path`, for `seconds` after `warm` seconds; rate 0 is a
+    closed loop.
 
     `also` are other processes to account for.
     """
     options = {
         **{"mode": mode, "address": address, "sessions": sessions, "seconds": seconds, "warm": warm, "rate": rate},
         **{"connections": connections, "streams": streams, "acked": acked or "", "exam": exam},
+        **{"path": path, "tag": tag},
     }
     command = [str(LOAD), *(f"-{name}={value}" for name, value in options.items())]
     before = cpu(place, also)

@@ -38,6 +38,7 @@ ACCOUNTS = (
     ),
     Account("leaderboard", BOARD_KEYS),
     Account("content"),
+    Account("payments"),
     Account("admin", ("s:*", "gen:*", "due:*", "r:*", "unscored:*", "parked:*", "paper:*", *BOARD_KEYS)),
 )
 NAMES = (OWNER, *(account.name for account in ACCOUNTS))

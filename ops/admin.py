@@ -5,8 +5,11 @@ from itertools import zip_longest
 from typing import Any
 
 import grpc
-from finalbell.v1 import admin_pb2, content_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub, SessionAdminServiceStub
+from finalbell.v1.content_pb2_grpc import ContentServiceStub
+from finalbell.v1.lecture_pb2_grpc import LectureAdminServiceStub, LectureServiceStub
+from finalbell.v1.payment_pb2_grpc import PaymentAdminServiceStub, PaymentServiceStub
 from finalbell.v1.scoring_pb2_grpc import ScoringServiceStub
 from finalbell.v1.session_pb2_grpc import SessionServiceStub
 from google.protobuf.json_format import MessageToJson
@@ -36,14 +39,69 @@ class Admin:
         self._sessions = SessionAdminServiceStub(authorized)
         self._students = SessionServiceStub(authorized)
         self._scoring = ScoringServiceStub(authorized)
+        self._shop = PaymentServiceStub(authorized)
+        self._payments = PaymentAdminServiceStub(authorized)
+        self._content = ContentServiceStub(authorized)
+        self._lectures = LectureAdminServiceStub(authorized)
+        self._shown_lectures = LectureServiceStub(authorized)
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
 
+    def import_products(self, request: payment_pb2.ImportProductsRequest) -> payment_pb2.ImportProductsResponse:
+        """Keep products and coupons."""
+        return self._payments.ImportProducts(request)
+
+    def products(self) -> payment_pb2.ListProductsResponse:
+        """Return what can be bought."""
+        return self._shop.ListProducts(payment_pb2.ListProductsRequest())
+
+    def payments(self, student: str) -> payment_pb2.ListPaymentsResponse:
+        """Return a student's orders."""
+        return self._payments.ListPayments(payment_pb2.ListPaymentsRequest(student_id=student))
+
+    def payment_record(self, payment: str) -> payment_pb2.GetPaymentRecordResponse:
+        """Return all that is known of an order."""
+        return self._payments.GetPaymentRecord(payment_pb2.GetPaymentRecordRequest(payment_id=payment))
+
+    def refund(self, payment: str, reason: str, amount: int | None, key: str) -> payment_pb2.Payment:
+        """Give money back, once per key."""
+        request = payment_pb2.RefundPaymentRequest(payment_id=payment, reason=reason, amount=amount, idempotency_key=key)
+        return self._payments.RefundPayment(request).payment
+
+    def reconcile(self, provider: str) -> payment_pb2.ReconcilePaymentsResponse:
+        """Ask the gateways what has become of open orders."""
+        return self._payments.ReconcilePayments(payment_pb2.ReconcilePaymentsRequest(provider=provider))
+
+    def drift(self, days: int) -> payment_pb2.GetPaymentDriftResponse:
+        """Compare what is paid with what is owned."""
+        return self._payments.GetPaymentDrift(payment_pb2.GetPaymentDriftRequest(days=days))
+
     def import_exam(self, file: bytes, exam_id: str, settings: dict[str, str]) -> admin_pb2.ImportExamResponse:
         """Import an exam file under its own id or `exam_id`, with fields of `exam` replaced by `settings`."""
         return self._stub.ImportExam(_chunks(file, exam_id, settings))
+
+    def import_bank(self, file: bytes, bank_id: str) -> admin_pb2.ImportBankResponse:
+        """Import a bank of practice questions under its own id or `bank_id`."""
+        pieces = (file[at : at + CHUNK] for at in range(0, max(1, len(file)), CHUNK))
+        return self._stub.ImportBank(
+            admin_pb2.ImportBankRequest(bank_id="" if n else bank_id, chunk=piece) for n, piece in enumerate(pieces)
+        )
+
+    def banks(self) -> content_pb2.ListBanksResponse:
+        """Return every bank of practice questions."""
+        whole, after = content_pb2.ListBanksResponse(), ""
+        while True:
+            page = self._content.ListBanks(content_pb2.ListBanksRequest(page_size=200, page_token=after))
+            whole.banks.extend(page.banks)
+            after = page.next_page_token
+            if not after:
+                return whole
+
+    def delete_bank(self, bank: str) -> None:
+        """Remove a bank with its questions."""
+        self._stub.DeleteBank(admin_pb2.DeleteBankRequest(bank_id=bank))
 
     def reports(self, *, rehearsals: bool = False) -> admin_pb2.ListExamReportsResponse:
         """Return all exams with their counts, and where wanted the shadows of rehearsals too."""
@@ -190,6 +248,24 @@ class Admin:
         """Forget a series."""
         self._stub.DeleteExamSeries(admin_pb2.DeleteExamSeriesRequest(series_id=series))
 
+    def set_lecture(self, request: lecture_pb2.SetLectureRequest) -> lecture_pb2.SetLectureResponse:
+        """Make or change a lecture."""
+        return self._lectures.SetLecture(request)
+
+    def lectures(self, topic: str) -> lecture_pb2.ListLecturesResponse:
+        """Return all lectures, or those of one topic."""
+        whole, after = lecture_pb2.ListLecturesResponse(), ""
+        while True:
+            page = self._shown_lectures.ListLectures(lecture_pb2.ListLecturesRequest(topic=topic, page_size=200, page_token=after))
+            whole.lectures.extend(page.lectures)
+            after = page.next_page_token
+            if not after:
+                return whole
+
+    def delete_lecture(self, lecture: str) -> None:
+        """Forget a lecture."""
+        self._lectures.DeleteLecture(lecture_pb2.DeleteLectureRequest(lecture_id=lecture))
+
     def create_rehearsal(self, exam: str, session_seconds: int) -> admin_pb2.ExamReport:
         """Make a shadow of an exam, whose sessions last at least so long."""
         return self._stub.CreateRehearsal(admin_pb2.CreateRehearsalRequest(exam_id=exam, session_seconds=session_seconds)).report
@@ -239,6 +315,12 @@ def exam_row(report: admin_pb2.ExamReport) -> list[str]:
     exam = report.exam
     counts = (exam.version, exam.question_count, report.in_progress, report.submitted, report.scored)
     return [exam.exam_id, exam.title, content_pb2.Exam.State.Name(exam.state), *map(str, counts)]
+
+
+def bank_row(bank: content_pb2.Bank) -> list[str]:
+    """Return a bank as cells: id, title, version, questions, topics, what opens it."""
+    topics = ", ".join(f"{one.topic or '(none)'} {one.question_count}" for one in bank.topics)
+    return [bank.bank_id, bank.title, str(bank.version), str(bank.question_count), topics, " ".join(bank.product_ids) or "free"]
 
 
 def result_row(result: admin_pb2.ExamResult) -> list[str]:

@@ -43,7 +43,7 @@ def import_(
     chosen = dict(_setting(text) for text in settings or [])
     with client(home, server, token) as admin:
         for file in files:
-            reply = admin.import_exam(_read(file), exam_id, chosen)
+            reply = admin.import_exam(read(file), exam_id, chosen)
             if as_json:
                 print_json(reply)
                 continue
@@ -296,10 +296,11 @@ def stats(
 def import_exam(home: Path, file: Path) -> "ImportExamResponse":
     """Import one file into a local stack."""
     with client(home, None, None) as admin:
-        return admin.import_exam(_read(file), "", {})
+        return admin.import_exam(read(file), "", {})
 
 
-def _read(file: Path) -> bytes:
+def read(file: Path) -> bytes:
+    """Return a file that somebody named; without it the command ends."""
     try:
         return file.read_bytes()
     except OSError as failure:

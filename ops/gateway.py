@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 from urllib.parse import quote
 
 from finalbell.v1 import policy_pb2
@@ -31,6 +32,14 @@ of a second for each holds 256; a slower one should not hold more, since its cli
 calls many at a time, some thousands a second; its submits, which wait up to a second for their scores, have as much room again."""
 
 TOGETHER = frozenset({"session", "saves"})
+LECTURE_PATH = "/lecture/[a-z0-9][a-z0-9-]{0,62}"
+"""Where a lecture is watched."""
+
+HLS = "hls-1.7.4.light.min.js"
+"""hls.js as it was published, without what the page does not use; its licence lies beside it."""
+
+HLS_PATH = f"/lecture/{HLS}"
+
 BOARD_PATH = "/board/[a-z0-9][a-z0-9-]{0,62}"
 """Where the live page of an exam's board is."""
 
@@ -45,14 +54,16 @@ LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 class Gateway:
     """Where the gateway listens, what stands behind it, and whose tokens it takes.
 
-    `upstreams` has the keys session, scoring, leaderboard, content and admin, each with the addresses of its workers;
+    `upstreams` has the keys session, scoring, leaderboard, content, payments and admin, each with the addresses of its workers;
     every address is an IP address. `saves` is where the session service's workers take saves and submits as REST, `results`
-    where the scoring service's take GetResult: sockets on the same machine, or addresses too. Envoy reads `jwks` once, when
-    it starts, and does not start while there is no key in it. Where keys change while it runs, `auth` is a file in a folder
-    of its own that holds `auth_config`, written before Envoy starts and replaced by a rename whenever `jwks` changes.
+    where the scoring service's take GetResult: sockets on the same machine, or addresses too. `media` is where the media origin's
+    workers are, none where media come from elsewhere; `media_hosts` says where players get them, as sources of a
+    Content-Security-Policy. Envoy reads `jwks` once, when it starts, and does not start while there is no key in it. Where keys
+    change while it runs, `auth` is a file in a folder of its own that holds `auth_config`, written before Envoy starts and
+    replaced by a rename whenever `jwks` changes.
     `origins` is an RE2 pattern of the web origins that may call from a browser, matched whole. `frames` says which origins may
-    show the live page of a board within a page of theirs, as a Content-Security-Policy's `frame-ancestors` does. `sources`
-    holds `envoy.yaml`, `response.lua` and `board.html`, `descriptors` is `api.binpb`; they are read here and written into
+    show the pages of boards and lectures within a page of theirs, as a Content-Security-Policy's `frame-ancestors` does. `sources`
+    holds `envoy.yaml`, `response.lua`, the pages and hls.js, `descriptors` is `api.binpb`; they are read here and written into
     the configuration, so that Envoy needs no other file.
     """
 
@@ -65,9 +76,11 @@ class Gateway:
     issuer: str
     audience: str
     access_log: Path
+    media: Sequence[Path | tuple[str, int]] = ()
     auth: Path | None = None
     origins: str = LOCAL_ORIGINS
     frames: str = "'none'"
+    media_hosts: str = "'self'"
     sources: Path = ROOT / "gateway"
     descriptors: Path = ROOT / "gen" / "api.binpb"
 
@@ -79,6 +92,14 @@ def envoy_config(gateway: Gateway) -> str:
     """
     api = FileDescriptorSet.FromString(gateway.descriptors.read_bytes())
     page = (gateway.sources / "board.html").read_text()
+    hls = (gateway.sources / "hls" / HLS).read_text()
+    integrity = _digest(hls)
+    lecture = (gateway.sources / "lecture.html").read_text().replace("$hls_path", HLS_PATH).replace("$hls_hash", integrity)
+    lecture_policy = {
+        "script-src": f"'{integrity}'",
+        "connect-src": gateway.media_hosts,
+        "media-src": f"blob: {gateway.media_hosts}",
+    }
     values: dict[str, object] = {
         "host": gateway.listen[0],
         "port": gateway.listen[1],
@@ -95,12 +116,18 @@ def envoy_config(gateway: Gateway) -> str:
         "board_path": BOARD_PATH,
         "board_page": page,
         "board_headers": _headers(*_page_headers(page, gateway.frames)),
+        "lecture_path": LECTURE_PATH,
+        "lecture_page": lecture,
+        "lecture_headers": _headers(*_page_headers(lecture, gateway.frames, lecture_policy)),
+        "hls_path": HLS_PATH,
+        "hls": hls,
         "unsent": UNSENT if sys.platform == "linux" else [],
         "unwrapped": "|".join(_unwrapped(api)),
         "path_fields_in_query": "|".join(_path_fields_in_query(api)),
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
     }
-    for name, workers in {**gateway.upstreams, "saves": gateway.saves, "results": gateway.results}.items():
+    beside = {"saves": gateway.saves, "results": gateway.results, "media": gateway.media}
+    for name, workers in {**gateway.upstreams, **beside}.items():
         values |= {
             name: [_endpoint(worker) for worker in workers],
             f"{name}_room": (ROOM_TOGETHER if name in TOGETHER else ROOM) * len(workers),
@@ -109,18 +136,27 @@ def envoy_config(gateway: Gateway) -> str:
     return template.substitute({name: json.dumps(value) for name, value in values.items()})
 
 
-def _page_headers(page: str, frames: str) -> Iterator[tuple[str, str]]:
+def _digest(text: str) -> str:
+    """Give a text's hash, as a page's integrity and its policy name it."""
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+def _page_headers(page: str, frames: str, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[str, str]]:
     """Give the headers of a page that brings its own styles and scripts: those run, by their hashes, and nothing else does.
 
-    It may call its own origin, make no markup from text (Trusted Types), and be shown in the pages of `frames`.
+    It may call its own origin, make no markup from text (Trusted Types), and be shown in the pages of `frames`; `more` has what
+    else it may use, by directive.
     """
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for kind, text in re.findall(r"<(script|style)\b[^>]*>(.*?)</\1>", page, re.DOTALL):
-        hashes[kind].append(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
+        if text:
+            hashes[kind].append(f"'{_digest(text)}'")
+    allowed = {f"{kind}-src": " ".join(found) for kind, found in hashes.items()} | {"connect-src": "'self'"}
+    for directive, value in more.items():
+        allowed[directive] = f"{allowed.get(directive, '')} {value}".strip()
     policy = {
         "default-src": "'none'",
-        **{f"{kind}-src": " ".join(allowed) for kind, allowed in hashes.items()},
-        "connect-src": "'self'",
+        **allowed,
         "img-src": "data:",
         "base-uri": "'none'",
         "form-action": "'none'",
@@ -185,9 +221,10 @@ def _jwt_authn(gateway: Gateway, api: FileDescriptorSet, keys: dict[str, str]) -
     }
     # The filter lets a request pass that no rule matches: the last rule matches all.
     health = {"match": {"prefix": "/grpc.health.v1.Health/"}}
-    page = {"match": {"safe_regex": {"regex": BOARD_PATH}}}
+    pages = {"match": {"safe_regex": {"regex": f"{BOARD_PATH}|{LECTURE_PATH}|{re.escape(HLS_PATH)}"}}}
+    media = {"match": {"prefix": "/media/"}}  # its links carry their own right
     protected = {"match": {"prefix": "/"}, "requires": {"provider_name": "finalbell"}}
-    return {"@type": JWT_AUTHN, "providers": {"finalbell": provider}, "rules": [health, page, *_open(api), protected]}
+    return {"@type": JWT_AUTHN, "providers": {"finalbell": provider}, "rules": [health, pages, media, *_open(api), protected]}
 
 
 def _open(api: FileDescriptorSet) -> Iterator[dict[str, object]]:
@@ -210,7 +247,7 @@ def _open(api: FileDescriptorSet) -> Iterator[dict[str, object]]:
     for path, _, rule in _bindings(api):
         if (access := policies[path].access) in said:
             verb = {"name": ":method", "string_match": {"exact": str(rule.WhichOneof("pattern")).upper()}}
-            yield {"match": {"safe_regex": {"regex": _rest_path(api, path, "[^/]+")}, "headers": [verb, *said[access]]}}
+            yield {"match": {"safe_regex": {"regex": _pattern(rule, "[^/]+")}, "headers": [verb, *said[access]]}}
 
 
 # What Envoy answers by itself
@@ -369,19 +406,26 @@ def _headers(*headers: tuple[str, str]) -> list[dict[str, object]]:
 
 
 def _bindings(api: FileDescriptorSet) -> Iterator[tuple[str, DescriptorProto, HttpRule]]:
-    """Give each REST method: its gRPC path, its request message and its binding."""
+    """Give each binding of each REST method: the gRPC path, the request message and the rule."""
     for file in api.file:
         messages = {f".{file.package}.{message.name}": message for message in file.message_type}
         for service in file.service:
             for method in service.method:
                 if method.options.HasExtension(http):
                     path = f"/{file.package}.{service.name}/{method.name}"
-                    yield path, messages[method.input_type], method.options.Extensions[http]
+                    first = method.options.Extensions[http]
+                    for rule in (first, *first.additional_bindings):
+                        yield path, messages[method.input_type], rule
 
 
 def _rest_path(api: FileDescriptorSet, method: str, field: str) -> str:
-    """Give the pattern of a method's REST path, whose fields look like `field`; others are the transcoder's to judge."""
+    """Give the pattern of the REST path of a method that has one."""
     (rule,) = (rule for path, _, rule in _bindings(api) if path == method)
+    return _pattern(rule, field)
+
+
+def _pattern(rule: HttpRule, field: str) -> str:
+    """Give the pattern of a REST path, whose fields look like `field`; others are the transcoder's to judge."""
     return re.sub(r"{\w+}", field.replace("\\", r"\\"), _template(rule))
 
 

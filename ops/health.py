@@ -53,6 +53,7 @@ SERVERS: Mapping[str, Callable[[dict[str, Any]], bool]] = {
     "postgres": lambda stack: probes.answers_sql(stack["postgres"]),
     "redis": lambda stack: probes.answers_ping(stack["redis"]),
     "nats": lambda stack: probes.greets(stack["nats"]),
+    "sandbox": lambda stack: probes.page(f"127.0.0.1:{stack['servers']['sandbox']['port']}", "/healthz") is not None,
     "envoy": lambda stack: probes.page(stack["envoy_admin"].removeprefix("http://"), "/ready") is not None,
 }
 

@@ -68,6 +68,21 @@ class Home:
         """The public keys that verify receipts, the newest first."""
         return self.path / "keys" / "receipt-jwks.json"
 
+    @property
+    def payments(self) -> Path:
+        """Which gateways are sold through, with their keys."""
+        return self.path / "payments.json"
+
+    @property
+    def media_keys(self) -> Path:
+        """The secrets that sign media links, the one that signs first."""
+        return self.path / "keys" / "media.json"
+
+    @property
+    def media(self) -> Path:
+        """The media of lectures, a folder each: what the media origin serves."""
+        return self.data("media")
+
     def data(self, name: str) -> Path:
         """A server's data folder."""
         return self.path / "data" / name

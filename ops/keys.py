@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from joserfc import jwt
-from joserfc.jwk import OKPKey, RSAKey
+from joserfc.jwk import OctKey, OKPKey, RSAKey
 
 from ops.home import Home, read_json, write_private
 
@@ -37,6 +37,14 @@ def make_receipt_keys(home: Home) -> None:
     listed = (read_json(home.receipt_jwks) or {}).get("keys", [])
     if public not in listed:
         write_private(home.receipt_jwks, json.dumps({"keys": [public, *listed]}, indent=1))
+
+
+def make_media_keys(home: Home) -> None:
+    """Make the secret that signs media links, where there is none. To change it put a new one before it, restart `media`, then
+    `content`, and take the old one out when its last link has expired."""
+    if not home.media_keys.exists():
+        key = OctKey.generate_key(256)
+        write_private(home.media_keys, json.dumps({"keys": [key.as_dict(private=True) | {"kid": "m1"}]}, indent=1))
 
 
 def mint(path: Path, *, student: str, cohorts: Sequence[str] = (), roles: Sequence[str] = (), ttl_seconds: int = 3 * 3600) -> str:

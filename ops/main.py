@@ -5,7 +5,7 @@ These files import what is slow (gRPC, drivers, cryptography) inside the command
 
 import typer
 
-from ops import exam, grading, leaderboard, receipt, scoring, series, session, stack, tokens
+from ops import bank, exam, grading, leaderboard, lecture, payments, product, receipt, scoring, series, session, stack, tokens
 from ops.audit.command import audit
 from ops.rehearse.command import rehearse
 
@@ -13,11 +13,15 @@ app = typer.Typer(help="Run and operate finalbell.", no_args_is_help=True, add_c
 for command in (stack.up, stack.down, stack.status, stack.logs, stack.doctor, tokens.token, rehearse, audit):
     app.command()(command)
 app.add_typer(exam.app, name="exam")
+app.add_typer(bank.app, name="bank")
 app.add_typer(leaderboard.app, name="leaderboard")
+app.add_typer(lecture.app, name="lecture")
 app.add_typer(series.app, name="series")
 app.add_typer(session.app, name="session")
 app.add_typer(scoring.app, name="scoring")
 app.add_typer(grading.app, name="grading")
+app.add_typer(product.app, name="product")
+app.add_typer(payments.app, name="payments")
 app.add_typer(receipt.app, name="receipt")
 
 if __name__ == "__main__":

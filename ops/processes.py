@@ -25,11 +25,13 @@ UNITS = {
     "scoring-worker": "scoring",
     "leaderboard": "leaderboard",
     "content": "content",
+    "payments": "payments",
     "admin": "admin",
+    "media": "",
 }
-"""Each unit of `python -m servers`, and the account that it uses."""
+"""Each unit of `python -m servers`, and the account that it uses; one without an account uses no store."""
 
-SERVED = ("session", "scoring", "leaderboard", "content", "admin")
+SERVED = ("session", "scoring", "leaderboard", "content", "payments", "admin")
 """The units that the gateway routes to."""
 
 ENGINES = ("native", "grpcio")
@@ -38,6 +40,12 @@ ENGINED = {"session"}
 
 SIGNING = {"session", "scoring"}
 """The units that sign receipts; no other is told where their key is."""
+
+LINKING = {"content", "media"}
+"""The units that sign and check media links; no other is told where their keys are."""
+
+MEDIA_URL = "/media"
+"""Where the gateway has the media origin."""
 
 NICENESS = {"scoring-worker": 19}
 """Scores may come a little later; a save may not wait for them. Batches grow with what waits, so that nothing is lost by it."""
@@ -177,15 +185,18 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
         "LISTEN_ALONE": own,
         "REST": f"unix:{home.socket(name)}",
         "METRICS": metrics,
-        "POSTGRES": at.postgres(account),
-        "REDIS": at.redis(account),
-        "NATS": at.nats(account),
+        "POSTGRES": at.postgres(account) if account else "",
+        "REDIS": at.redis(account) if account else "",
+        "NATS": at.nats(account) if account else "",
         "JWKS": str(home.jwks),
         "ISSUER": ISSUER,
         "AUDIENCE": AUDIENCE,
         "ENGINE": engine if unit in ENGINED else "grpcio",
         "ENVIRONMENT": "development",
+        **({"PAYMENTS": str(home.payments)} if unit == "payments" and home.payments.exists() else {}),
         **({"RECEIPT_KEY": str(home.receipt_key), "RECEIPT_JWKS": str(home.receipt_jwks)} if unit in SIGNING else {}),
+        **({"MEDIA_KEYS": str(home.media_keys), "MEDIA_URL": MEDIA_URL} if unit in LINKING else {}),
+        **({"MEDIA_FOLDER": str(home.media)} if unit == "media" else {}),
     }
     named = {f"FINALBELL_{key}": value for key, value in environment.items()}
     return Process(
@@ -201,6 +212,19 @@ def service(home: Home, at: Addresses, unit: str, worker: int, engine: str) -> P
     )
 
 
+def sandbox(home: Home, at: Addresses) -> Process:
+    """The payment gateway of a local stack, at which no money moves."""
+    port = at.ports["sandbox"]
+    options = ["--port", str(port), "--home", str(home.data("sandbox")), "--secret-file", str(home.config("sandbox.json"))]
+    webhook = f"http://127.0.0.1:{at.gateway}/api/v1/payments/webhook/sandbox"
+    return Process(
+        "sandbox",
+        [sys.executable, "-P", "-m", "ops.sandbox", *options, "--webhook", webhook],
+        lambda: probes.page(f"127.0.0.1:{port}", "/healthz") is not None,
+        port,
+    )
+
+
 def worker_name(unit: str, worker: int) -> str:
     """The name of a unit's process; the first has the unit's."""
     return unit if worker == 0 else f"{unit}.{worker + 1}"
@@ -210,7 +234,8 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
     """Envoy with the gateway's configuration; it calls each worker by its own port, so that it knows which one hangs."""
     upstreams = {unit: [("127.0.0.1", at.own(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in SERVED}
     sockets = {
-        unit: [home.socket(worker_name(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in ("session", "scoring")
+        unit: [home.socket(worker_name(unit, worker)) for worker in range(workers.get(unit, 1))]
+        for unit in ("session", "scoring", "media")
     }
     config = envoy_config(
         Gateway(
@@ -219,6 +244,7 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
             upstreams=upstreams,
             saves=sockets["session"],
             results=sockets["scoring"],
+            media=sockets["media"],
             jwks=home.jwks,
             issuer=ISSUER,
             audience=AUDIENCE,

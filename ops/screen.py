@@ -39,6 +39,10 @@ The board, over gRPC on the same port:
 
 {_grpcurl()} -plaintext {me} -d '{{"exam_id":"sample","around":"me"}}' {host} finalbell.v1.LeaderboardService/GetLeaderboard
 
+A lecture with captions, in a browser:
+
+{gateway}/lecture/sample#token={token}
+
 Another token: {finalbell} token --student bob{option}
 What runs:     {finalbell} status{option}
 Logs:          {_shown(home.path)}/logs

@@ -10,7 +10,7 @@ from typing import IO
 import typer
 
 from ops.home import Home
-from ops.sample import SAMPLE
+from ops.sample import SAMPLE, SAMPLE_LECTURE
 from ops.screen import screen
 from ops.supervisor import CannotStart, Plan, Say, Supervisor
 
@@ -40,7 +40,7 @@ def foreground(home: Home, plan: Plan, *, sample: bool, in_background: bool) -> 
 
     def on_ready() -> None:
         if sample:
-            say("importing the sample exam")
+            say("importing the sample exam and lecture")
             _import_sample(home, say)
         home.ready_file.write_text(str(os.getpid()))
         say(f"ready in {time.monotonic() - began:.1f} s")
@@ -96,13 +96,18 @@ def _follow(home: Home, handle: "subprocess.Popen[bytes]", told: IO[str]) -> Non
 
 
 def _import_sample(home: Home, say: Say) -> None:
-    """Import the sample exam; a stack whose copy may not change now, since students sit it, is as good."""
+    """Import the sample exam and lecture; a stack whose exam may not change now, since students sit it, is as good."""
     from ops.exam import import_exam
+    from ops.lecture import import_lecture
 
     try:
         import_exam(home.path, SAMPLE)
     except typer.Exit:  # which has said why
         say("the sample exam stays as it was")
+    try:
+        import_lecture(home.path, SAMPLE_LECTURE)
+    except typer.Exit:
+        say("the sample lecture stays as it was")
 
 
 def _tell(text: str) -> None:

@@ -15,9 +15,10 @@ from types import FrameType
 from ops import accounts, children, database, ports, processes
 from ops.children import Child
 from ops.home import Home, read_json, wait, write_private
-from ops.keys import make_keys, make_receipt_keys
+from ops.keys import make_keys, make_media_keys, make_receipt_keys
 from ops.nursery import Nursery
 from ops.processes import Addresses, Process
+from ops.selling import sandboxed
 
 READY_SECONDS = 120.0
 DRAIN_SECONDS = 15.0
@@ -87,6 +88,7 @@ class Supervisor:
         held.callback(self._stop)  # after the lock and the ports: they are given back when nothing uses them any more
         make_keys(self.home)
         make_receipt_keys(self.home)
+        make_media_keys(self.home)
         self.say("starting PostgreSQL, Redis and NATS")
         held.callback(self.nursery.close)
         self.nursery.open()  # it loads meanwhile
@@ -98,8 +100,13 @@ class Supervisor:
         except Exception as reason:  # the driver's, the migration library's, or what a migration raised
             raise CannotStart(f"The database cannot be prepared: {reason}".strip()) from reason
         self.say("starting the services")
+        try:
+            till = [processes.sandbox(self.home, at)] if sandboxed(self.home, at.ports["sandbox"]) else []
+        except ValueError as reason:
+            raise CannotStart(str(reason)) from reason
         units = [(unit, worker) for unit in processes.UNITS for worker in range(self.plan.workers.get(unit, 1))]
-        self._spawn(processes.service(self.home, at, unit, worker, self.plan.engine) for unit, worker in units)
+        services = [processes.service(self.home, at, unit, worker, self.plan.engine) for unit, worker in units]
+        self._spawn([*till, *services])
         self.say("starting Envoy")
         self._spawn([processes.envoy(self.home, at, self.plan.workers)])
 
@@ -121,7 +128,7 @@ class Supervisor:
         names = [processes.worker_name(unit, n) for unit in processes.UNITS for n in range(self.plan.workers.get(unit, 1))]
         units = [*processes.UNITS, *(f"{name} {port}" for name in names for port in ("metrics", "own"))]
         known = read_json(self.home.ports_file) or {}
-        chosen = ports.reserve(["postgres", "redis", "nats", "envoy admin", *units], known, held)
+        chosen = ports.reserve(["postgres", "redis", "nats", "envoy admin", "sandbox", *units], known, held)
         write_private(self.home.ports_file, json.dumps(chosen, indent=1))
         return Addresses(self.plan.port, chosen, self.home.passwords(accounts.NAMES))
 

@@ -23,8 +23,10 @@ SUCCESSES = {  # what answers with another status than 200, or with one more
     "ComputeItemStatistics": {"200": "The statistics.", "202": "Still computing; repeat after `Retry-After` seconds."},
 }
 HTTP_BODY = "google.api.HttpBody"
-EVENTS: Schema = {"text/event-stream": {"schema": {"type": "string"}}}  # the only raw bodies so far
-CACHED = "ContentService"  # its replies carry an ETag
+EVENTS: Schema = {"text/event-stream": {"schema": {"type": "string"}}}
+RAW: Schema = {"*/*": {"schema": {"type": "string", "description": "Whatever the gateway's own protocol says."}}}
+SEALED: Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+CACHED = "ContentService"  # what is read from it carries an ETag
 ERRORS = {  # HTTP status: the gRPC codes behind it, and what it means where the RPC says nothing more
     "400": ("INVALID_ARGUMENT FAILED_PRECONDITION OUT_OF_RANGE", "A field is malformed or missing (`INVALID_FIELD`)."),
     "401": ("UNAUTHENTICATED", "No token, a bad one (`TOKEN_INVALID`) or an expired one (`TOKEN_EXPIRED`)."),
@@ -46,14 +48,16 @@ SECURITY = {"bearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "
 
 
 class Rpc:
-    """One RPC with an http annotation, and the operation it becomes."""
+    """One of the http rules of an RPC, the `nth` after its first, and the operation it becomes."""
 
-    def __init__(self, service: str, method: MethodDescriptorProto, contract: Contract) -> None:
+    def __init__(self, service: str, method: MethodDescriptorProto, contract: Contract, rule: HttpRule, nth: int) -> None:
         self.service = service
         self.name = method.name
         self.comment = contract.comments[f"{service}.{method.name}"]
         self.policy: policy_pb2.Policy = method.options.Extensions[policy_pb2.policy]
-        self.http: HttpRule = method.options.Extensions[http]
+        self.http = rule
+        self.id = f"{service}_{self.name}" + (f"_{nth + 1}" if nth else "")
+        self.streams = method.server_streaming
         self.verb = str(self.http.WhichOneof("pattern"))
         self.template = str(getattr(self.http, self.verb))
         self.bound = frozenset(re.findall(r"\{(\w+)\}", self.template))
@@ -61,7 +65,10 @@ class Rpc:
         self.asks = method.input_type.removeprefix(".")
         self.answers = method.output_type.removeprefix(".")
         self._contract = contract
-        if self.http.body not in ("", "*") or self.http.additional_bindings or self.template.count("{") != len(self.bound):
+        asked = {field.name: target(field) for field in contract.messages[self.asks].field}
+        self.raw = asked.get(self.http.body) == HTTP_BODY
+        self._cached = service == CACHED and self.verb == "get"
+        if (self.http.body not in ("", "*") and not self.raw) or self.template.count("{") != len(self.bound):
             raise NotImplementedError(f"{service}.{method.name}: an http rule of a kind that no RPC had before")
 
     def described(self) -> Schema:
@@ -69,7 +76,7 @@ class Rpc:
         token: Schema = {"bearerAuth": []}
         security: dict[int, list[Schema]] = {policy_pb2.Policy.PUBLIC: [], policy_pb2.Policy.TOKEN_OPTIONAL: [{}, token]}
         return {
-            "operationId": f"{self.service}_{self.name}",
+            "operationId": self.id,
             "tags": [self.service],
             "summary": re.split(r"(?<=\.)\s", self.comment, maxsplit=1)[0],
             "description": self.comment,
@@ -84,9 +91,13 @@ class Rpc:
             if field.name in self.bound or not self.http.body:
                 schema = schemas.field(self.asks, field, request=True)
                 where = "path" if field.name in self.bound else "query"
-                parameters.append(_parameter(field.json_name, where, schema, required=needs_value(field, schema)))
+                parameters.append(
+                    _parameter(field.json_name, where, schema, required=where == "path" or needs_value(field, schema))
+                )
         found: Schema = {"parameters": parameters} if parameters else {}
-        if self.http.body and len(fields) > len(self.bound):
+        if self.raw:
+            found["requestBody"] = {"required": True, "content": RAW}
+        elif self.http.body and len(fields) > len(self.bound):
             body = schemas.ref(self.asks, request=True, without=self.bound)
             made = schemas.made[self.asks.rpartition(".")[2]]
             found["requestBody"] = {"required": "required" in made or "oneOf" in made, "content": _json(body)}
@@ -99,7 +110,7 @@ class Rpc:
             required = self.policy.key == policy_pb2.Policy.REQUIRED
             schema = schemas.field(self.asks, field, request=True)
             headers.append(_parameter("Idempotency-Key", "header", schema, required=required))
-        if self.service == CACHED:
+        if self._cached:
             text = "The ETag of the copy that the client has."
             headers.append(_parameter("If-None-Match", "header", {"type": "string", "description": text}, required=False))
         return headers
@@ -109,13 +120,15 @@ class Rpc:
         shown = self.http.response_body
         fields = self._contract.messages[self.answers].field
         name = next(target(field) for field in fields if field.name == shown) if shown else self.answers
-        reply = EVENTS if name == HTTP_BODY else _json(schemas.ref(name, request=False))
+        raw = EVENTS if self.streams else SEALED if self._cached else RAW
+        reply = raw if name == HTTP_BODY else _json(schemas.ref(name, request=False))
         replies: dict[str, Schema] = {}
         for status, text in SUCCESSES.get(self.name, {"200": "Success."}).items():
             replies[status] = {"description": text, "content": reply}
-        if self.service == CACHED:
+        if self._cached:
             tag = {"ETag": {"description": "Send it back as `If-None-Match`.", "schema": {"type": "string"}}}
-            replies["200"]["headers"] = tag
+            text = "For how many seconds nobody could confirm this reply, since PostgreSQL is away; absent: it is fresh."
+            replies["200"]["headers"] = tag | {"X-Finalbell-Stale": {"description": text, "schema": {"type": "integer"}}}
             replies["304"] = {"description": "Unchanged since the reply with this ETag.", "headers": tag}
         problem = _json({"$ref": "#/components/schemas/Status"})
         replies |= {status: {"description": text, "content": problem} for status, text in self._errors().items()}
@@ -143,8 +156,9 @@ def document(files: FileDescriptorSet) -> Schema:
     """Return the whole OpenAPI document; its order depends on names alone."""
     contract = Contract(files)
     schemas = Schemas(contract)
-    annotated = [(s, m) for s, m in contract.methods if m.options.HasExtension(http)]
-    rpcs = sorted((Rpc(s, m, contract) for s, m in annotated), key=lambda rpc: (rpc.path, rpc.verb))
+    annotated = [(s, m, m.options.Extensions[http]) for s, m in contract.methods if m.options.HasExtension(http)]
+    rules = [(s, m, rule, nth) for s, m, first in annotated for nth, rule in enumerate([first, *first.additional_bindings])]
+    rpcs = sorted((Rpc(s, m, contract, rule, nth) for s, m, rule, nth in rules), key=lambda rpc: (rpc.path, rpc.verb))
     requests = [rpc.asked(schemas) for rpc in rpcs]  # all of them before any reply: see Schemas.ref
     paths: dict[str, Schema] = {}
     for rpc, request in zip(rpcs, requests, strict=True):

@@ -4,21 +4,34 @@ import asyncio
 import gc
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 import structlog
 import uvloop
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from structlog.tracebacks import ExceptionDictTransformer
 
+from servers.admin.banks import BankImports
 from servers.admin.boards import ExamBoards
+from servers.admin.lectures import LectureAdminService
+from servers.admin.sealing import seal
 from servers.admin.service import MAX_IMPORT_MESSAGE_BYTES, ExamAdminService
 from servers.admin.sessions import SessionAdminService
+from servers.content.doors import Doors
+from servers.content.lectures import LectureService
 from servers.content.service import ContentService
+from servers.content.shelves import Shelves
 from servers.deadline import deadline
 from servers.leaderboard.service import LeaderboardService
+from servers.links import Gate, MediaKey, PathSigner, read_keys
+from servers.payments import rules as money
+from servers.payments.admin import PaymentAdminService
+from servers.payments.providers import providers
+from servers.payments.reconciler import Reconciler
+from servers.payments.service import PaymentService
 from servers.receipts import Receipts
 from servers.scoring.grading import Grading
 from servers.scoring.item_statistics import ItemStatistics
@@ -40,14 +53,18 @@ from servers.session.snapshots import Snapshots
 from servers.session.submits import Submits, decode
 from servers.settings import Settings
 from stores.answer_keys import AnswerKeys
+from stores.banks import Banks
 from stores.boards import Boards
 from stores.catalog import Catalog
 from stores.connect import Stores, StoreSettings, connect
 from stores.dead_letters import DeadLetters
 from stores.deadlines import Deadlines
+from stores.entitlements import Entitlements
 from stores.exams import Exams
 from stores.exports import Exports
 from stores.grading import GradingTasks
+from stores.lectures import Lectures
+from stores.ledger import Ledger
 from stores.live import LiveSessions, Patience
 from stores.places import Places
 from stores.regrades import Regrades
@@ -68,7 +85,9 @@ GC_THRESHOLDS = {"native": (100_000, 20, 100), "grpcio": (2_000, 20, 100)}
 through: as seldom as can be. grpc.aio leaves one of ten objects for each call: often, since nobody is answered meanwhile, and
 100,000 of them take 90 ms."""
 
-FILES = [module.DESCRIPTOR for module in (admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2)]
+FILES = [
+    module.DESCRIPTOR for module in (admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2)
+]
 
 
 class Parts:
@@ -76,10 +95,13 @@ class Parts:
 
     def __init__(self, stores: Stores, settings: Settings) -> None:
         self.settings = settings
+        self.postgres = stores.postgres
         self.starts = Starts(stores.postgres, deadline)
         self.sessions = Sessions(stores.postgres)
         self.catalog = Catalog(stores.postgres)
-        self.exams = Exams(stores.postgres)
+        self.exams = Exams(stores.postgres, seal)
+        self.banks = Banks(stores.postgres)
+        self.entitlements = Entitlements(stores.postgres)
         self.results = Results(stores.postgres, decided)
         self.grading_tasks = GradingTasks(stores.postgres)
         self.revisions = Revisions(stores.postgres, decided)
@@ -87,6 +109,7 @@ class Parts:
         self.standings = Standings(stores.postgres)
         self.series = AllSeries(stores.postgres)
         self.exports = Exports(stores.postgres)
+        self.lectures = Lectures(stores.postgres)
         self.statistics = Statistics(stores.postgres)
         self.answer_keys = AnswerKeys(stores.postgres)
         self.boards = Boards(stores.boards)
@@ -113,6 +136,11 @@ def receipts(settings: Settings) -> Receipts:
     """Read the keys of receipts; only the units that sign are given them."""
     pem = Path(settings.receipt_key).read_bytes() if settings.receipt_key else None
     return Receipts(pem, Path(settings.receipt_jwks).read_text() if settings.receipt_jwks else "")
+
+
+def media_keys(settings: Settings) -> Sequence[MediaKey]:
+    """Read the secrets of media links; only the units that sign or check them are given them."""
+    return read_keys(Path(settings.media_keys).read_text())
 
 
 async def session(parts: Parts) -> Hosted:
@@ -187,10 +215,32 @@ async def leaderboard(parts: Parts) -> Hosted:
 
 
 async def content(parts: Parts) -> Hosted:
+    settings = parts.settings
+    signer = PathSigner(settings.media_url, media_keys(settings)[0]) if settings.media_url else None
+    shelves, doors = Shelves(parts.catalog, parts.banks, parts.lectures), Doors(parts.entitlements)
+    lectures = LectureService(shelves, doors, signer, settings.media_seconds)
+    servicer = ContentService(shelves, doors)
     return Hosted(
-        services=[(content_pb2.DESCRIPTOR.services_by_name["ContentService"], ContentService(parts.catalog))],
+        services=[
+            (content_pb2.DESCRIPTOR.services_by_name["ContentService"], servicer),
+            (lecture_pb2.DESCRIPTOR.services_by_name["LectureService"], lectures),
+        ],
+        workers=[parts.entitlements.listen],
         reflected=[service.full_name for file in FILES for service in file.services_by_name.values()],
     )
+
+
+async def payments(parts: Parts) -> Hosted:
+    ledger = Ledger(parts.postgres, money.fold, money.mismatch, money.whole, money.owned_until)
+    sold_by = providers(parts.settings.payments, parts.postgres)
+    reconciler = Reconciler(ledger, sold_by, parts.settings.reconcile_seconds)
+    named = payment_pb2.DESCRIPTOR.services_by_name
+    services: list[tuple[ServiceDescriptor, object]] = [
+        (named["PaymentService"], PaymentService(ledger, sold_by, parts.settings.crash_at)),
+        (named["PaymentAdminService"], PaymentAdminService(ledger, sold_by, reconciler)),
+    ]
+    drains = [provider.stop for provider in sold_by.values()]
+    return Hosted(services=services, workers=[reconciler.run], drains=drains, max_message_bytes=MAX_IMPORT_MESSAGE_BYTES)
 
 
 async def admin(parts: Parts) -> Hosted:
@@ -203,14 +253,30 @@ async def admin(parts: Parts) -> Hosted:
         ExamBoards(parts.catalog, parts.boards, parts.places, parts.standings, parts.series, parts.exports),
         parts.rehearsals,
         parts.warming,
+        BankImports(parts.banks),
     )
     sessions = SessionAdminService(parts.deadlines, parts.dead_letters, parts.live, parts.sessions)
     named = admin_pb2.DESCRIPTOR.services_by_name
     services: list[tuple[ServiceDescriptor, object]] = [
         (named["ExamAdminService"], exams),
         (named["SessionAdminService"], sessions),
+        (lecture_pb2.DESCRIPTOR.services_by_name["LectureAdminService"], LectureAdminService(parts.lectures)),
     ]
     return Hosted(services=services, max_message_bytes=MAX_IMPORT_MESSAGE_BYTES)
+
+
+async def media(settings: Settings) -> Hosted:
+    """The media origin. It needs no store, so that none is opened."""
+    from servers.media.origin import FolderShelf, Origin, OriginServer, Shelf  # its libraries are for this unit only
+
+    shelf: Shelf = FolderShelf(Path(settings.media_folder))
+    if settings.media_bucket:
+        from servers.media.bucket import Bucket, BucketShelf
+
+        shelf = BucketShelf(Bucket(settings.media_bucket, settings.media_endpoint))
+    origin = Origin(Gate(media_keys(settings)), shelf)
+    server = OriginServer(origin, settings.rest, leave_seconds=settings.leave_seconds, drain_seconds=settings.drain_seconds)
+    return Hosted(workers=[server.run], name=MEDIA)
 
 
 UNITS = {
@@ -221,8 +287,12 @@ UNITS = {
     "scoring-worker": scoring_worker,
     "leaderboard": leaderboard,
     "content": content,
+    "payments": payments,
     "admin": admin,
 }
+
+MEDIA = "media"
+"""The unit that needs no store; it has a process for itself."""
 
 SUBMITTING = {"session", "bell", "scoring", "scoring-worker"}
 """The units that need NATS."""
@@ -252,6 +322,9 @@ def while_open(lost: asyncio.Event) -> Worker:
 
 async def host(names: list[str], settings: Settings) -> None:
     """Open the stores, build the named units, and serve them."""
+    if names == [MEDIA]:
+        await serve(settings, await media(settings))
+        return
     urls = StoreSettings(
         postgres=settings.postgres,
         redis=settings.redis,
@@ -296,8 +369,8 @@ def log_json(to: TextIO) -> None:
 
 def main() -> None:
     names = sys.argv[1:]
-    if not names or any(name not in UNITS for name in names):
-        sys.exit(f"usage: python -m servers UNIT…, with units out of: {', '.join(UNITS)}")
+    if names != [MEDIA] and (not names or any(name not in UNITS for name in names)):
+        sys.exit(f"usage: python -m servers UNIT…, with units out of: {', '.join(UNITS)}; or, alone, {MEDIA}")
     log_json(sys.stdout)
     settings = Settings.model_validate({})
     gc.set_threshold(*GC_THRESHOLDS[settings.engine])

@@ -50,11 +50,20 @@ class InvalidExam(InvalidField):
     room = 40_000
     """Envoy sends no more than 64 KB of metadata, and this grows by a third on its way."""
 
+    what: ClassVar[str] = "exam"
+
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
         super().__init__(violations)
         errors = "1 error" if len(violations) == 1 else f"{len(violations)} errors"
         listed = "" if len(self.violations) == len(violations) else f", the first {len(self.violations)} of which are listed"
-        self.message = f"The exam file has {errors}{listed}; nothing was imported."
+        self.message = f"The {self.what} file has {errors}{listed}; nothing was imported."
+
+
+class InvalidBank(InvalidExam):
+    """A bank's file has errors."""
+
+    reason = "INVALID_BANK"
+    what = "bank"
 
 
 class TokenInvalid(Refusal):
@@ -92,6 +101,46 @@ class ExamNotFound(Refusal):
     reason = "EXAM_NOT_FOUND"
 
 
+class SealedPaperNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "SEALED_PAPER_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such sealed paper. Start the exam, and ask for its paper.")
+
+
+class BankNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "BANK_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such bank. ListBanks has all of them.")
+
+
+class ProductNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "PRODUCT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such product. ListProducts has all that can be bought.")
+
+
+class PaymentNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "PAYMENT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such order of yours.")
+
+
+class ProviderUnknown(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "PROVIDER_UNKNOWN"
+
+    def __init__(self) -> None:
+        super().__init__("This installation has no such payment provider.")
+
+
 class SeriesNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "SERIES_NOT_FOUND"
@@ -103,6 +152,19 @@ class SessionNotFound(Refusal):
 
     def __init__(self) -> None:
         super().__init__("There is no such session. Check the id, and that the token is the one that started it.")
+
+
+class LectureNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "LECTURE_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such lecture.")
+
+
+class MediaNotConfigured(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "MEDIA_NOT_CONFIGURED"
 
 
 class StatisticsNotFound(Refusal):
@@ -199,6 +261,11 @@ class SessionRequired(Refusal):
     reason = "SESSION_REQUIRED"
 
 
+class ReviewWithheld(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "REVIEW_WITHHELD"
+
+
 class ExamNotOpen(Refusal):
     code = StatusCode.FAILED_PRECONDITION
     reason = "EXAM_NOT_OPEN"
@@ -217,6 +284,52 @@ class AttemptsExhausted(Refusal):
 class ExamInUse(Refusal):
     code = StatusCode.FAILED_PRECONDITION
     reason = "EXAM_IN_USE"
+
+
+class NotForSale(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "NOT_FOR_SALE"
+
+
+class CouponRefused(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "COUPON_REFUSED"
+
+
+class CheckoutRefused(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CHECKOUT_REFUSED"
+
+
+class NotRefundable(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "NOT_REFUNDABLE"
+
+
+class RefundByHand(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "REFUND_BY_HAND"
+
+
+class SignatureInvalid(Refusal):
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "SIGNATURE_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("The message is not signed by the gateway, or not within the last five minutes; nothing was kept.")
+
+
+class AlreadyOwned(Refusal):
+    code = StatusCode.ALREADY_EXISTS
+    reason = "ALREADY_OWNED"
+
+
+class GatewayUnavailable(Refusal):
+    """The payment gateway does not answer: the order is kept, and a repeat with the same key goes on with it."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "GATEWAY_UNAVAILABLE"
+    retry_seconds = 2.0
 
 
 class IdempotencyKeyReused(Refusal):

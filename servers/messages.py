@@ -1,8 +1,8 @@
-"""What more than one service writes: times, exams, deadlines, page tokens."""
+"""What more than one service writes: times, exams, papers, deadlines, page tokens."""
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import TypeVar
 from uuid import UUID
@@ -13,6 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers import errors
 from servers.deadline import accommodation_seconds
+from stores.banks import Bank
+from stores.catalog import QuestionText
 from stores.deadlines import Explained
 from stores.records import Deadline, Exam, Terms
 
@@ -46,7 +48,7 @@ def exam_message(exam: Exam, now_ms: int) -> pb.Exam:
         question_count=exam.question_count,
         max_score=exam.max_score,
         max_attempts=exam.max_attempts,
-        product_id=exam.product or "",
+        product_id=exam.products[0] if exam.products else "",
         marking=pb.Marking(
             correct=exam.mark_correct,
             wrong=exam.mark_wrong,
@@ -59,6 +61,39 @@ def exam_message(exam: Exam, now_ms: int) -> pb.Exam:
         shuffle_questions=exam.shuffle_questions,
         shuffle_options=exam.shuffle_options,
         roster_only=exam.enrolment == "ROSTER",
+    )
+
+
+def paper_message(exam: str, version: int, questions: Sequence[QuestionText]) -> pb.Paper:
+    """Return a paper as students read it."""
+    return pb.Paper(exam_id=exam, version=version, questions=[question_message(question) for question in questions])
+
+
+def question_message(question: QuestionText) -> pb.Question:
+    """Return a question as students read it."""
+    return pb.Question(
+        question_id=question.id,
+        type=pb.Question.Type.Value(question.type.upper()),
+        stem=question.stem,
+        passage=question.passage,
+        topic=question.topic,
+        points=question.points,
+        options=[pb.Option(id=one, text=text) for one, text in question.options],
+        rubric=[pb.Criterion(criterion=name, description=text, max_points=points) for name, text, points in question.rubric],
+    )
+
+
+def bank_message(bank: Bank, *, opened: bool) -> pb.Bank:
+    """Return what may be known of a bank by everybody."""
+    topics = [pb.Bank.Topic(topic=topic, question_count=count) for topic, count in bank.topics.items()]
+    return pb.Bank(
+        bank_id=bank.id,
+        title=bank.title,
+        version=bank.version,
+        question_count=bank.question_count,
+        topics=topics,
+        product_ids=bank.products,
+        opened=opened,
     )
 
 
@@ -122,6 +157,12 @@ def exam_position(position: str) -> str:
     if not EXAM_ID.fullmatch(position):
         raise ValueError
     return position
+
+
+def placed_position(position: str) -> tuple[str, int]:
+    """Read a position that is a place in a bank: bank/place."""
+    bank, _, place = position.partition("/")
+    return exam_position(bank), whole_position(place, 31)
 
 
 def whole_position(position: str, bits: int = 63) -> int:

@@ -40,6 +40,24 @@ class Settings(BaseSettings):
     receipt_jwks: str = ""
     """The file of all public keys of receipts, the older ones too; empty: the public half of `receipt_key` alone."""
 
+    media_url: str = ""
+    """Where players find media: `/media` where the gateway has them, or a CDN's https://…/media; empty: lectures do not play."""
+
+    media_keys: str = ""
+    """The file of the secrets that media links are signed with (a JWK set of kty oct): the first signs, all are taken."""
+
+    media_seconds: int = 1800
+    """How long a media link is good, at least; at most half as long again. Who is refunded plays on until then."""
+
+    media_folder: str = ""
+    """For the unit media: the folder whose folders it serves."""
+
+    media_bucket: str = ""
+    """For the unit media: a bucket that it serves instead, with the credentials and the region that botocore finds (extra `s3`)."""
+
+    media_endpoint: str = ""
+    """Where the bucket is, https://…, where it is not at AWS."""
+
     engine: Literal["grpcio", "native"] = "grpcio"
     environment: Literal["development", "production"] = "production"
     """Development switches reflection on."""
@@ -69,5 +87,11 @@ class Settings(BaseSettings):
     hold_seconds: float = 120.0
     """How long the bell holds after an outage for the sessions that were running, so that staff can give time back first."""
 
+    payments: str = ""
+    """The file that says which gateways the unit payments sells through, with their keys (docs/payments.md); empty: none."""
+
+    reconcile_seconds: float = 30.0
+    """How often gateways are asked what has become of open orders."""
+
     crash_at: str = ""
-    """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9)."""
+    """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9), or of a purchase (P1…P5)."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 import asyncpg
 
@@ -13,9 +14,13 @@ from stores.records import Exam, ExamCounts, Paper, PaperQuestion, Series
 from stores.sessions import milliseconds
 
 EXAM = """id, title, version, key_version, question_count, max_score, has_essay, duration_seconds, opens_at, closes_at,
-          shuffle_questions, shuffle_options, max_attempts, product_id, mark_correct, mark_wrong, mark_blank, mark_multiple,
+          shuffle_questions, shuffle_options, max_attempts, mark_correct, mark_wrong, mark_blank, mark_multiple,
           tie_break, release_score, release_review, inline_score, enrolment, created_at, closed_at, released_at, board_public,
-          board_freezes_at(exam) AS freezes_at, board_revealed_at, board_approximate_from"""
+          board_freezes_at(exam) AS freezes_at, board_revealed_at, board_approximate_from,
+          ARRAY(
+            SELECT x.product_id FROM exam_product x WHERE x.exam_id = exam.id
+            ORDER BY (x.product_id = exam.product_id) DESC NULLS LAST, x.product_id
+          ) AS products"""
 
 SERIES = """
   SELECT s.id, s.title, s.best_of, array_agg(m.exam_id ORDER BY m.exam_id) AS exams
@@ -44,6 +49,38 @@ class QuestionText:
     points: int
     options: tuple[tuple[str, str], ...]
     rubric: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A student's newest session of an exam: the paper's version, and whether it is in progress."""
+
+    exam_version: int
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sat:
+    """What a student's newest result of an exam is of."""
+
+    exam_version: int
+    key_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPaper:
+    """A paper that only its key opens (docs/sealed-papers.md)."""
+
+    key_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    """The key of one sealed paper."""
+
+    key_id: str
+    key: bytes
 
 
 class Catalog:
@@ -156,29 +193,49 @@ class Catalog:
             exam,
             version,
         )
-        return [
-            QuestionText(
-                id=row["id"],
-                type=row["type"],
-                stem=row["stem"],
-                passage=row["passage"],
-                topic=row["topic"],
-                points=row["points"],
-                options=tuple((option["id"], option["text"]) for option in json.loads(row["options"])),
-                rubric=tuple((c["criterion"], c["description"], c["maxPoints"]) for c in json.loads(row["rubric"])),
-            )
-            for row in rows
-        ]
+        return [question_text(row) for row in rows]
 
-    async def newest_session_version(self, exam: str, student: str) -> int | None:
-        """Return the paper version of the student's newest session of an exam, or None while they have none."""
-        version: int | None = await self._pool.fetchval(
+    async def seat(self, exam: str, student: str) -> Seat | None:
+        """Return the student's newest session of an exam, or None while they have none."""
+        row = await self._pool.fetchrow(
             # By student, never by exam: see `starts.READ`.
-            "SELECT exam_version FROM exam_session WHERE exam_id || '' = $1 AND student_id = $2 ORDER BY attempt DESC LIMIT 1",
-            exam,
-            student,
+            """
+            SELECT exam_version, status FROM exam_session WHERE exam_id || '' = $1 AND student_id = $2
+            ORDER BY attempt DESC LIMIT 1
+            """,
+            *(exam, student),
         )
-        return version
+        return Seat(row["exam_version"], running=row["status"] == "IN_PROGRESS") if row else None
+
+    async def sat(self, exam: str, student: str) -> Sat | None:
+        """Return the versions that the student's newest result of an exam is of, or None while they have none."""
+        row = await self._pool.fetchrow(
+            """
+            SELECT r.exam_version, r.key_version FROM exam_session s JOIN result r ON r.session_id = s.id
+            WHERE s.exam_id || '' = $1 AND s.student_id = $2 ORDER BY s.attempt DESC LIMIT 1
+            """,
+            *(exam, student),
+        )
+        return Sat(row["exam_version"], row["key_version"]) if row else None
+
+    async def released_explanations(self, exam: str, version: int, key_version: int) -> Mapping[str, str] | None:
+        """Return the worked solutions of a paper's questions, '' where there is none; None: they are not released."""
+        rows = await self._pool.fetch(
+            "SELECT question_id, body FROM released_explanations($1, $2, $3)", *(exam, version, key_version)
+        )
+        return {row["question_id"]: row["body"] for row in rows} or None
+
+    async def sealed(self, exam: str, version: int) -> SealedPaper | None:
+        """Return a sealed paper, or None where there is none."""
+        row = await self._pool.fetchrow(
+            "SELECT key_id, body FROM sealed_paper WHERE exam_id = $1 AND exam_version = $2", *(exam, version)
+        )
+        return SealedPaper(row["key_id"], row["body"]) if row else None
+
+    async def sealed_key(self, exam: str, version: int) -> SealedKey | None:
+        """Return the key of a sealed paper; None before the exam opens, or where nothing is sealed."""
+        row = await self._pool.fetchrow("SELECT key_id, key FROM sealed_paper_key($1, $2)", *(exam, version))
+        return SealedKey(row["key_id"], row["key"]) if row else None
 
     async def ended(self, exam: str, *, fresh: bool = False) -> bool:
         """Return whether the exam is closed and its last session has ended: what AFTER_CLOSE waits for. At most
@@ -275,6 +332,20 @@ def _series_of(row: asyncpg.Record) -> Series:
     return Series(row["id"], row["title"], tuple(row["exams"]), row["best_of"])
 
 
+def question_text(row: Mapping[str, Any]) -> QuestionText:
+    """Read a question's row, its options and its rubric as text."""
+    return QuestionText(
+        id=row["id"],
+        type=row["type"],
+        stem=row["stem"],
+        passage=row["passage"],
+        topic=row["topic"],
+        points=row["points"],
+        options=tuple((option["id"], option["text"]) for option in json.loads(row["options"])),
+        rubric=tuple((c["criterion"], c["description"], c["maxPoints"]) for c in json.loads(row["rubric"])),
+    )
+
+
 def exam_of(row: asyncpg.Record) -> Exam:
     """Read a row of `EXAM`."""
 
@@ -295,7 +366,7 @@ def exam_of(row: asyncpg.Record) -> Exam:
         shuffle_questions=row["shuffle_questions"],
         shuffle_options=row["shuffle_options"],
         max_attempts=row["max_attempts"],
-        product=row["product_id"],
+        products=tuple(row["products"]),
         mark_correct=row["mark_correct"],
         mark_wrong=row["mark_wrong"],
         mark_blank=row["mark_blank"],

@@ -215,6 +215,16 @@ class ExamFile:
         return any(question.type is QuestionType.ESSAY for question in self.questions)
 
 
+@dataclass(frozen=True, slots=True)
+class BankFile:
+    """A bank of practice questions that was read without an error."""
+
+    id: str
+    title: str
+    questions: tuple[Question, ...]
+    source: str | None
+
+
 class Violation(NamedTuple):
     """One error in a file: where ("questions[q7].answer.choice") and, for who mends it, what must be there instead."""
 

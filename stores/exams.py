@@ -44,6 +44,18 @@ class KeyChange:
     behind: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A paper that anybody may have, and the key that opens it, which was used for nothing else."""
+
+    key_id: str
+    key: bytes
+    body: bytes
+
+
+Seal = Callable[[ExamFile, int], Sealed]
+"""Seals one version of a file's paper, each time with a new key."""
+
 Mend = Callable[[str, str, Sequence[str]], str]
 KEY = """
   SELECT e.version, e.key_version, q.type, q.options::text, a.answer::text
@@ -57,13 +69,15 @@ KEY = """
 class Exams:
     """Exams, for their importer: the only role that may write them, and with them their keys."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, seal: Seal) -> None:
         self._pool = pool
+        self._seal = seal
 
     async def keep(self, file: ExamFile, paper_sha256: str, keys_sha256: str, actor: str) -> Imported:
         """Keep an exam file: all of it or, on any failure, nothing. The same file again changes nothing.
 
-        Another paper is a new version, refused while a session is in progress; other keys alone are a new key version.
+        Another paper is a new version, sealed with a new key, refused while a session is in progress; other keys alone are a
+        new key version.
         Another tie-break is refused once anybody has sat the exam, since their places are computed with it.
         """
         async with self._pool.acquire() as connection, connection.transaction():
@@ -93,6 +107,7 @@ class Exams:
             )
             if new_paper:
                 await _write_paper(connection, file, version)
+            await self._seal_once(connection, file, version)
             if new_keys:
                 await _write_keys(connection, file, version, key_version)
             changes = _changes(before, file, policies, changed, new_paper=new_paper, new_keys=new_keys)
@@ -100,6 +115,19 @@ class Exams:
                 await record(connection, actor, "exam.import", file.exam.id, {"changes": changes})
             moved = await _concern_all(connection, file.exam.id) if "closes_at" in changed else ()
             return Imported(ImportOutcome.KEPT, exam_of(row), tuple(changes), moved)
+
+    async def _seal_once(self, connection: asyncpg.Connection, file: ExamFile, version: int) -> None:
+        """Seal a version of a paper, unless it is: so that no key ever seals two texts."""
+        place = (file.exam.id, version)
+        known = "SELECT true FROM sealed_paper WHERE exam_id = $1 AND exam_version = $2"
+        if await connection.fetchval(known, *place):
+            return
+        sealed = self._seal(file, version)
+        await connection.execute(
+            "INSERT INTO sealed_paper (exam_id, exam_version, key_id, body) VALUES ($1, $2, $3, $4)",
+            *(*place, sealed.key_id, sealed.body),
+        )
+        await connection.execute("INSERT INTO keys.sealed_paper_key (key_id, key) VALUES ($1, $2)", sealed.key_id, sealed.key)
 
     async def set_key(self, exam: str, question: str, mend: Mend, actor: str, reason: str) -> KeyChange | None:
         """Change one question's key, as a new version of all keys, on record; None: no such exam or question.

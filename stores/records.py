@@ -348,7 +348,9 @@ class Exam:
     shuffle_questions: bool
     shuffle_options: bool
     max_attempts: int
-    product: str | None
+    products: tuple[str, ...]
+    """Any of them opens it; none: it is open to everybody."""
+
     mark_correct: int
     mark_wrong: int
     mark_blank: int
@@ -453,6 +455,8 @@ class Result:
 
     submit_key: UUID | None = None
     scored_ms: int = 0
+    taken_back: bool = False
+    """Whether the purchase that opened its exam was reversed, and nothing else opens it; only where a student reads it."""
 
 
 class TaskStatus(StrEnum):

@@ -1,7 +1,7 @@
 """Results: `result`: what sessions were worth, each exactly once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import asyncpg
@@ -121,12 +121,15 @@ class Results:
     async def _read_all(self, sessions: Sequence[UUID]) -> Sequence[Result | None]:
         rows = await self._pool.fetch(
             """
-            SELECT r.*, s.submitted_at, s.submit_reason FROM result r JOIN exam_session s ON s.id = r.session_id
-            WHERE r.session_id = ANY ($1)
+            SELECT r.*, s.submitted_at, s.submit_reason, coalesce((
+              SELECT bool_and(t.revoked_at IS NOT NULL) FROM exam_product x JOIN entitlement t ON t.product_id = x.product_id
+              WHERE x.exam_id = r.exam_id AND t.student_id = r.student_id
+            ), false) AS taken_back
+            FROM result r JOIN exam_session s ON s.id = r.session_id WHERE r.session_id = ANY ($1)
             """,
             sessions,
         )
-        found = {row["session_id"]: result_of(row) for row in rows}
+        found = {row["session_id"]: replace(result_of(row), taken_back=row["taken_back"]) for row in rows}
         return [found.get(session) for session in sessions]
 
     async def essays(self, session: UUID) -> Mapping[str, GradedEssay]:

@@ -39,13 +39,14 @@ FROM unnest($1::text[], $2::bool[]) WITH ORDINALITY AS l (name, shared, n) ORDER
 
 READ = """
 SELECT clock_timestamp() AS now, e.id AS exam, e.version, e.max_attempts, e.duration_seconds, e.opens_at, e.closes_at,
-  e.product_id, e.opens_at > clock_timestamp() AS unopened, COALESCE(e.closed_at, e.closes_at) AS closed_at,
+  COALESCE(e.product_id, x.products[1]) AS product_id, e.opens_at > clock_timestamp() AS unopened,
+  COALESCE(e.closed_at, e.closes_at) AS closed_at,
   e.closed_at IS NOT NULL OR e.closes_at <= clock_timestamp() AS closed,
-  CASE WHEN e.product_id IS NULL THEN true ELSE (
-    SELECT true FROM entitlement t
-    WHERE t.student_id = i.student AND t.product_id = e.product_id AND t.revoked_at IS NULL
-      AND (t.expires_at IS NULL OR t.expires_at > now()) LIMIT 1
-  ) END AS entitled,
+  x.products IS NULL OR EXISTS (
+    SELECT FROM entitlement t
+    WHERE t.student_id = i.student AND t.product_id = ANY (x.products) AND t.revoked_at IS NULL
+      AND (t.expires_at IS NULL OR t.expires_at > now())
+  ) AS entitled,
   CASE WHEN e.enrolment <> 'ROSTER' THEN '' ELSE (
     SELECT COALESCE(r.alias, '') FROM enrolment r WHERE r.exam_id = e.id AND r.student_id = i.student LIMIT 1
   ) END AS enrolled,
@@ -56,6 +57,7 @@ SELECT clock_timestamp() AS now, e.id AS exam, e.version, e.max_attempts, e.dura
   ) AS sittings
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS i (exam, student, n)
 LEFT JOIN exam e ON e.id = i.exam
+LEFT JOIN LATERAL (SELECT array_agg(product_id ORDER BY product_id) AS products FROM exam_product WHERE exam_id = e.id) x ON true
 LEFT JOIN LATERAL (
   SELECT exam_id, extra_seconds, factor FROM accommodation
   WHERE student_id = i.student AND exam_id IN (i.exam, '') ORDER BY exam_id DESC LIMIT 1

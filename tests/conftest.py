@@ -44,6 +44,12 @@ def exam_id() -> str:
 
 
 @pytest.fixture(scope="session")
+def small_bank() -> dict[str, Any]:
+    """A bank of practice questions, one of each type."""
+    return json.loads((Path(__file__).parent / "small_bank.json").read_text())
+
+
+@pytest.fixture(scope="session")
 def banks() -> Path:
     """The folder of real question banks beside the repository; tests that need it are skipped where it is absent."""
     found = ROOT.parent / "shared" / "data" / "banks"

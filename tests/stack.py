@@ -9,10 +9,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -20,6 +21,8 @@ import httpx
 from finalbell.v1 import admin_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
 
+from ops.accounts import postgres_role
+from ops.home import Home, write_private
 from ops.keys import mint
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +52,12 @@ class Stack:
         """Where a service listens for gRPC, past the gateway."""
         return str(self.read()["services"][unit]["grpc"])
 
+    def postgres(self, account: str) -> str:
+        """PostgreSQL's address as a service has it, with its password."""
+        own = urlsplit(str(self.read()["postgres"]))
+        password = json.loads((self.home / "secrets.json").read_text())[account]
+        return own._replace(netloc=f"{postgres_role(account)}:{password}@{own.hostname}:{own.port}").geturl()
+
     def token(self, student: str | None = None, *, cohorts: Sequence[str] = (), roles: Sequence[str] = ()) -> str:
         """A signed token, for a fresh student unless one is named."""
         return mint(self.home, student=student or fresh("s"), cohorts=cohorts, roles=roles)
@@ -69,11 +78,23 @@ class Stack:
         async with self.channel() as channel:
             return await ExamAdminServiceStub(channel).ImportExam(iter([request]), metadata=bearer(self.token(roles=["admin"])))
 
+    async def import_bank(self, bank: dict[str, Any], bank_id: str | None = None) -> admin_pb2.ImportBankResponse:
+        """Import a bank of practice questions as an admin."""
+        request = admin_pb2.ImportBankRequest(bank_id=bank_id or "", chunk=json.dumps(bank).encode())
+        async with self.channel() as channel:
+            return await ExamAdminServiceStub(channel).ImportBank(iter([request]), metadata=bearer(self.token(roles=["admin"])))
+
 
 @contextmanager
-def running(*options: str, **environment: str) -> Iterator[Stack]:
-    """Start a stack of one's own without exams, with more options of `finalbell up` and variables; stop it at the end."""
+def running(*options: str, sells: Mapping[str, object] | None = None, **environment: str) -> Iterator[Stack]:
+    """Start a stack of one's own without exams, with more options of `finalbell up` and variables; stop it at the end.
+
+    `sells` is its `payments.json`: the gateways that it sells through instead of its sandbox.
+    """
     home = Path(tempfile.mkdtemp(prefix="finalbell-test-")) / "home"
+    if sells is not None:
+        Home(home).make()
+        write_private(Home(home).payments, json.dumps(sells))
     up = [*FINALBELL, "up", "--detach", "--no-sample", "--home", str(home), "--port", str(free_port()), *ENGINE, *options]
     try:
         made = subprocess.run(

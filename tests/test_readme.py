@@ -38,6 +38,11 @@ def test_a_reader_can_paste_every_command(stack: Stack, tmp_path: Path) -> None:
     assert "mine" in ran.stdout
     assert "event: board" in ran.stdout
     assert "power cut in hall B" in ran.stdout
+    assert "#EXT-X-STREAM-INF" in ran.stdout
+    assert '"right":true' in ran.stdout
+    assert '"ENTITLEMENT_REQUIRED"' in ran.stdout
+    assert "0 days with a drift" in ran.stdout
+    assert "finalbell-sealed-paper/1" in ran.stdout
     if GRPCURL is not None:
         assert '"question_order"' in ran.stdout
 
@@ -72,7 +77,8 @@ def _here(text: str, stack: Stack) -> str:
         ".venv/bin/finalbell", f"{sys.executable} -m ops.main"
     )
     return re.sub(
-        r"(-m ops\.main (?:scoring dlq \w+|(?:exam|grading|leaderboard|receipt|session|scoring) \w+|audit|token|status|rehearse))",
+        r"(-m ops\.main (?:scoring dlq \w+|(?:bank|exam|grading|leaderboard|lecture|payments|product|receipt|session|scoring) \w+"
+        r"|audit|token|status|rehearse))",
         rf"\1 --home {stack.home}",
         text,
     )

@@ -1,5 +1,5 @@
-// Load offers answer saves to finalbell and tells what became of each; it asks for boards, and watches them, too (ranks.go,
-// watch.go).
+// Load offers answer saves to finalbell and tells what became of each; it asks for boards, watches them, and reads, too (ranks.go,
+// watch.go, read.go).
 //
 // It is one process that costs little (about 12 µs a save), since on two cores the load's own cost is part of the figure.
 // Closed loop (-rate 0): every connection sends its next save when the last one is answered: the most that can be served.
@@ -52,6 +52,8 @@ type options struct {
 	content     string
 	exam        string
 	top         int
+	path        string
+	tag         string
 }
 
 // A save is one request: its place in the schedule, and what makes it up again when it has to be repeated.
@@ -104,7 +106,7 @@ func main() {
 	var sessions, acked string
 	var watchers int
 	var opens, stalled float64
-	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), ranks and ranks-grpc (GetLeaderboard), watch and sse (a crowd that watches a board, gRPC or events), or empty (gRPC calls of bench/peers/empty.py)")
+	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), ranks and ranks-grpc (GetLeaderboard), read (GET -path), files (serve -path), watch and sse (a crowd that watches a board, gRPC or events), or empty (gRPC calls of bench/peers/empty.py)")
 	flag.StringVar(&o.address, "address", "127.0.0.1:8080", "host:port")
 	flag.StringVar(&sessions, "sessions", "", "file of sessions, one JSON object a line")
 	flag.IntVar(&o.connections, "connections", 128, "how many connections")
@@ -113,6 +115,8 @@ func main() {
 	flag.Float64Var(&o.seconds, "seconds", 10, "measured seconds")
 	flag.Float64Var(&o.warm, "warm", 0, "seconds of the same load before that, which are not measured")
 	flag.StringVar(&o.content, "content-type", "application/json", "rest: of the body")
+	flag.StringVar(&o.path, "path", "", "read: what is asked for; files: the folder")
+	flag.StringVar(&o.tag, "tag", "", "read: the ETag of the copy that the student has")
 	flag.StringVar(&o.exam, "exam", "", "ranks, watch: whose board")
 	flag.IntVar(&o.top, "top", 10, "ranks, watch: how many places from the top")
 	flag.IntVar(&watchers, "watchers", 0, "watch: how many; 0: one for each session")
@@ -123,6 +127,9 @@ func main() {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(-1) // 100,000 sessions in memory: collecting them costs more than all saves together
 	debug.SetMemoryLimit(2 << 30)
+	if o.mode == "files" {
+		serveFiles(o.address, o.path)
+	}
 	o.run = fmt.Sprintf("%08x", uint32(time.Now().UnixNano()/1000))
 	read, err := readSessions(sessions, o.mode == "rest" || o.mode == "grpc" || o.mode == "submit")
 	if err != nil {
@@ -150,7 +157,7 @@ func main() {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			if o.mode == "rest" || o.mode == "ranks" {
+			if o.mode == "rest" || o.mode == "ranks" || o.mode == "read" {
 				l.rest()
 			} else {
 				l.grpc()

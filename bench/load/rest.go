@@ -33,9 +33,12 @@ func (l *load) rest() {
 				}
 				wire, reader = dialled, bufio.NewReaderSize(dialled, 4096)
 			}
-			if l.mode == "ranks" {
+			switch l.mode {
+			case "ranks":
 				buffer = l.ranksGet(buffer[:0], one)
-			} else {
+			case "read":
+				buffer = l.readGet(buffer[:0], one)
+			default:
 				buffer = restRequest(buffer[:0], one, l.options)
 			}
 			wire.SetDeadline(time.Now().Add(patience))
@@ -75,6 +78,14 @@ func (l *load) answered(one *save, status int, body []byte) bool {
 	if status == 503 || status == 429 {
 		l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))
 		return false
+	}
+	if l.mode == "read" {
+		if l.found(status, body) {
+			l.tally.saved(one)
+		} else {
+			l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))
+		}
+		return true
 	}
 	if status != 200 || !(l.mode == "ranks" && ranked(body) || bytes.Contains(body, []byte(`"saved":true`))) {
 		l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))

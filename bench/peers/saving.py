@@ -15,6 +15,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from servers import errors
 from servers.errors import Refusal
+from servers.marking import misfit
 from servers.messages import timestamp
 from servers.session import rules
 from stores.connect import REDIS_TIMEOUT_SECONDS
@@ -38,7 +39,7 @@ class Saving:
         question = (await self._questions(facts.exam, facts.exam_version)).get(question_id)
         if question is None:
             raise errors.InvalidField([("questionId", "is not a question of this exam")])
-        if (wrong := rules.misfit(question, answer)) is not None:
+        if (wrong := misfit(question, answer)) is not None:
             raise errors.InvalidField([wrong])
         body = rules.body_digest(question_id, answer, client_seq)
         saved = await self._live.save(Save(session, student, question_id, answer, rules.key_digest(key), body, client_seq))

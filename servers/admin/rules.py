@@ -53,7 +53,7 @@ def read_exam(data: bytes, *, exam_id: str | None = None, settings: Mapping[str,
     """
     errors: list[Violation] = []
     try:
-        document = _parsed(data)
+        document = parsed(data, 'must be one JSON object, {"exam": …, "questions": …}')
         _apply(settings, document, errors)
     except RecursionError:
         raise InvalidExamFile([Violation("file", "is nested too deeply; an exam needs five levels")]) from None
@@ -63,7 +63,7 @@ def read_exam(data: bytes, *, exam_id: str | None = None, settings: Mapping[str,
     exam = _exam(root.child("exam"))
     seen: dict[str, int] = {}
     questions = [read_question(each, i, seen, errors) for i, each in enumerate(root.items("questions", 1, 500))]
-    source = _source(root)
+    source = provenance(root)
     root.done()
     found = ExamFile(exam, tuple(question for question in questions if question is not None), source)
     _check_totals(found, errors)
@@ -77,7 +77,7 @@ def paper_digest(file: ExamFile) -> str:
 
     Sessions are pinned to a paper's version, so anything that would change a running session has to be in here.
     """
-    return _digest(
+    return digest(
         {
             "shuffle": [file.exam.shuffle_questions, file.exam.shuffle_options],
             "questions": [
@@ -90,7 +90,7 @@ def paper_digest(file: ExamFile) -> str:
 def keys_digest(file: ExamFile) -> str:
     """Return the SHA-256 of what one version of the keys fixes: right answers, explanations, and the marking."""
     marking = file.exam.marking
-    return _digest(
+    return digest(
         {
             "marking": [marking.correct, marking.wrong, marking.blank, marking.multiple],
             "questions": [[q.id, answer_json(q.answer), q.explanation] for q in file.questions],
@@ -98,14 +98,15 @@ def keys_digest(file: ExamFile) -> str:
     )
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """Return the SHA-256 of a value in canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def _parsed(data: bytes) -> JsonObject:
-    """Return the document; what makes it unreadable as a whole is one violation of the file."""
+def parsed(data: bytes, wanted: str) -> JsonObject:
+    """Return a file's document; what makes it unreadable as a whole is one violation of the file, `wanted` where it is none."""
     if len(data) > LARGEST_FILE:
-        problem = "is larger than 32 MiB; split the exam, and link media instead of embedding them"
+        problem = "is larger than 32 MiB; split it, and link media instead of embedding them"
     elif data.startswith(codecs.BOM_UTF8):
         problem = "starts with a byte order mark; save it as UTF-8 without BOM"
     else:
@@ -113,7 +114,7 @@ def _parsed(data: bytes) -> JsonObject:
             document = parse(data.decode())
             if isinstance(document, JsonObject):
                 return document
-            problem = 'must be one JSON object, {"exam": …, "questions": …}'
+            problem = wanted
         except UnicodeDecodeError as error:
             problem = f"is not UTF-8 (byte {error.start:,}); save it as UTF-8"
         except ValueError as error:
@@ -215,7 +216,7 @@ def _board(fields: Fields) -> BoardPolicy:
     return board
 
 
-def _source(root: Fields) -> str | None:
+def provenance(root: Fields) -> str | None:
     """Return the provenance, which may be anything, as JSON text."""
     value = root.value("source")
     problems = list(problems_inside(value))

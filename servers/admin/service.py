@@ -1,4 +1,5 @@
-"""ExamAdminService: import, close and release exams, read their results; what it does with boards is in boards.py."""
+"""ExamAdminService: import, close and release exams, read their results; what it does with boards is in boards.py, with
+practice questions in banks.py."""
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from finalbell.v1 import admin_pb2 as pb
 from finalbell.v1 import scoring_pb2
 
 from servers import errors
+from servers.admin.banks import BankImports
 from servers.admin.boards import ExamBoards
 from servers.admin.key_rules import mended, taken_out
 from servers.admin.rules import LARGEST_FILE, InvalidExamFile, keys_digest, paper_digest, read_exam
@@ -45,6 +47,7 @@ class ExamAdminService:
         boards: ExamBoards,
         rehearsals: Rehearsals,
         warming: Warming,
+        banks: BankImports,
     ) -> None:
         self._exams = exams
         self._catalog = catalog
@@ -53,6 +56,7 @@ class ExamAdminService:
         self._results = results
         self._rehearsals = rehearsals
         self._warming = warming
+        self.ImportBank, self.DeleteBank = banks.import_bank, banks.delete_bank
         self.RebuildLeaderboard, self.VerifyLeaderboard = boards.rebuild, boards.verify
         self.FreezeLeaderboard, self.RevealLeaderboard = boards.freeze, boards.reveal
         self.ReleaseLeaderboard, self.ExportLeaderboard = boards.release, boards.export

@@ -1,17 +1,15 @@
-"""Grading: a pure function of a frozen answer and its key. DESIGN 4 and docs/exam-files.md say the rules.
+"""Grading: a pure function of a frozen answer and its key. docs/exam-files.md says the rules, servers/marking.py what is right.
 
-Scores are exact integers and numbers are exact fractions: no float is anywhere near a grade.
+Scores are exact integers: no float is anywhere near a grade.
 """
 
 import json
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 from typing import Any
 
+from servers.marking import is_blank, is_right
 from stores.exam_records import Criterion
 from stores.records import Answer, AnswerTimes, Key, KeySet, Marking
 
@@ -102,7 +100,7 @@ def grade_answer(answer: Answer | None, key: Key, marking: Marking) -> Graded:
     wanted = json.loads(key.answer)
     if key.type == "multiple_choice" and marking.partial:
         return _graded_partially(frozenset(answer.picks), frozenset(wanted["choices"]), key.points, marking)
-    if _is_right(answer, key.type, wanted):
+    if is_right(answer, key.type, wanted):
         return Graded(Outcome.CORRECT, key.points * marking.correct)
     return Graded(Outcome.WRONG, key.points * marking.wrong)
 
@@ -152,26 +150,6 @@ def _judged(given: int, key: Key, marking: Marking) -> Graded:
     return Graded(outcome, given * marking.correct)
 
 
-def _is_right(answer: Answer, kind: str, wanted: dict[str, Any]) -> bool:
-    """Whether the answer is all right; raises ValueError for a type that only people can grade."""
-    match kind:
-        case "single_choice":
-            return answer.value in wanted["accept"] if "accept" in wanted else bool(answer.value == wanted["choice"])
-        case "multiple_choice":
-            return frozenset(answer.picks) == frozenset(wanted["choices"])
-        case "numeric":
-            return within(answer.value, wanted["number"], wanted["tolerance"], relative=wanted["relative"])
-        case "short_text":
-            return accepted(answer.value, wanted["accept"], case_sensitive=wanted["caseSensitive"])
-        case _:
-            raise ValueError(f"a question of type {kind} has no key")
-
-
-def is_blank(answer: Answer | None) -> bool:
-    """Whether nothing was answered: no pick, or text of white space alone."""
-    return answer is None or not answer.value.strip()
-
-
 def _graded_partially(picked: frozenset[str], right: frozenset[str], points: int, marking: Marking) -> Graded:
     """Grade a multiple-choice answer under PARTIAL marking, rounded down.
 
@@ -183,41 +161,3 @@ def _graded_partially(picked: frozenset[str], right: frozenset[str], points: int
     if picked == right:
         return Graded(Outcome.CORRECT, earned)
     return Graded(Outcome.PARTIAL if earned else Outcome.WRONG, earned)
-
-
-def within(given: str, key: str, tolerance: str, *, relative: bool) -> bool:
-    """Whether |given - key| <= tolerance, or <= tolerance × |key|; both ends belong to it."""
-    number, wanted, allowed = Fraction(given), Fraction(key), Fraction(tolerance)
-    return abs(number - wanted) <= (allowed * abs(wanted) if relative else allowed)
-
-
-def accepted(given: str, accept: list[str], *, case_sensitive: bool) -> bool:
-    """Whether the text equals an accepted one, both folded."""
-    return folded(given, case_sensitive=case_sensitive) in {folded(one, case_sensitive=case_sensitive) for one in accept}
-
-
-def folded(text: str, *, case_sensitive: bool) -> str:
-    """Return text in NFKC, trimmed, white space collapsed, and case-folded unless case matters.
-
-    Case folding can undo normalisation (U+0345), so NFKC is applied again after it: Unicode's NFKC_Casefold idea.
-    """
-    normal = unicodedata.normalize("NFKC", text)
-    if not case_sensitive:
-        normal = unicodedata.normalize("NFKC", normal.casefold())
-    return re.sub(r"\s+", " ", normal).strip()
-
-
-def correct_text(key: Key) -> str:
-    """Return the right answer as people read it: the breakdown's `correct`."""
-    wanted = json.loads(key.answer)
-    match key.type:
-        case "single_choice":
-            return ",".join(wanted["accept"]) if "accept" in wanted else str(wanted["choice"])
-        case "multiple_choice":
-            return ",".join(sorted(wanted["choices"]))
-        case "numeric":
-            return str(wanted["number"])
-        case "short_text":
-            return str(wanted["accept"][0])
-        case _:
-            return ""

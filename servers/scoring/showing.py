@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from finalbell.v1 import scoring_pb2 as pb
 
+from servers.marking import correct_text
 from servers.messages import timestamp
 from servers.receipts import Receipts, Submission
 from servers.scoring import rules
@@ -51,8 +52,11 @@ class Showing:
             revision=result.revision, answers_sha256=result.answers_sha256.hex(), receipt=self._receipts.sign(submission)
         )
         shown.submitted_at.CopyFrom(timestamp(result.submitted_ms))
+        if result.taken_back:
+            shown.status, shown.withheld_for = pb.Result.WITHHELD, pb.Result.PURCHASE
+            return shown
         if not exam.shows_scores(ended=ended):
-            shown.status = pb.Result.WITHHELD
+            shown.status, shown.withheld_for = pb.Result.WITHHELD, pb.Result.RELEASE
             if exam.release_score == "AFTER_CLOSE" and exam.closes_ms is not None:
                 shown.releases_at.CopyFrom(timestamp(exam.closes_ms))
             return shown
@@ -104,7 +108,7 @@ class Showing:
                     question_id=key.question,
                     topic=key.topic,
                     max_points=rules.max_points(key, keys.marking),
-                    correct=rules.correct_text(key),
+                    correct=correct_text(key.type, key.answer),
                     explanation=explanations.get(key.question, ""),
                 )
                 for key in keys.keys

@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from servers.marking import is_blank
 from servers.scoring.flags import Flag, flags, suspects
-from servers.scoring.rules import is_blank
 from stores.records import Answer, Key, Sheet
 
 

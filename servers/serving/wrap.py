@@ -1,6 +1,6 @@
 """Wraps every handler once: who is calling, deadline, validation, refusals, metrics, log line.
 
-A servicer method is plain `async def Name(self, request, call) -> response`; nothing in it touches gRPC.
+A servicer method is plain `async def Name(self, request, call) -> response`, a message or its bytes; nothing in it touches gRPC.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _wrap(method: MethodDescriptor, handler: Any, tokens: Tokens, rates: Rates, 
                 reply = await handler(request, call)
                 went_well.inc()
                 traces.answered(grpc.StatusCode.OK, "")
-                return Answer(reply.SerializeToString(), call.headers)
+                return Answer(reply if isinstance(reply, bytes) else reply.SerializeToString(), call.headers)
             except asyncio.CancelledError:
                 if watchdog.was_late(task):
                     return refuse(errors.DeadlineExceeded("The call's deadline has passed; repeat it with the same key."), None)

@@ -1,4 +1,5 @@
-"""Rules of a session: in which order it shows, which answers fit. Ids are arguments; when it ends is in servers/deadline.py."""
+"""Rules of a session: in which order it shows. Ids are arguments; when it ends is in servers/deadline.py, which answers fit in
+servers/marking.py."""
 
 from base64 import b32encode
 from collections.abc import Mapping, Sequence
@@ -6,27 +7,13 @@ from hashlib import blake2b, sha256
 from unicodedata import category
 from uuid import UUID
 
-from stores.records import Answer, AnswerKind, Paper, PaperQuestion
+from stores.records import Answer, Paper
 
 HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 HIDDEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0") | {
     chr(c) for c in range(0xFE00, 0xFE0F)
 }
 EMOJI_STYLE = "\ufe0f"
-FITTING = {
-    "single_choice": AnswerKind.CHOICE,
-    "multiple_choice": AnswerKind.CHOICES,
-    "numeric": AnswerKind.NUMBER,
-    "short_text": AnswerKind.TEXT,
-    "essay": AnswerKind.TEXT,
-}
-PICKING = (AnswerKind.CHOICE, AnswerKind.CHOICES)
-FIELD = {
-    AnswerKind.CHOICE: "choice",
-    AnswerKind.CHOICES: "choices",
-    AnswerKind.NUMBER: "number",
-    AnswerKind.TEXT: "text",
-}
 
 
 class Orders:
@@ -82,19 +69,6 @@ def visible(alias: str) -> bool:
     seen = [character for character in alias if not (character == EMOJI_STYLE or character.isspace())]
     hidden = any(category(one) in HIDDEN_CATEGORIES or one in HIDDEN for one in seen)
     return bool(seen) and not hidden
-
-
-def misfit(question: PaperQuestion, answer: Answer) -> tuple[str, str] | None:
-    """Return the field and what is wrong with it when the answer does not fit the question; None when it does."""
-    if answer.kind is AnswerKind.CLEARED:
-        return None
-    wanted = FITTING[question.type]
-    if answer.kind is not wanted:
-        return FIELD[answer.kind], f"does not answer this question: it takes '{FIELD[wanted]}'"
-    picks = answer.picks if wanted in PICKING else ()
-    if not all(pick in question.options for pick in picks):
-        return FIELD[answer.kind], "is not an option of this question"
-    return None
 
 
 def default_alias(exam: str, student: str) -> str:

@@ -15,6 +15,7 @@ from finalbell.v1.events_pb2 import SessionScored
 from servers import errors
 from servers.deadline import pause_budget_ms
 from servers.errors import Refusal
+from servers.marking import misfit
 from servers.messages import deadline_message, read_page_token, timestamp, write_page_token
 from servers.receipts import Receipts, Submission
 from servers.serving.run import sleep_until
@@ -47,6 +48,10 @@ from stores.starts import Starts
 
 TRIES = 3
 BEAT_SECONDS = 1.0
+START_KEY_SECONDS, KEY_SECONDS = 2.0, 0.1
+"""How long a reply waits for the key of the sealed paper, once for each exam and process: a start comes from PostgreSQL anyway, a
+session that runs does not wait for it while it is away."""
+
 log = structlog.get_logger()
 
 
@@ -96,7 +101,7 @@ class SessionService:
                 state = await install(self._live, started, session)
             if started.outcome is StartOutcome.CREATED:
                 call.answer_with(201)
-            return pb.StartSessionResponse(session=await self._message(state))
+            return pb.StartSessionResponse(session=await self._message(state, key_seconds=START_KEY_SECONDS))
 
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> pb.GetSessionResponse:
         return pb.GetSessionResponse(session=await self._message(await self._owned(request.session_id, call)))
@@ -225,7 +230,7 @@ class SessionService:
         question = questions.get(request.question_id)
         if question is None:
             raise errors.InvalidField([("questionId", "is not a question of this exam")])
-        if (wrong := rules.misfit(question, answer)) is not None:
+        if (wrong := misfit(question, answer)) is not None:
             raise errors.InvalidField([wrong])
         body = rules.body_digest(question.id, answer, sequence)
         save = Save(session, call.caller.student, question.id, answer, rules.key_digest(key), body, sequence)
@@ -259,7 +264,7 @@ class SessionService:
             raise errors.SessionSubmitted("The session is handed in.")
         return explained
 
-    async def _message(self, state: SessionState) -> pb.Session:
+    async def _message(self, state: SessionState, key_seconds: float = KEY_SECONDS) -> pb.Session:
         orders = (await self._papers.of(state.facts.exam, state.facts.exam_version)).orders
         message = session_message(state.facts, state.status, state.deadline, state.submitted_ms, state.now_ms, state.epoch)
         message.restored_through_version = state.restored_through
@@ -267,6 +272,10 @@ class SessionService:
         for question, options in orders.options(state.facts.session).items():
             message.option_order[question].ids.extend(options)
         message.answers.extend(saved_message(saved) for saved in state.answers)
+        if state.status is SessionStatus.IN_PROGRESS:
+            key = await self._papers.key(state.facts.exam, state.facts.exam_version, key_seconds)
+            if key is not None:
+                message.sealed_paper_key.key_id, message.sealed_paper_key.key = key.key_id, key.key
         return message
 
     async def _paper(self, exam: str, version: int) -> tuple[Paper, Mapping[str, PaperQuestion]]:

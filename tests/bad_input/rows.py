@@ -75,6 +75,8 @@ EVERYWHERE = [
     *(role(f"{name}Leaderboard", "proctor", examId="w-open") for name in ("Freeze", "Reveal", "Release")),
     role("SetExamSeries", "proctor", seriesId="w-series", examIds=["w-open"]),
     role("DeleteExamSeries", "proctor", seriesId="w-series"),
+    role("SetLecture", "proctor", lectureId="w-lecture", title="A lecture", durationSeconds=1),
+    role("DeleteLecture", "wally", lectureId="sample"),
     role("ListResults", "wally", examId="w-strict"),
     role("ListExamReports", "grader"),
     role("GetExamReport", "wally", examId="w-strict"),
@@ -354,6 +356,41 @@ LATE = [
 ]
 """Each rings the bell for its session, the one change that a refusal may bring."""
 
+
+def sealed(position: str, scope: str) -> str:
+    """A page token as anybody can make one who has read how (servers/messages.py)."""
+    seal = blake2b(position.encode(), key=blake2b(scope.encode(), digest_size=32).digest(), digest_size=8).digest()
+    return urlsafe_b64encode(seal + position.encode()).decode()
+
+
+UNKNOWN_SEALED = ("NOT_FOUND", "SEALED_PAPER_NOT_FOUND")
+UNKNOWN_BANK = ("NOT_FOUND", "BANK_NOT_FOUND")
+UNKNOWN_QUESTION = ("NOT_FOUND", "QUESTION_NOT_FOUND")
+
+
+def sealed_paper(what: str, names: str | None = None, **fields: Any) -> Row:
+    return Row(f"sealed paper: {what}", "GetSealedPaper", {"examId": "w-open", "version": 1, **fields}, names=names)
+
+
+def explanation(
+    what: str, exam: str, question: str, code: str = "INVALID_ARGUMENT", reason: str = "INVALID_FIELD", **more: Any
+) -> Row:
+    return Row(f"explanation: {what}", "GetExplanation", {"examId": exam, "questionId": question}, code, reason, **more)
+
+
+def practice(
+    what: str,
+    names: str | None = None,
+    question: str = "p1",
+    code: str = "INVALID_ARGUMENT",
+    reason: str = "INVALID_FIELD",
+    **answer: Any,
+) -> Row:
+    """An answer to a practice question."""
+    fields = {"bankId": "w-bank", "questionId": question, **answer}
+    return Row(f"practice: {what}", "CheckAnswer", fields, code, reason, names=names)
+
+
 READ = [
     *(
         row
@@ -382,13 +419,67 @@ READ = [
     Row("paper: without a session", "GetPaper", {"examId": "w-open"}, "FAILED_PRECONDITION", "SESSION_REQUIRED", who="rita"),
     Row("paper: not bought", "GetPaper", {"examId": "w-sold"}, "FAILED_PRECONDITION", "SESSION_REQUIRED"),
     Row("paper: unknown", "GetPaper", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND"),
+    sealed_paper("of no version", "version", version=0),
+    sealed_paper("of a version below zero", "version", version=-1),
+    sealed_paper("of a version that is no number", version="one"),
+    sealed_paper("malformed exam", "examId", examId="W"),
+    Row("sealed paper: unknown exam", "GetSealedPaper", {"examId": "w-nowhere", "version": 1}, *UNKNOWN_SEALED),
+    Row("sealed paper: unknown version", "GetSealedPaper", {"examId": "w-open", "version": 2147483647}, *UNKNOWN_SEALED),
+    explanation("before it opens", "w-later", "q1", "FAILED_PRECONDITION", "EXAM_NOT_OPEN"),
+    explanation("never sat", "w-open", "q1", "FAILED_PRECONDITION", "SESSION_REQUIRED", who="rita"),
+    explanation("while it is sat", "w-open", "q1", "FAILED_PRECONDITION", "SESSION_IN_PROGRESS"),
+    explanation("before the score", "w-waiting", "q1", "FAILED_PRECONDITION", "SESSION_UNSCORED"),
+    explanation("of a result that is shown", "w-strict", "q1", "OK", ""),
+    explanation("of a score that is held back", "w-held", "q1", "FAILED_PRECONDITION", "REVIEW_WITHHELD"),
+    explanation("of an exam without review", "w-terse", "q1", "FAILED_PRECONDITION", "REVIEW_WITHHELD"),
+    explanation("of an unknown exam", "w-nowhere", "q1", "NOT_FOUND", "EXAM_NOT_FOUND"),
+    explanation("of an unknown question", "w-strict", "q9", "NOT_FOUND", "QUESTION_NOT_FOUND"),
+    explanation("malformed question", "w-strict", "q 1", names="questionId"),
+    Row("banks: page of 201", "ListBanks", {"pageSize": 201}, names="pageSize"),
+    Row("banks: made-up page token", "ListBanks", {"pageToken": "AAAA"}, names="pageToken"),
+    Row("questions: page of 101", "ListQuestions", {"pageSize": 101}, names="pageSize"),
+    Row("questions: page of -1", "ListQuestions", {"pageSize": -1}, names="pageSize"),
+    Row("questions: topic of 101 characters", "ListQuestions", {"topic": "x" * 101}, names="topic"),
+    Row("questions: malformed bank", "ListQuestions", {"bankId": "B"}, names="bankId"),
+    Row("questions: unknown bank", "ListQuestions", {"bankId": "w-nowhere"}, *UNKNOWN_BANK),
+    Row("questions: an exam is no bank", "ListQuestions", {"bankId": "w-open"}, *UNKNOWN_BANK),
+    Row("questions: unknown topic", "ListQuestions", {"topic": "nothing"}, "OK", ""),
+    Row("questions: made-up page token", "ListQuestions", {"pageToken": "made-up"}, names="pageToken"),
+    Row(
+        "questions: page token of another topic",
+        "ListQuestions",
+        {"topic": "places", "pageToken": sealed("w-bank/1", "questions//numbers")},
+        names="pageToken",
+    ),
+    Row(
+        "questions: page token without a place", "ListQuestions", {"pageToken": sealed("w-bank", "questions//")}, names="pageToken"
+    ),
+    Row(
+        "questions: page token of a place too far",
+        "ListQuestions",
+        {"pageToken": sealed(f"w-bank/{2**31}", "questions//")},
+        names="pageToken",
+    ),
+    Row("solution: unknown bank", "GetSolution", {"bankId": "w-nowhere", "questionId": "p1"}, *UNKNOWN_BANK),
+    Row("solution: unknown question", "GetSolution", {"bankId": "w-bank", "questionId": "q1"}, *UNKNOWN_QUESTION),
+    Row("solution: malformed question", "GetSolution", {"bankId": "w-bank", "questionId": "p.1"}, names="questionId"),
+    practice("nothing answered"),
+    practice("choice '' ", "choice", choice=""),
+    practice("not an option", "choice", choice="Z"),
+    practice("another kind of answer", "number", number="1"),
+    practice("no number", "number", question="p3", number="1,000"),
+    practice("picks twice", "choices.ids", question="p2", choices={"ids": ["A", "A"]}),
+    practice("no picks", "choices.ids", question="p2", choices={"ids": []}),
+    practice("text of 2,049 bytes", "text", question="p4", text="x" * 2049),
+    practice("NUL", "text", question="p4", text="a\0b"),
+    practice("essay", "text", question="p5", text="It is."),
+    practice("right", code="OK", reason="", choice="B"),
+    practice("unknown question", code="NOT_FOUND", reason="QUESTION_NOT_FOUND", question="p9", choice="B"),
+    role("DeleteBank", "proctor", bankId="w-bank"),
+    role("DeleteBank", "wally", bankId="w-bank"),
+    Row("bank: deletes an unknown one", "DeleteBank", {"bankId": "w-nowhere"}, *UNKNOWN_BANK, who="admin"),
+    Row("bank: deletes a malformed one", "DeleteBank", {"bankId": "W"}, names="bankId", who="admin"),
 ]
-
-
-def sealed(position: str, scope: str) -> str:
-    """A page token as anybody can make one who has read how (servers/messages.py)."""
-    seal = blake2b(position.encode(), key=blake2b(scope.encode(), digest_size=32).digest(), digest_size=8).digest()
-    return urlsafe_b64encode(seal + position.encode()).decode()
 
 
 def board(what: str, names: str | None = None, **fields: Any) -> Row:
@@ -430,6 +521,15 @@ BOARD = [
     ),
 ]
 
+LECTURES = [
+    Row("lectures: malformed id", "GetLecture", {"lectureId": "W"}, names="lectureId"),
+    Row("lectures: unknown", "GetLecture", {"lectureId": "w-nowhere"}, "NOT_FOUND", "LECTURE_NOT_FOUND"),
+    Row("lectures: playback of none", "GetPlayback", {"lectureId": "w-nowhere"}, "NOT_FOUND", "LECTURE_NOT_FOUND"),
+    Row("lectures: made-up page token", "ListLectures", {"pageToken": "made-up"}, names="pageToken"),
+    Row("lectures: page of 201", "ListLectures", {"pageSize": 201}, names="pageSize"),
+    Row("lectures: NUL in the topic", "ListLectures", {"topic": "a\0b"}, names="topic"),
+]
+
 # Staff
 
 
@@ -441,7 +541,31 @@ def series(what: str, names: str, **fields: Any) -> Row:
     return Row(f"series: {what}", "SetExamSeries", {"seriesId": "w-series", **fields}, names=names, who="admin")
 
 
+def lecture(what: str, names: str, **fields: Any) -> Row:
+    whole = {"lectureId": "w-lecture", "title": "A lecture", "durationSeconds": 1, **fields}
+    return Row(f"lecture: {what}", "SetLecture", whole, names=names, who="admin")
+
+
+CAPTIONS = {"language": "en", "label": "English", "file": "en.vtt"}
+
 STAFF = [
+    lecture("without a title", "title", title=""),
+    lecture("NUL in the title", "title", title="a\0b"),
+    lecture("malformed id", "lectureId", lectureId="W"),
+    lecture("no time at all", "durationSeconds", durationSeconds=0),
+    lecture("more than a day", "durationSeconds", durationSeconds=86_401),
+    lecture("a folder that climbs", "folder", folder=".."),
+    lecture("a folder in a folder", "folder", folder="a/b"),
+    *(
+        lecture(f"playlist {name}", "playlist", playlist=name)
+        for name in ("../x.m3u8", "/x.m3u8", "x.mp4", "a//b.m3u8", "x.m3u8\n")
+    ),
+    lecture("captions that climb", "captions[0].file", captions=[{**CAPTIONS, "file": "../en.vtt"}]),
+    lecture("captions in no language", "captions[0].language", captions=[{**CAPTIONS, "language": "english!"}]),
+    lecture("captions without a label", "captions[0].label", captions=[{**CAPTIONS, "label": ""}]),
+    lecture("a language twice", "captions[1].language", captions=[CAPTIONS, {**CAPTIONS, "language": "EN"}]),
+    lecture("51 captions", "captions", captions=[CAPTIONS] * 51),
+    Row("lecture: not there", "DeleteLecture", {"lectureId": "w-nowhere"}, "NOT_FOUND", "LECTURE_NOT_FOUND", who="admin"),
     *(lever(name, "NOT_FOUND", "EXAM_NOT_FOUND", examId="w-nowhere") for name in ("Freeze", "Reveal", "Release")),
     lever("Reveal", names="steps", examId="w-strict", steps=0),
     lever("Reveal", names="steps", examId="w-strict", steps=101),
@@ -630,4 +754,4 @@ STAFF = [
     ),
 ]
 
-ROWS = [*EVERYWHERE, *START, *SAVE, *BATCH, *PAUSE, *SUBMIT, *READ, *BOARD, *STAFF]
+ROWS = [*EVERYWHERE, *START, *SAVE, *BATCH, *PAUSE, *SUBMIT, *READ, *BOARD, *LECTURES, *STAFF]

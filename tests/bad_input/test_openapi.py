@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from tests.bad_input.world import World, changed
 from tests.stack import ROOT
 
-EACH = 15
+EACH = 10
 MARKED_SECONDS = 1.1
 LATER = ("/submit", ":regrade")
 """What does something more a moment after it was answered: a submit is noted in PostgreSQL, a regrade is done."""
@@ -26,7 +26,13 @@ STREAMS = ":watch"
 FOUND = schemathesis.openapi.from_path(ROOT / "gen" / "openapi.json").get_all_operations()
 OPERATIONS = [one for one in (found.ok() for found in FOUND) if not one.path.endswith(STREAMS)]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-KNOWN = {"sessionId": ["live", "theirs", "paused", "waiting", "strict"], "examId": ["w-open", "w-strict", "w-held", "w-later"]}
+KNOWN: dict[str, list[Any]] = {
+    "sessionId": ["live", "theirs", "paused", "waiting", "strict"],
+    "examId": ["w-open", "w-strict", "w-held", "w-later"],
+    "bankId": ["w-bank"],
+    "questionId": ["p1", "p4", "q1"],
+    "version": [1],
+}
 """Ids that are there: with made-up ones alone nothing would get past the first look."""
 
 

@@ -1,6 +1,7 @@
 """A stack where nothing happens by itself, with an exam and a session in every state: so that a row of bad input can be
 sent there, and everything that the stores hold compared before and after."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from redis import Redis
 from tests.faults.harm import stopped
 from tests.flows.sitting import Student, good, refusal
 from tests.flows.transports import TRANSPORTS
-from tests.stack import Stack, eventually, running
+from tests.stack import ROOT, Stack, eventually, running
 
 BACKGROUND = ("bell", "snapshots", "scoring-worker")
 PASSING = ("lease:", "beat:", "hold:", "r:")
@@ -78,7 +79,11 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
 @asynccontextmanager
 async def quiet_world(small_exam: dict[str, Any]) -> AsyncIterator[World]:
     """Start a stack, fill it, and stop all that works in the background."""
-    with running(FINALBELL_STUDENT_CALLS_PER_SECOND="0") as stack, ExitStack() as frozen, closing(Held(stack)) as held:
+    with (
+        running(FINALBELL_STUDENT_CALLS_PER_SECOND="0", FINALBELL_RECONCILE_SECONDS="86400") as stack,
+        ExitStack() as frozen,
+        closing(Held(stack)) as held,
+    ):
         world = World(stack, held)
         async with Student(stack, "wally") as student, Student(stack, "other") as other:
             await _exams(stack, small_exam)
@@ -116,6 +121,7 @@ async def _exams(stack: Stack, small: dict[str, Any]) -> None:
     windows = {"w-later": {"opensAt": _at(now + timedelta(hours=1))}, "w-closed": {"closesAt": _at(now + timedelta(seconds=4))}}
     for exam, settings in {**EXAMS, **windows}.items():
         await stack.import_exam(small, exam, **settings)
+    await stack.import_bank(json.loads((ROOT / "tests" / "small_bank.json").read_text()), "w-bank")
 
 
 def _at(moment: datetime) -> str:

@@ -7,6 +7,7 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.gateway.conftest import _servers, edge, lonely_edge, services  # noqa: F401  # the gateway, in front of what a test says
+from tests.payments.conftest import ledger, pool  # noqa: F401  # the books of what is bought
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = [

@@ -14,8 +14,9 @@ from typing import Any
 
 import grpc
 import pytest
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
+from finalbell.v1.payment_pb2_grpc import PaymentServiceStub
 from google.protobuf.message import Message
 from redis.asyncio import Redis
 
@@ -23,6 +24,7 @@ from ops.keys import mint
 from servers.errors import Refusal
 from servers.messages import write_page_token
 from tests.faults.harm import fetch
+from tests.flows.lecturing import add_lecture
 from tests.flows.transports import TRANSPORTS, Native, Reply, native_refusal, transport
 from tests.stack import Stack, bearer, eventually, fresh
 
@@ -47,6 +49,10 @@ NEEDS_A_FAULT = {
     "DEADLINE_EXCEEDED": "a store has to be slower than the caller's patience, and REST has no deadline of its own",
     "RATE_LIMITED": "a student has to ask very often: tests/flows/test_rates.py",
     "INTERNAL": "a way to get one is a bug",
+    "GATEWAY_UNAVAILABLE": "a payment gateway has to be away: tests/flows/test_payments.py",
+    "CHECKOUT_REFUSED": "the sandbox takes every order and currency: tests/flows/test_payments.py",
+    "REFUND_BY_HAND": "the sandbox gives everything back itself: tests/flows/test_payments.py",
+    "MEDIA_NOT_CONFIGURED": "the content service has to be started without media: tests/flows/test_lectures.py",
     "GRADE_DIFFERS": "an essay has to be graded before: tests/flows/test_grading.py",
 }
 """Reasons that no call gives while everything works; each with where it is proved, or why it cannot be."""
@@ -84,8 +90,8 @@ def refusals(of: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
         yield from refusals(refusal)
 
 
-IMPORTS = {"INVALID_EXAM", "EXAM_IN_USE"}
-"""What only ImportExam gives, which is a client stream: gRPC only."""
+IMPORTS = {"INVALID_EXAM", "INVALID_BANK", "EXAM_IN_USE"}
+"""What only imports give, which are client streams: gRPC only. INVALID_BANK: tests/flows/test_practice.py."""
 
 
 # The cases
@@ -186,6 +192,18 @@ async def not_bought(stack: Stack, small_exam: dict[str, Any]) -> Case:
     return Case("StartSession", session_pb2.StartSessionRequest(exam_id=exam), stack.token())
 
 
+@gives("ENTITLEMENT_REQUIRED")
+async def a_lecture_that_is_not_bought(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    lecture, product = fresh("t"), fresh("p")
+    await add_lecture(stack, lecture, product)
+    return Case("GetPlayback", lecture_pb2.GetPlaybackRequest(lecture_id=lecture), stack.token())
+
+
+@gives("LECTURE_NOT_FOUND")
+async def a_lecture_that_never_was(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetPlayback", lecture_pb2.GetPlaybackRequest(lecture_id="no-such-lecture"), stack.token())
+
+
 @gives("NOT_ENROLLED")
 async def not_on_the_roster(stack: Stack, small_exam: dict[str, Any]) -> Case:
     exam = await imported(stack, small_exam, enrolment="ROSTER")
@@ -228,6 +246,39 @@ def _unknown_to_staff(method: str, request: Callable[..., Message]) -> None:
 
 for _method in ("GetExamReport", "CloseExam", "ReleaseExam", "WarmExam", "ListResults", "RebuildLeaderboard", "VerifyLeaderboard"):
     _unknown_to_staff(_method, getattr(admin_pb2, f"{_method}Request"))
+
+
+@gives("SEALED_PAPER_NOT_FOUND")
+async def wants_a_sealed_paper_of_tomorrow(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("GetSealedPaper", content_pb2.GetSealedPaperRequest(exam_id=exam, version=2), None)
+
+
+@gives("BANK_NOT_FOUND")
+async def wants_questions_of_an_unknown_bank(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("ListQuestions", content_pb2.ListQuestionsRequest(bank_id=fresh("no")), stack.token())
+
+
+@gives("BANK_NOT_FOUND")
+async def deletes_an_unknown_bank(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("DeleteBank", admin_pb2.DeleteBankRequest(bank_id=fresh("no")), stack.token(roles=["admin"]))
+
+
+@gives("REVIEW_WITHHELD")
+async def wants_an_explanation_of_an_exam_without_review(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam, release={"score": "IMMEDIATELY", "review": "NONE"})
+    async with stack.channel() as channel:
+        student = Native(channel, token)
+        request = session_pb2.SubmitSessionRequest(session_id=session)
+        assert (await student.call("SubmitSession", request, key=uuid.uuid4().hex)).ok
+
+        async def scored() -> bool:
+            reply = await student.call("GetResult", scoring_pb2.GetResultRequest(session_id=session))
+            return bool(reply.ok.result.status == scoring_pb2.Result.SCORED)
+
+        await eventually(scored)
+        exam = (await student.call("GetSession", session_pb2.GetSessionRequest(session_id=session))).ok.session.exam_id
+    return Case("GetExplanation", content_pb2.GetExplanationRequest(exam_id=exam, question_id="q1"), token)
 
 
 @gives("STATISTICS_NOT_FOUND")
@@ -434,6 +485,87 @@ async def discards_a_students_submit(stack: Stack, small_exam: dict[str, Any]) -
     return Case("DiscardDeadLetter", request, stack.token(roles=["admin"]))
 
 
+async def sold(stack: Stack, **more: Any) -> str:
+    """Sell a product of its own, and return its id."""
+    product = payment_pb2.ImportProductsRequest.ProductDefinition(
+        **{"product_id": fresh("p"), "title": "Biology", "amount": 2500, "currency": "USD", **more}
+    )
+    async with transport("gRPC", stack, stack.token(roles=["admin"])) as admin:
+        reply = await admin.call("ImportProducts", payment_pb2.ImportProductsRequest(products=[product]))
+    assert reply.code == "OK", reply
+    return product.product_id
+
+
+@gives("PRODUCT_NOT_FOUND")
+async def buys_what_is_not_sold(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("CreateCheckout", payment_pb2.CreateCheckoutRequest(product_id=fresh("p")), stack.token())
+
+
+@gives("PROVIDER_UNKNOWN")
+async def pays_nowhere(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = payment_pb2.CreateCheckoutRequest(product_id=await sold(stack), provider="nowhere")
+    return Case("CreateCheckout", request, stack.token())
+
+
+@gives("NOT_FOR_SALE")
+async def buys_what_was_withdrawn(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = payment_pb2.CreateCheckoutRequest(product_id=await sold(stack, withdrawn=True))
+    return Case("CreateCheckout", request, stack.token())
+
+
+@gives("COUPON_REFUSED")
+async def uses_a_coupon_that_there_is_not(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = payment_pb2.CreateCheckoutRequest(product_id=await sold(stack), coupon="NO-SUCH-CODE")
+    return Case("CreateCheckout", request, stack.token())
+
+
+@gives("ALREADY_OWNED")
+async def buys_what_is_owned(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    student, product = fresh("s"), await sold(stack, amount=0)
+    token = mint(stack.home, student=student)
+    async with transport("gRPC", stack, token) as owner:
+        assert (await owner.call("CreateCheckout", payment_pb2.CreateCheckoutRequest(product_id=product))).code == "OK"
+    return Case("CreateCheckout", payment_pb2.CreateCheckoutRequest(product_id=product), token)
+
+
+@gives("IDEMPOTENCY_KEY_REUSED")
+async def buys_two_things_with_one_key(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    token, key = stack.token(), uuid.uuid4().hex
+    async with transport("gRPC", stack, token) as buyer:
+        first = payment_pb2.CreateCheckoutRequest(product_id=await sold(stack))
+        assert (await buyer.call("CreateCheckout", first, key=key)).code == "OK"
+    return Case("CreateCheckout", payment_pb2.CreateCheckoutRequest(product_id=await sold(stack)), token, key=key)
+
+
+@gives("PAYMENT_NOT_FOUND")
+async def asks_after_nobodys_order(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetPayment", payment_pb2.GetPaymentRequest(payment_id=str(uuid.uuid4())), stack.token())
+
+
+@gives("PAYMENT_NOT_FOUND")
+async def asks_after_anothers_order(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetPayment", payment_pb2.GetPaymentRequest(payment_id=await ordered(stack)), stack.token())
+
+
+@gives("NOT_REFUNDABLE")
+async def refunds_what_was_not_paid(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    request = payment_pb2.RefundPaymentRequest(payment_id=await ordered(stack), reason="a test")
+    return Case("RefundPayment", request, stack.token(roles=["admin"]), keyed=True)
+
+
+@gives("SIGNATURE_INVALID")
+async def tells_what_nobody_signed(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("HandleWebhook", payment_pb2.HandleWebhookRequest(provider="sandbox"), None)
+
+
+async def ordered(stack: Stack) -> str:
+    """Have somebody order something, and return the order's id."""
+    product = await sold(stack)
+    async with stack.channel("payments") as channel:
+        request = payment_pb2.CreateCheckoutRequest(product_id=product)
+        return str((await PaymentServiceStub(channel).CreateCheckout(request, metadata=bearer(stack.token()))).payment.payment_id)
+
+
 async def buried(stack: Stack, session: uuid.UUID | None) -> str:
     """Bury a message as the scoring worker does, and return its letter."""
     query = "INSERT INTO dead_letter (session_id, subject, event, error) VALUES ($1, $2, '', 'a test') RETURNING id"
@@ -504,6 +636,7 @@ async def test_facts_of_a_refusal_travel_with_it(stack: Stack, small_exam: dict[
     wanted = {
         starts_too_early: {"opensAt"},
         not_bought: {"productId"},
+        a_lecture_that_is_not_bought: {"productId", "productIds"},
         saves_after_the_end: {"endsAt", "serverTime"},
         submits_after_the_end: {"endsAt", "serverTime", "submitted"},
         starts_once_more: {"maxAttempts"},
@@ -560,6 +693,17 @@ async def import_refused(stack: Stack, exam: str, file: bytes) -> Reply:
     async with stack.channel() as channel:
         try:
             await ExamAdminServiceStub(channel).ImportExam(chunks(), metadata=bearer(stack.token(roles=["admin"])))
+        except grpc.aio.AioRpcError as error:
+            return native_refusal(error)
+    raise AssertionError("not refused")
+
+
+async def import_refused_bank(stack: Stack, bank: str, file: bytes) -> Reply:
+    """Import a bank, which is refused, and return how."""
+    request = admin_pb2.ImportBankRequest(bank_id=bank, chunk=file)
+    async with stack.channel() as channel:
+        try:
+            await ExamAdminServiceStub(channel).ImportBank(iter([request]), metadata=bearer(stack.token(roles=["admin"])))
         except grpc.aio.AioRpcError as error:
             return native_refusal(error)
     raise AssertionError("not refused")

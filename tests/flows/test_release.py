@@ -239,7 +239,8 @@ async def test_a_paper_opens_with_the_session_and_is_the_callers_own(
     assert list(questions) == ["q1", "q2", "q3", "q4"]
     assert questions["q2"]["type"] == "MULTIPLE_CHOICE"
     assert [option["id"] for option in questions["q2"]["options"]] == ["A", "B", "C", "D"]
-    assert paper.headers["cache-control"] == "private"
+    assert paper.headers["cache-control"] == "private, max-age=0, stale-if-error=86400"
+    assert "x-finalbell-stale" not in paper.headers
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", paper.headers["etag"])
     assert (other_tag.status_code, other_tag.json()) == (200, paper.json())
     assert afterwards.json() == paper.json()
@@ -430,6 +431,9 @@ async def everything_a_student_can_ask(way_in: Transport, exam: str) -> list[tup
     await ask("ListExams", content.ListExamsRequest(page_size=200))
     await ask("GetExam", content.GetExamRequest(exam_id=exam))
     await ask("GetPaper", content.GetPaperRequest(exam_id=exam))
+    await ask("GetExplanation", content.GetExplanationRequest(exam_id=exam, question_id="q1"))
+    await ask("GetSealedPaper", content.GetSealedPaperRequest(exam_id=exam, version=1))
+    await ask("ListQuestions", content.ListQuestionsRequest(bank_id=exam))
     for answer in (
         pb.SaveAnswerRequest(session_id=session, question_id="q1", choice="B", client_seq=2),
         pb.SaveAnswerRequest(session_id=session, question_id="q1", choice="A", client_seq=1),
@@ -455,6 +459,7 @@ async def everything_a_student_can_ask(way_in: Transport, exam: str) -> list[tup
     await ask("SaveAnswer", pb.SaveAnswerRequest(session_id=session, question_id="q1", choice="B"), keyed=True)
     await ask("ListSessions", pb.ListSessionsRequest(exam_id=exam))
     await ask("GetPaper", content.GetPaperRequest(exam_id=exam))
+    await ask("GetExplanation", content.GetExplanationRequest(exam_id=exam, question_id="q1"))
     await ask("GetLeaderboard", leaderboard_pb2.GetLeaderboardRequest(exam_id=exam, top=1000, around="me"))
     for method, request in (
         ("ListExamReports", admin_pb2.ListExamReportsRequest()),

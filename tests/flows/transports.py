@@ -16,8 +16,9 @@ from urllib.parse import quote
 import grpc
 import grpc.aio
 import httpx
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from google.api import annotations_pb2
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -29,7 +30,7 @@ from tests.stack import Stack, bearer
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
-    for file in (session_pb2, scoring_pb2, leaderboard_pb2, content_pb2, admin_pb2)
+    for file in (session_pb2, scoring_pb2, leaderboard_pb2, content_pb2, lecture_pb2, payment_pb2, admin_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -111,8 +112,10 @@ class Rest:
         verb, left = rule.WhichOneof("pattern"), dict(fields)
         path = re.sub(r"{(\w+)}", lambda found: quote(str(left.pop(_camel(found[1]), "")), safe=""), getattr(rule, verb))
         sent = {**headers, **({"idempotency-key": key} if key else {})}
-        body = json.dumps(left) if rule.body == "*" else None
+        body: str | bytes | None = json.dumps(left) if rule.body == "*" else None
         query = left if rule.body != "*" else {}
+        if rule.body and rule.body != "*":  # raw bytes
+            body = base64.b64decode(query.pop(_camel(rule.body), {}).get("data", ""))
         if body is not None:
             sent["content-type"] = "application/json"
         reply = await self._http.request(verb.upper(), path, params=query, content=body, headers=sent)
@@ -184,6 +187,9 @@ def rest_reply(method: MethodDescriptor, response_body: str, reply: httpx.Respon
     message = GetMessageClass(method.output_type)()
     if reply.status_code == 304:
         return Reply("OK", message, None, 304, raw, headers)
+    if reply.status_code == 200 and isinstance(message, HttpBody):
+        raw_body = HttpBody(content_type=headers["content-type"], data=reply.content)
+        return Reply("OK", raw_body, None, 200, raw, headers)
     body = reply.json()
     if reply.status_code >= 400:
         status = json_format.ParseDict(body, status_pb2.Status())

@@ -21,6 +21,8 @@ from finalbell.v1 import (
     content_pb2_grpc,
     leaderboard_pb2,
     leaderboard_pb2_grpc,
+    payment_pb2,
+    payment_pb2_grpc,
     scoring_pb2,
     scoring_pb2_grpc,
     session_pb2,
@@ -47,6 +49,7 @@ SERVICES: dict[str, tuple[ModuleType, ModuleType, str]] = {
     "scoring": (scoring_pb2, scoring_pb2_grpc, "ScoringService"),
     "leaderboard": (leaderboard_pb2, leaderboard_pb2_grpc, "LeaderboardService"),
     "content": (content_pb2, content_pb2_grpc, "ContentService"),
+    "payments": (payment_pb2, payment_pb2_grpc, "PaymentService"),
     "admin": (admin_pb2, admin_pb2_grpc, "ExamAdminService"),
 }
 

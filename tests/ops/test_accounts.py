@@ -20,7 +20,7 @@ KEY_TABLES = ("keys.answer_key", "keys.explanation")
 RIGHTS: dict[str, dict[str, str]] = {
     "session": {
         **dict.fromkeys(("accommodation", "deadline_adjustment", "enrolment", "entitlement", "exam", "exam_paper"), "S"),
-        **dict.fromkeys(("question", "result", "setting"), "S"),
+        **dict.fromkeys(("exam_product", "question", "result", "setting"), "S"),
         **dict.fromkeys(("exam_session", "session_answer"), "SIU"),
         **dict.fromkeys(("dead_letter", "session_pause"), "SIu"),
         "submission": "SID",
@@ -31,23 +31,44 @@ RIGHTS: dict[str, dict[str, str]] = {
         "audit_log": "I",
         **dict.fromkeys(("exam_series", "exam_series_member"), "S"),
         "exam_session": "Su",
-        "newest_keys": "S",
+        **dict.fromkeys(("entitlement", "exam_product", "newest_keys"), "S"),
         "result_history": "SI",
         "session_answer": "s",
         "submission": "SuD",
     },
-    "leaderboard": dict.fromkeys(("exam", "exam_series", "exam_series_member", "setting", "standing"), "S") | {"exam_session": "s"},
-    "content": dict.fromkeys(("entitlement", "exam", "exam_paper", "exam_session", "question", "setting"), "S"),
+    "leaderboard": {
+        **dict.fromkeys(("exam", "exam_product", "exam_series", "exam_series_member", "setting", "standing"), "S"),
+        "exam_session": "s",
+    },
+    "content": {
+        **dict.fromkeys(
+            ("bank", "entitlement", "exam", "exam_paper", "exam_product", "exam_session", "lecture", "practice_question"), "S"
+        ),
+        **dict.fromkeys(("practice_question", "product_opens", "question", "sealed_paper", "setting"), "S"),
+        "result": "s",
+    },
+    "payments": {
+        **dict.fromkeys(("coupon", "entitlement", "gateway_read", "payment", "product"), "SIU"),
+        **dict.fromkeys(("product_opens", "product_part"), "SID"),
+        **dict.fromkeys(("click_payment", "payme_transaction", "webhook_event"), "SIu"),
+        **dict.fromkeys(("entitlement_entry", "payment_fact"), "SI"),
+        "audit_log": "I",
+        "setting": "S",
+    },
     "admin": {
         **dict.fromkeys(("result", "result_history", "session_answer", "session_pause", "setting"), "S"),
         "standing": "Su",
-        **dict.fromkeys(("exam_series", "exam_series_member"), "SIUD"),
+        **dict.fromkeys(("exam_series", "exam_series_member", "lecture"), "SIUD"),
         **dict.fromkeys(("audit_log", "deadline_adjustment", "exam_key", "exam_paper", "question"), "SI"),
         **dict.fromkeys(("keys.answer_key", "keys.explanation"), "SI"),
         **dict.fromkeys(("accommodation", "exam"), "SIU"),
         **dict.fromkeys(("dead_letter", "exam_session"), "Su"),
         "grading_task": "s",
-        "newest_keys": "S",
+        **dict.fromkeys(("exam_product", "newest_keys", "product_opens", "unopened_question"), "S"),
+        "bank": "SIUD",
+        "bank_question": "SID",
+        "keys.sealed_paper_key": "I",
+        "sealed_paper": "sI",
         "submission": "sI",
     },
 }

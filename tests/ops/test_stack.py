@@ -46,7 +46,7 @@ def back(both: tuple[Local, Local]) -> Local:
 def test_two_stacks_run_side_by_side_on_ports_of_their_own(front: Local, back: Local) -> None:
     ports = [process["port"] for local in (front, back) for process in local.stack()["processes"] if process["name"] != "session.2"]
 
-    assert len(set(ports)) == len(ports) == 24
+    assert len(set(ports)) == len(ports) == 30
     for local in (front, back):
         assert local.run("status").returncode == 0
 
@@ -59,6 +59,7 @@ def test_only_its_owner_may_look_into_a_stack(front: Local) -> None:
         "ports.json",
         "keys/signing.pem",
         "keys/receipt.pem",
+        "keys/media.json",
         "config/redis.conf",
         "config/nats.conf",
     ):

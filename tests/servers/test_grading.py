@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servers.scoring.rules import Graded, Grader, Outcome, accepted, decided, grade_answer, time_spent, within
+from servers.marking import accepted, within
+from servers.scoring.rules import Graded, Grader, Outcome, decided, grade_answer, time_spent
 from stores.records import Answer, AnswerKind, AnswerTimes, Key, KeySet, Marking
 
 PLAIN = Marking(correct=1, wrong=0, blank=0, partial=False)

@@ -271,7 +271,8 @@ def test_every_rpc_says_who_may_call_it() -> None:
     assert len(policies) >= 19
     assert [name for name, access in policies.items() if access == policy_pb2.Policy.ACCESS_UNSPECIFIED] == []
     assert [name for name, access in policies.items() if access == policy_pb2.Policy.PUBLIC] == [
-        "finalbell.v1.ScoringService.ListReceiptKeys"
+        "finalbell.v1.ContentService.GetSealedPaper",
+        "finalbell.v1.ScoringService.ListReceiptKeys",
     ]
     assert all(
         "Admin" not in name or access in (policy_pb2.Policy.STAFF, policy_pb2.Policy.ADMIN) for name, access in policies.items()

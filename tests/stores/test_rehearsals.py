@@ -73,6 +73,7 @@ async def sit_and_leave_a_row_everywhere(stores: Stores, exam: str) -> object:
         INSERT INTO regrade (exam_id, dry_run, key_version, results, actor, reason) VALUES ('{exam}', true, 1, 0, 'boss', '');
         INSERT INTO exam_series VALUES ('of-{exam}', 'all of them', NULL) ON CONFLICT DO NOTHING;
         INSERT INTO exam_series_member VALUES ('of-{exam}', '{exam}');
+        INSERT INTO sealed_paper VALUES ('{exam}', 1, '{session}', '\\x00') ON CONFLICT DO NOTHING;
         INSERT INTO exam_statistics VALUES ('{exam}', 1, 1, '{{}}', now());
         """
     )

@@ -112,6 +112,99 @@ class ImportExamResponse(_message.Message):
 Global___ImportExamResponse: _TypeAlias = ImportExamResponse  # noqa: Y015
 
 @_typing.final
+class ImportBankRequest(_message.Message):
+    """ImportBankRequest is one piece of a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BANK_ID_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    bank_id: _builtins.str
+    """bank_id replaces the file's bank id; only in the first message. Default: the file's."""
+    chunk: _builtins.bytes
+    """chunk is the next bytes of the file, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        bank_id: _builtins.str = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank_id", b"bank_id", "chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportBankRequest: _TypeAlias = ImportBankRequest  # noqa: Y015
+
+@_typing.final
+class ImportBankResponse(_message.Message):
+    """ImportBankResponse says what the import changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BANK_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """changed is true when it is another bank than before."""
+    @_builtins.property
+    def bank(self) -> _content_pb2.Bank:
+        """bank is the bank as it is now."""
+
+    def __init__(
+        self,
+        *,
+        bank: _content_pb2.Bank | None = ...,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bank", b"bank"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank", b"bank", "changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportBankResponse: _TypeAlias = ImportBankResponse  # noqa: Y015
+
+@_typing.final
+class DeleteBankRequest(_message.Message):
+    """DeleteBankRequest names the bank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BANK_ID_FIELD_NUMBER: _builtins.int
+    bank_id: _builtins.str
+    """bank_id is the bank."""
+    def __init__(
+        self,
+        *,
+        bank_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank_id", b"bank_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBankRequest: _TypeAlias = DeleteBankRequest  # noqa: Y015
+
+@_typing.final
+class DeleteBankResponse(_message.Message):
+    """DeleteBankResponse says nothing more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBankResponse: _TypeAlias = DeleteBankResponse  # noqa: Y015
+
+@_typing.final
 class ExamReport(_message.Message):
     """ExamReport is an exam with its counts."""
 

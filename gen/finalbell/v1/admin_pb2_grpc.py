@@ -40,6 +40,16 @@ class ExamAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.ImportExamRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_admin__pb2.ImportExamResponse.FromString,
                 _registered_method=True)
+        self.ImportBank = channel.stream_unary(
+                '/finalbell.v1.ExamAdminService/ImportBank',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.ImportBankRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.ImportBankResponse.FromString,
+                _registered_method=True)
+        self.DeleteBank = channel.unary_unary(
+                '/finalbell.v1.ExamAdminService/DeleteBank',
+                request_serializer=finalbell_dot_v1_dot_admin__pb2.DeleteBankRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_admin__pb2.DeleteBankResponse.FromString,
+                _registered_method=True)
         self.ListExamReports = channel.unary_unary(
                 '/finalbell.v1.ExamAdminService/ListExamReports',
                 request_serializer=finalbell_dot_v1_dot_admin__pb2.ListExamReportsRequest.SerializeToString,
@@ -153,6 +163,26 @@ class ExamAdminServiceServicer:
         per error, its field naming question and field ("questions[q7].answer.choice"). Importing the same file again
         changes nothing. A change of the paper makes a new version (FAILED_PRECONDITION `EXAM_IN_USE` while sessions are
         live), a change of keys or explanations alone a new key version. gRPC only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportBank(self, request_iterator, context):
+        """ImportBank reads one bank of practice questions (docs/exam-files.md), as a stream of chunks, 32 MiB in all.
+
+        All or nothing, and idempotent, as ImportExam is; INVALID_ARGUMENT `INVALID_BANK` names every error. Another file
+        under the same id replaces the bank. A question that an exam asks which has not opened is such an error: nobody may
+        read it before. gRPC only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBank(self, request, context):
+        """DeleteBank removes a bank with its questions.
+
+        Errors: NOT_FOUND `BANK_NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -367,6 +397,16 @@ def add_ExamAdminServiceServicer_to_server(servicer, server):
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.ImportExamRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_admin__pb2.ImportExamResponse.SerializeToString,
             ),
+            'ImportBank': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportBank,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.ImportBankRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.ImportBankResponse.SerializeToString,
+            ),
+            'DeleteBank': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBank,
+                    request_deserializer=finalbell_dot_v1_dot_admin__pb2.DeleteBankRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_admin__pb2.DeleteBankResponse.SerializeToString,
+            ),
             'ListExamReports': grpc.unary_unary_rpc_method_handler(
                     servicer.ListExamReports,
                     request_deserializer=finalbell_dot_v1_dot_admin__pb2.ListExamReportsRequest.FromString,
@@ -496,6 +536,60 @@ class ExamAdminService:
             '/finalbell.v1.ExamAdminService/ImportExam',
             finalbell_dot_v1_dot_admin__pb2.ImportExamRequest.SerializeToString,
             finalbell_dot_v1_dot_admin__pb2.ImportExamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportBank(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/finalbell.v1.ExamAdminService/ImportBank',
+            finalbell_dot_v1_dot_admin__pb2.ImportBankRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.ImportBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ExamAdminService/DeleteBank',
+            finalbell_dot_v1_dot_admin__pb2.DeleteBankRequest.SerializeToString,
+            finalbell_dot_v1_dot_admin__pb2.DeleteBankResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,18 @@ class ExamAdminServiceStub:
     changes nothing. A change of the paper makes a new version (FAILED_PRECONDITION `EXAM_IN_USE` while sessions are
     live), a change of keys or explanations alone a new key version. gRPC only.
     """
+    ImportBank: _grpc.StreamUnaryMultiCallable[_admin_pb2.ImportBankRequest, _admin_pb2.ImportBankResponse]
+    """ImportBank reads one bank of practice questions (docs/exam-files.md), as a stream of chunks, 32 MiB in all.
+
+    All or nothing, and idempotent, as ImportExam is; INVALID_ARGUMENT `INVALID_BANK` names every error. Another file
+    under the same id replaces the bank. A question that an exam asks which has not opened is such an error: nobody may
+    read it before. gRPC only.
+    """
+    DeleteBank: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteBankRequest, _admin_pb2.DeleteBankResponse]
+    """DeleteBank removes a bank with its questions.
+
+    Errors: NOT_FOUND `BANK_NOT_FOUND`.
+    """
     ListExamReports: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListExamReportsRequest, _admin_pb2.ListExamReportsResponse]
     """ListExamReports lists every exam with its counts, by id; shadows of rehearsals only where `show_rehearsals` says so."""
     GetExamReport: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetExamReportRequest, _admin_pb2.GetExamReportResponse]
@@ -173,6 +185,18 @@ class ExamAdminServiceAsyncStub(ExamAdminServiceStub):
     per error, its field naming question and field ("questions[q7].answer.choice"). Importing the same file again
     changes nothing. A change of the paper makes a new version (FAILED_PRECONDITION `EXAM_IN_USE` while sessions are
     live), a change of keys or explanations alone a new key version. gRPC only.
+    """
+    ImportBank: _aio.StreamUnaryMultiCallable[_admin_pb2.ImportBankRequest, _admin_pb2.ImportBankResponse]  # type: ignore[assignment]
+    """ImportBank reads one bank of practice questions (docs/exam-files.md), as a stream of chunks, 32 MiB in all.
+
+    All or nothing, and idempotent, as ImportExam is; INVALID_ARGUMENT `INVALID_BANK` names every error. Another file
+    under the same id replaces the bank. A question that an exam asks which has not opened is such an error: nobody may
+    read it before. gRPC only.
+    """
+    DeleteBank: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteBankRequest, _admin_pb2.DeleteBankResponse]  # type: ignore[assignment]
+    """DeleteBank removes a bank with its questions.
+
+    Errors: NOT_FOUND `BANK_NOT_FOUND`.
     """
     ListExamReports: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListExamReportsRequest, _admin_pb2.ListExamReportsResponse]  # type: ignore[assignment]
     """ListExamReports lists every exam with its counts, by id; shadows of rehearsals only where `show_rehearsals` says so."""
@@ -309,6 +333,30 @@ class ExamAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         per error, its field naming question and field ("questions[q7].answer.choice"). Importing the same file again
         changes nothing. A change of the paper makes a new version (FAILED_PRECONDITION `EXAM_IN_USE` while sessions are
         live), a change of keys or explanations alone a new key version. gRPC only.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportBank(
+        self,
+        request_iterator: _MaybeAsyncIterator[_admin_pb2.ImportBankRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ImportBankResponse, _abc.Awaitable[_admin_pb2.ImportBankResponse]]:
+        """ImportBank reads one bank of practice questions (docs/exam-files.md), as a stream of chunks, 32 MiB in all.
+
+        All or nothing, and idempotent, as ImportExam is; INVALID_ARGUMENT `INVALID_BANK` names every error. Another file
+        under the same id replaces the bank. A question that an exam asks which has not opened is such an error: nobody may
+        read it before. gRPC only.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteBank(
+        self,
+        request: _admin_pb2.DeleteBankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeleteBankResponse, _abc.Awaitable[_admin_pb2.DeleteBankResponse]]:
+        """DeleteBank removes a bank with its questions.
+
+        Errors: NOT_FOUND `BANK_NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from finalbell.v1 import content_pb2 as finalbell_dot_v1_dot_content__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -26,8 +27,12 @@ if _version_not_supported:
 
 
 class ContentServiceStub:
-    """ContentService serves exams and papers. Replies carry an `etag` header; send it back as `if-none-match` and an
+    """ContentService serves what students read. Replies carry an `etag` header; send it back as `if-none-match` and an
     unchanged reply is HTTP 304 without a body (over gRPC: an empty message with `fb-http-status: 304`).
+
+    It stays up when everything else is down. While PostgreSQL is away too it answers what it knows, as it last knew it: such
+    a reply has the header `x-finalbell-stale`, which says for how many seconds nobody could confirm it. What it does not
+    know is UNAVAILABLE `STORE_UNAVAILABLE`. Headers over REST are initial metadata over gRPC.
     """
 
     def __init__(self, channel):
@@ -51,11 +56,45 @@ class ContentServiceStub:
                 request_serializer=finalbell_dot_v1_dot_content__pb2.GetPaperRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_content__pb2.GetPaperResponse.FromString,
                 _registered_method=True)
+        self.GetSealedPaper = channel.unary_unary(
+                '/finalbell.v1.ContentService/GetSealedPaper',
+                request_serializer=finalbell_dot_v1_dot_content__pb2.GetSealedPaperRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.GetExplanation = channel.unary_unary(
+                '/finalbell.v1.ContentService/GetExplanation',
+                request_serializer=finalbell_dot_v1_dot_content__pb2.GetExplanationRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_content__pb2.GetExplanationResponse.FromString,
+                _registered_method=True)
+        self.ListBanks = channel.unary_unary(
+                '/finalbell.v1.ContentService/ListBanks',
+                request_serializer=finalbell_dot_v1_dot_content__pb2.ListBanksRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_content__pb2.ListBanksResponse.FromString,
+                _registered_method=True)
+        self.ListQuestions = channel.unary_unary(
+                '/finalbell.v1.ContentService/ListQuestions',
+                request_serializer=finalbell_dot_v1_dot_content__pb2.ListQuestionsRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_content__pb2.ListQuestionsResponse.FromString,
+                _registered_method=True)
+        self.GetSolution = channel.unary_unary(
+                '/finalbell.v1.ContentService/GetSolution',
+                request_serializer=finalbell_dot_v1_dot_content__pb2.GetSolutionRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_content__pb2.GetSolutionResponse.FromString,
+                _registered_method=True)
+        self.CheckAnswer = channel.unary_unary(
+                '/finalbell.v1.ContentService/CheckAnswer',
+                request_serializer=finalbell_dot_v1_dot_content__pb2.CheckAnswerRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_content__pb2.CheckAnswerResponse.FromString,
+                _registered_method=True)
 
 
 class ContentServiceServicer:
-    """ContentService serves exams and papers. Replies carry an `etag` header; send it back as `if-none-match` and an
+    """ContentService serves what students read. Replies carry an `etag` header; send it back as `if-none-match` and an
     unchanged reply is HTTP 304 without a body (over gRPC: an empty message with `fb-http-status: 304`).
+
+    It stays up when everything else is down. While PostgreSQL is away too it answers what it knows, as it last knew it: such
+    a reply has the header `x-finalbell-stale`, which says for how many seconds nobody could confirm it. What it does not
+    know is UNAVAILABLE `STORE_UNAVAILABLE`. Headers over REST are initial metadata over gRPC.
     """
 
     def ListExams(self, request, context):
@@ -81,7 +120,72 @@ class ContentServiceServicer:
         order; the session's `question_order` says how to show them.
 
         Errors: NOT_FOUND `EXAM_NOT_FOUND`; FAILED_PRECONDITION `EXAM_NOT_OPEN` (metadata `opensAt`), or
-        `SESSION_REQUIRED` while the caller has not started a session of this exam.
+        `SESSION_REQUIRED` while the caller has not started a session of this exam; PERMISSION_DENIED `ENTITLEMENT_REQUIRED`
+        (metadata `productId`) once the session is over and what opened it has been taken back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSealedPaper(self, request, context):
+        """GetSealedPaper returns one version of a paper, encrypted: so that it can be fetched long before the exam opens, by
+        anybody, through any cache; it never changes. Its key is in the session (`sealed_paper_key`) that StartSession returns.
+        `exam_version` of the session says which version it needs; `version` of GetExam which it will be, unless the paper
+        changes before. Inside is what GetPaper answers. docs/sealed-papers.md says how to open it.
+
+        Errors: NOT_FOUND `SEALED_PAPER_NOT_FOUND`: there is no such exam or version, or it has none; use GetPaper.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExplanation(self, request, context):
+        """GetExplanation returns the worked solution of a question of the version that the caller has sat last, once the exam's
+        release of reviews shows it with their result.
+
+        Errors: NOT_FOUND `EXAM_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `EXAM_NOT_OPEN`, `SESSION_REQUIRED`
+        (the caller has not sat it), `SESSION_IN_PROGRESS`, `SESSION_UNSCORED` (the result is on its way), `REVIEW_WITHHELD`
+        (metadata `releasesAt` where that is known); PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBanks(self, request, context):
+        """ListBanks lists the banks of practice questions, by id, with their topics, those too that the caller has to buy first.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuestions(self, request, context):
+        """ListQuestions lists practice questions of the banks that are open to the caller, by bank, in the bank's own order. A
+        question that an exam asks which has not opened is left out until it has.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
+        NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSolution(self, request, context):
+        """GetSolution returns the right answer and the worked solution of a practice question.
+
+        Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
+        `productId`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckAnswer(self, request, context):
+        """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
+        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +209,36 @@ def add_ContentServiceServicer_to_server(servicer, server):
                     request_deserializer=finalbell_dot_v1_dot_content__pb2.GetPaperRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_content__pb2.GetPaperResponse.SerializeToString,
             ),
+            'GetSealedPaper': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSealedPaper,
+                    request_deserializer=finalbell_dot_v1_dot_content__pb2.GetSealedPaperRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'GetExplanation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExplanation,
+                    request_deserializer=finalbell_dot_v1_dot_content__pb2.GetExplanationRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_content__pb2.GetExplanationResponse.SerializeToString,
+            ),
+            'ListBanks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBanks,
+                    request_deserializer=finalbell_dot_v1_dot_content__pb2.ListBanksRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_content__pb2.ListBanksResponse.SerializeToString,
+            ),
+            'ListQuestions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuestions,
+                    request_deserializer=finalbell_dot_v1_dot_content__pb2.ListQuestionsRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_content__pb2.ListQuestionsResponse.SerializeToString,
+            ),
+            'GetSolution': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSolution,
+                    request_deserializer=finalbell_dot_v1_dot_content__pb2.GetSolutionRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_content__pb2.GetSolutionResponse.SerializeToString,
+            ),
+            'CheckAnswer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckAnswer,
+                    request_deserializer=finalbell_dot_v1_dot_content__pb2.CheckAnswerRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_content__pb2.CheckAnswerResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'finalbell.v1.ContentService', rpc_method_handlers)
@@ -114,8 +248,12 @@ def add_ContentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ContentService:
-    """ContentService serves exams and papers. Replies carry an `etag` header; send it back as `if-none-match` and an
+    """ContentService serves what students read. Replies carry an `etag` header; send it back as `if-none-match` and an
     unchanged reply is HTTP 304 without a body (over gRPC: an empty message with `fb-http-status: 304`).
+
+    It stays up when everything else is down. While PostgreSQL is away too it answers what it knows, as it last knew it: such
+    a reply has the header `x-finalbell-stale`, which says for how many seconds nobody could confirm it. What it does not
+    know is UNAVAILABLE `STORE_UNAVAILABLE`. Headers over REST are initial metadata over gRPC.
     """
 
     @staticmethod
@@ -189,6 +327,168 @@ class ContentService:
             '/finalbell.v1.ContentService/GetPaper',
             finalbell_dot_v1_dot_content__pb2.GetPaperRequest.SerializeToString,
             finalbell_dot_v1_dot_content__pb2.GetPaperResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSealedPaper(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ContentService/GetSealedPaper',
+            finalbell_dot_v1_dot_content__pb2.GetSealedPaperRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExplanation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ContentService/GetExplanation',
+            finalbell_dot_v1_dot_content__pb2.GetExplanationRequest.SerializeToString,
+            finalbell_dot_v1_dot_content__pb2.GetExplanationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBanks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ContentService/ListBanks',
+            finalbell_dot_v1_dot_content__pb2.ListBanksRequest.SerializeToString,
+            finalbell_dot_v1_dot_content__pb2.ListBanksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuestions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ContentService/ListQuestions',
+            finalbell_dot_v1_dot_content__pb2.ListQuestionsRequest.SerializeToString,
+            finalbell_dot_v1_dot_content__pb2.ListQuestionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSolution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ContentService/GetSolution',
+            finalbell_dot_v1_dot_content__pb2.GetSolutionRequest.SerializeToString,
+            finalbell_dot_v1_dot_content__pb2.GetSolutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.ContentService/CheckAnswer',
+            finalbell_dot_v1_dot_content__pb2.CheckAnswerRequest.SerializeToString,
+            finalbell_dot_v1_dot_content__pb2.CheckAnswerResponse.FromString,
             options,
             channel_credentials,
             insecure,

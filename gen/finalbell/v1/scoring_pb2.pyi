@@ -41,7 +41,7 @@ class Result(_message.Message):
         PARTIAL: Result._Status.ValueType  # 3
         """PARTIAL means that essays still wait for their graders; `score` counts what is graded. It has no rank."""
         WITHHELD: Result._Status.ValueType  # 4
-        """WITHHELD means that the session is scored and the exam does not show scores yet."""
+        """WITHHELD means that the session is scored and the score is not shown; `withheld_for` says why."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """Status is how far the scoring is."""
@@ -55,7 +55,30 @@ class Result(_message.Message):
     PARTIAL: Result.Status.ValueType  # 3
     """PARTIAL means that essays still wait for their graders; `score` counts what is graded. It has no rank."""
     WITHHELD: Result.Status.ValueType  # 4
-    """WITHHELD means that the session is scored and the exam does not show scores yet."""
+    """WITHHELD means that the session is scored and the score is not shown; `withheld_for` says why."""
+
+    class _Withheld:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _WithheldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Result._Withheld.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        WITHHELD_UNSPECIFIED: Result._Withheld.ValueType  # 0
+        """WITHHELD_UNSPECIFIED is sent where it is shown."""
+        RELEASE: Result._Withheld.ValueType  # 1
+        """RELEASE means that the exam does not show scores yet."""
+        PURCHASE: Result._Withheld.ValueType  # 2
+        """PURCHASE means that what opened the exam was refunded, or is disputed: it is shown once it is owned again."""
+
+    class Withheld(_Withheld, metaclass=_WithheldEnumTypeWrapper):
+        """Withheld is why a score is not shown."""
+
+    WITHHELD_UNSPECIFIED: Result.Withheld.ValueType  # 0
+    """WITHHELD_UNSPECIFIED is sent where it is shown."""
+    RELEASE: Result.Withheld.ValueType  # 1
+    """RELEASE means that the exam does not show scores yet."""
+    PURCHASE: Result.Withheld.ValueType  # 2
+    """PURCHASE means that what opened the exam was refunded, or is disputed: it is shown once it is owned again."""
 
     STATUS_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
@@ -72,6 +95,7 @@ class Result(_message.Message):
     SCORED_AT_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     RANK_ERROR_FIELD_NUMBER: _builtins.int
+    WITHHELD_FOR_FIELD_NUMBER: _builtins.int
     status: Global___Result.Status.ValueType
     """status is how far the scoring is."""
     score: _builtins.int
@@ -97,6 +121,8 @@ class Result(_message.Message):
     """
     rank_error: _builtins.int
     """rank_error is how far off the rank may be, either way, on a board that ranks approximately; absent where it is exact."""
+    withheld_for: Global___Result.Withheld.ValueType
+    """withheld_for is why the score is not shown; absent unless WITHHELD."""
     @_builtins.property
     def rank_as_of(self) -> _timestamp_pb2.Timestamp:
         """rank_as_of is when the rank was read."""
@@ -139,10 +165,11 @@ class Result(_message.Message):
         scored_at: _timestamp_pb2.Timestamp | None = ...,
         receipt: _builtins.str | None = ...,
         rank_error: _builtins.int | None = ...,
+        withheld_for: Global___Result.Withheld.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_rank_error", b"_rank_error", "_receipt", b"_receipt", "_score", b"_score", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "rank_error", b"rank_error", "receipt", b"receipt", "releases_at", b"releases_at", "score", b"score", "scored_at", b"scored_at", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_rank_error", b"_rank_error", "_receipt", b"_receipt", "_score", b"_score", "_withheld_for", b"_withheld_for", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "rank_error", b"rank_error", "receipt", b"receipt", "releases_at", b"releases_at", "score", b"score", "scored_at", b"scored_at", "submitted_at", b"submitted_at", "withheld_for", b"withheld_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_rank_error", b"_rank_error", "_receipt", b"_receipt", "_score", b"_score", "answers_sha256", b"answers_sha256", "breakdown", b"breakdown", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "rank_error", b"rank_error", "receipt", b"receipt", "releases_at", b"releases_at", "revision", b"revision", "score", b"score", "scored_at", b"scored_at", "status", b"status", "submitted_at", b"submitted_at", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_percentile", b"_percentile", "_rank", b"_rank", "_rank_error", b"_rank_error", "_receipt", b"_receipt", "_score", b"_score", "_withheld_for", b"_withheld_for", "answers_sha256", b"answers_sha256", "breakdown", b"breakdown", "max_score", b"max_score", "percentile", b"percentile", "rank", b"rank", "rank_as_of", b"rank_as_of", "rank_error", b"rank_error", "receipt", b"receipt", "releases_at", b"releases_at", "revision", b"revision", "score", b"score", "scored_at", b"scored_at", "status", b"status", "submitted_at", b"submitted_at", "topics", b"topics", "withheld_for", b"withheld_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_score: _TypeAlias = _typing.Literal["max_score"]  # noqa: Y015
     _WhichOneofArgType__max_score: _TypeAlias = _typing.Literal["_max_score", b"_max_score"]  # noqa: Y015
@@ -156,6 +183,8 @@ class Result(_message.Message):
     _WhichOneofArgType__receipt: _TypeAlias = _typing.Literal["_receipt", b"_receipt"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    _WhichOneofReturnType__withheld_for: _TypeAlias = _typing.Literal["withheld_for"]  # noqa: Y015
+    _WhichOneofArgType__withheld_for: _TypeAlias = _typing.Literal["_withheld_for", b"_withheld_for"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_score) -> _WhichOneofReturnType__max_score | None: ...
     @_typing.overload
@@ -168,6 +197,8 @@ class Result(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__receipt) -> _WhichOneofReturnType__receipt | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__withheld_for) -> _WhichOneofReturnType__withheld_for | None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
 

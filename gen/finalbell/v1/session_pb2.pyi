@@ -294,6 +294,7 @@ class Session(_message.Message):
     RESTORED_THROUGH_VERSION_FIELD_NUMBER: _builtins.int
     SUBMITTED_AT_FIELD_NUMBER: _builtins.int
     PAUSE_ENDS_AT_FIELD_NUMBER: _builtins.int
+    SEALED_PAPER_KEY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """session_id is a UUIDv7."""
     exam_id: _builtins.str
@@ -351,6 +352,12 @@ class Session(_message.Message):
         it is when the session would end if it were resumed now, so that `remaining_ms` stands still.
         """
 
+    @_builtins.property
+    def sealed_paper_key(self) -> Global___SealedPaperKey:
+        """sealed_paper_key opens the sealed paper of `exam_version` (ContentService.GetSealedPaper). While the session is in
+        progress; absent where there is no sealed paper, or its key cannot be had just now: use GetPaper.
+        """
+
     def __init__(
         self,
         *,
@@ -371,14 +378,41 @@ class Session(_message.Message):
         restored_through_version: _builtins.int = ...,
         submitted_at: _timestamp_pb2.Timestamp | None = ...,
         pause_ends_at: _timestamp_pb2.Timestamp | None = ...,
+        sealed_paper_key: Global___SealedPaperKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "pause_ends_at", b"pause_ends_at", "server_time", b"server_time", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "pause_ends_at", b"pause_ends_at", "sealed_paper_key", b"sealed_paper_key", "server_time", b"server_time", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "answers", b"answers", "attempt", b"attempt", "ends_at", b"ends_at", "epoch", b"epoch", "exam_id", b"exam_id", "exam_version", b"exam_version", "option_order", b"option_order", "pause_ends_at", b"pause_ends_at", "question_order", b"question_order", "remaining_ms", b"remaining_ms", "restored_through_version", b"restored_through_version", "server_time", b"server_time", "session_id", b"session_id", "started_at", b"started_at", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "answers", b"answers", "attempt", b"attempt", "ends_at", b"ends_at", "epoch", b"epoch", "exam_id", b"exam_id", "exam_version", b"exam_version", "option_order", b"option_order", "pause_ends_at", b"pause_ends_at", "question_order", b"question_order", "remaining_ms", b"remaining_ms", "restored_through_version", b"restored_through_version", "sealed_paper_key", b"sealed_paper_key", "server_time", b"server_time", "session_id", b"session_id", "started_at", b"started_at", "status", b"status", "submitted_at", b"submitted_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class SealedPaperKey(_message.Message):
+    """SealedPaperKey is the key of one sealed paper."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """key_id is the key's name, as in the sealed paper's first line."""
+    key: _builtins.bytes
+    """key is 32 bytes, for AES-256-GCM. It belongs to this session: keep it out of logs."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedPaperKey: _TypeAlias = SealedPaperKey  # noqa: Y015
 
 @_typing.final
 class OptionOrder(_message.Message):
