@@ -20,7 +20,7 @@ SHORTEST_SECRET = 32
 
 
 class Signer(Protocol):
-    """Makes links that open a file of a folder until they expire. tests/servers/test_links.py says what each has to keep."""
+    """Makes links that open a file of a folder until they expire. tests/media/test_links.py says what each has to keep."""
 
     def link(self, folder: str, file: str, expires: int) -> str:
         """Return a link; `expires` is in seconds since 1970, and the last one in which it opens anything."""

@@ -1,4 +1,4 @@
-"""What more than one service writes: times, exams, papers, deadlines, page tokens."""
+"""What more than one service reads or writes: answers, times, exams, papers, deadlines, page tokens."""
 
 import base64
 import re
@@ -16,7 +16,7 @@ from servers.deadline import accommodation_seconds
 from stores.banks import Bank
 from stores.catalog import QuestionText
 from stores.deadlines import Explained
-from stores.records import Deadline, Exam, Terms
+from stores.records import Answer, AnswerKind, Deadline, Exam, Terms
 
 RELEASE = {
     "IMMEDIATELY": pb.Exam.IMMEDIATELY,
@@ -175,3 +175,18 @@ def whole_position(position: str, bits: int = 63) -> int:
 
 def _seal(position: str, scope: str) -> bytes:
     return blake2b(position.encode(), key=blake2b(scope.encode(), digest_size=32).digest(), digest_size=SEAL_BYTES).digest()
+
+
+def answer_of(request: session_pb2.SaveAnswerRequest | session_pb2.SaveItem | pb.CheckAnswerRequest) -> Answer:
+    """Return the answer that a request holds, in canonical form."""
+    match request.WhichOneof("answer"):
+        case "choice":
+            return Answer(AnswerKind.CHOICE, request.choice)
+        case "choices":
+            return Answer(AnswerKind.CHOICES, ",".join(sorted(request.choices.ids)))
+        case "number":
+            return Answer(AnswerKind.NUMBER, request.number)
+        case "text":
+            return Answer(AnswerKind.TEXT, request.text)
+        case _:
+            return Answer(AnswerKind.CLEARED)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
@@ -11,6 +11,7 @@ import asyncpg
 
 from stores.catalog import record
 from stores.money import Claimed, Coupon, Event, Fact, FactKind, Grant, Order, OrderState, OrderStatus, Product
+from stores.sessions import milliseconds, moment
 
 Fold = Callable[[int, Iterable[Fact]], OrderState]
 Mismatch = Callable[[Order, Claimed, Sequence[Fact]], str]
@@ -376,9 +377,9 @@ class Ledger:
         return Story(
             _order(row),
             row["refunded"],
-            [(_fact(fact), _ms(fact["told_at"])) for fact in facts],
+            [(_fact(fact), milliseconds(fact["told_at"])) for fact in facts],
             [_event(event) for event in events],
-            [Entry(one["product_id"], one["granted"], one["reason"], _ms(one["at"])) for one in entries],
+            [Entry(one["product_id"], one["granted"], one["reason"], milliseconds(one["at"])) for one in entries],
         )
 
     async def note_refund(self, order: UUID, amount: int, key: str, reason: str, actor: str) -> None:
@@ -391,7 +392,7 @@ class Ledger:
     async def read_until(self, provider: str) -> int | None:
         """Return until when a gateway's own list of events has been read; None: it never was."""
         until = await self._pool.fetchval("SELECT until FROM gateway_read WHERE provider = $1", provider)
-        return None if until is None else _ms(until)
+        return None if until is None else milliseconds(until)
 
     async def note_read(self, provider: str, until_ms: int) -> None:
         """Note until when it has been read now."""
@@ -526,7 +527,8 @@ class Ledger:
             student,
         )
         return [
-            Owned(r["product_id"], _ms(r["granted_at"]), _ms_or_none(r["expires_at"]), _ms_or_none(r["revoked_at"])) for r in rows
+            Owned(r["product_id"], milliseconds(r["granted_at"]), _ms_or_none(r["expires_at"]), _ms_or_none(r["revoked_at"]))
+            for r in rows
         ]
 
 
@@ -629,12 +631,12 @@ async def _products(connection: asyncpg.Connection, whole: str | None = None) ->
 
 
 def _fact(row: asyncpg.Record) -> Fact:
-    return Fact(FactKind(row["kind"]), row["ref"], row["amount"], _ms(row["at"]))
+    return Fact(FactKind(row["kind"]), row["ref"], row["amount"], milliseconds(row["at"]))
 
 
 def _event(row: asyncpg.Record) -> KeptEvent:
     outcome = EventOutcome(row["outcome"])
-    return KeptEvent(row["provider"], row["event_id"], row["kind"], outcome, row["why"], _ms(row["received_at"]))
+    return KeptEvent(row["provider"], row["event_id"], row["kind"], outcome, row["why"], milliseconds(row["received_at"]))
 
 
 def _order(row: asyncpg.Record) -> Order:
@@ -650,8 +652,8 @@ def _order(row: asyncpg.Record) -> Order:
         url=row["url"],
         secret=row["secret"],
         status=OrderStatus(row["status"]),
-        created_ms=_ms(row["created_at"]),
-        expires_ms=_ms(row["expires_at"]),
+        created_ms=milliseconds(row["created_at"]),
+        expires_ms=milliseconds(row["expires_at"]),
     )
 
 
@@ -660,13 +662,9 @@ def _coupon(row: asyncpg.Record) -> Coupon:
     return Coupon(**kept, starts_ms=_ms_or_none(row["starts_at"]), ends_ms=_ms_or_none(row["ends_at"]))
 
 
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
-
-
-def _ms_or_none(moment: datetime | None) -> int | None:
-    return None if moment is None else _ms(moment)
+def _ms_or_none(at: datetime | None) -> int | None:
+    return None if at is None else milliseconds(at)
 
 
 def _moment(at_ms: int | None) -> datetime | None:
-    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
+    return None if at_ms is None else moment(at_ms)

@@ -1,6 +1,6 @@
 """What payments are made of: orders, facts about them, grants. Standard library only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -137,6 +137,3 @@ class Grant:
     reason: str
     starts_ms: int
     ends_ms: int | None
-
-
-Fold = Mapping[str, Grant]

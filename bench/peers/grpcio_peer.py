@@ -18,8 +18,8 @@ from bench.peers.options import Options, options
 from bench.peers.saving import Saving, connected, given_key, refusal_of
 from servers import errors
 from servers.auth import Tokens
-from servers.messages import timestamp
-from servers.session.messages import answer_of, saved_message
+from servers.messages import answer_of, timestamp
+from servers.session.messages import saved_message
 
 Context = grpc.aio.ServicerContext[pb.SaveAnswerRequest, pb.SaveAnswerResponse]
 

@@ -10,11 +10,11 @@ from servers.content.doors import Doors
 from servers.content.replies import Reply, encoded
 from servers.content.shelves import Shelves
 from servers.marking import correct_text, is_right, misfit
-from servers.messages import bank_message, exam_position, placed_position, read_page_token, write_page_token
+from servers.messages import answer_of, bank_message, exam_position, placed_position, read_page_token, write_page_token
 from servers.serving.wrap import Call
 from stores.banks import Bank
 from stores.banks import Practice as Practised
-from stores.records import Answer, AnswerKind, PaperQuestion
+from stores.records import PaperQuestion
 
 MOST_READS = 20
 """Of one page: where many banks have nothing to show of a topic, the next page goes on."""
@@ -71,7 +71,7 @@ class Practice:
         return reply.send(encoded(pb.GetSolutionResponse(solution=_solution(request.bank_id, practised))))
 
     async def check_answer(self, request: pb.CheckAnswerRequest, call: Call) -> pb.CheckAnswerResponse:
-        reply, answer = Reply(call), _answer(request)
+        reply, answer = Reply(call), answer_of(request)
         practised = await self._practised(request.bank_id, request.question_id, call, reply)
         text = practised.text
         question = PaperQuestion(text.id, text.type, tuple(option for option, _ in text.options))
@@ -106,18 +106,6 @@ def _bank(banks: Mapping[str, Bank], bank: str) -> Bank:
 
 def _opened(bank: Bank, owned: frozenset[str]) -> bool:
     return not bank.products or not owned.isdisjoint(bank.products)
-
-
-def _answer(request: pb.CheckAnswerRequest) -> Answer:
-    match request.WhichOneof("answer"):
-        case "choice":
-            return Answer(AnswerKind.CHOICE, request.choice)
-        case "choices":
-            return Answer(AnswerKind.CHOICES, ",".join(sorted(request.choices.ids)))
-        case "number":
-            return Answer(AnswerKind.NUMBER, request.number)
-        case _:
-            return Answer(AnswerKind.TEXT, request.text)
 
 
 def _solution(bank: str, practised: Practised) -> pb.Solution:

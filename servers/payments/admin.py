@@ -10,9 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from servers import errors
 from servers.messages import timestamp
 from servers.payments import rules
-from servers.payments.inbox import Inbox, ask, now_ms
+from servers.payments.inbox import Inbox, ask, gateway_away
 from servers.payments.messages import event_message, payment_message
-from servers.payments.provider import GatewayAway, GatewayRefused, Provider, RefundedByHand
+from servers.payments.provider import GatewayAway, GatewayRefused, Provider, RefundedByHand, our_clock
 from servers.payments.reconciler import Reconciler
 from servers.serving.wrap import Call
 from stores.ledger import Ledger, Story
@@ -42,7 +42,7 @@ class PaymentAdminService:
         return pb.ImportProductsResponse(products=len(request.products), coupons=len(request.coupons))
 
     async def GrantEntitlement(self, request: pb.GrantEntitlementRequest, call: Call) -> pb.GrantEntitlementResponse:
-        starts_ms = now_ms()
+        starts_ms = our_clock()
         ends_ms = rules.owned_until(starts_ms, request.days if request.HasField("days") else None)
         await self._enter(
             request.student_id,
@@ -53,7 +53,7 @@ class PaymentAdminService:
         return pb.GrantEntitlementResponse()
 
     async def RevokeEntitlement(self, request: pb.RevokeEntitlementRequest, call: Call) -> pb.RevokeEntitlementResponse:
-        grant = Grant(_by_staff(request.product_id), False, request.reason, now_ms(), None)
+        grant = Grant(_by_staff(request.product_id), False, request.reason, our_clock(), None)
         await self._enter(request.student_id, request.product_id, grant, call)
         return pb.RevokeEntitlementResponse()
 
@@ -83,8 +83,7 @@ class PaymentAdminService:
             log.warning("refund refused", provider=provider.name, payment=str(order.id), error=str(refused)[:200])
             raise errors.NotRefundable("It cannot be refunded: the gateway refuses.") from None
         except GatewayAway as away:
-            log.warning("gateway away", provider=provider.name, error=str(away)[:200])
-            raise errors.GatewayUnavailable("The payment gateway does not answer; repeat the call with the same key.") from None
+            raise gateway_away(provider.name, away) from None
         return pb.RefundPaymentResponse(payment=payment_message((await self._story(request.payment_id)).order))
 
     async def ReconcilePayments(self, request: pb.ReconcilePaymentsRequest, call: Call) -> pb.ReconcilePaymentsResponse:

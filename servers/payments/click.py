@@ -15,8 +15,17 @@ from uuid import UUID
 from servers.payments import click_shop as shop
 from servers.payments.click_api import SUCCESSFUL, MerchantApi
 from servers.payments.click_shop import Action, Code, Form
-from servers.payments.payme import our_clock
-from servers.payments.provider import OLDEST_SECONDS, Books, GatewayRefused, Heard, Opened, RefundedByHand, Said
+from servers.payments.provider import (
+    OLDEST_SECONDS,
+    Books,
+    GatewayRefused,
+    Heard,
+    Opened,
+    RefundedByHand,
+    Said,
+    our_clock,
+    way_back,
+)
 from stores.click_payments import ClickBegun, ClickPayment, ClickState
 from stores.ledger import EventOutcome
 from stores.money import Claimed, Event, Fact, FactKind, Order, OrderStatus, Product
@@ -101,7 +110,7 @@ class Click:
             "merchant_id": self._merchant,
             "amount": shop.soums(order.amount),
             "transaction_param": str(order.id),
-            "return_url": self._return_url.replace("{payment}", str(order.id)),
+            "return_url": way_back(self._return_url, order),
         }
         return Opened(str(order.id), f"{self._checkout_url}?{urlencode(told)}")
 

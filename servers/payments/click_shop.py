@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import IntEnum
 from urllib.parse import parse_qsl
-from uuid import UUID
+
+from servers.payments import rules
 
 TASHKENT = timezone(timedelta(hours=5))
 """Click writes local times; Uzbekistan has no summer time."""
@@ -24,7 +25,6 @@ NUMBER = re.compile(r"[0-9]{1,18}")
 SIGNED_NUMBER = re.compile(r"-?[0-9]{1,9}")
 SOUMS = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?")
 TIME = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
-ORDER = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Code(IntEnum):
@@ -80,8 +80,7 @@ class Form:
     @property
     def order(self) -> str | None:
         """Our id of the order that is paid; None for what cannot be one."""
-        named = self.sent["merchant_trans_id"]
-        return str(UUID(named)) if ORDER.fullmatch(named) else None
+        return rules.order_id(self.sent["merchant_trans_id"])
 
     @property
     def prepared(self) -> int | None:

@@ -1,16 +1,15 @@
 """What a provider may ask and tell of its own orders, and how an order is settled by asking its gateway."""
 
-import os
-import signal
 from collections.abc import Iterable
-from time import time_ns
 from uuid import UUID
 
 import structlog
 from prometheus_client import Counter
 
+from servers import errors
 from servers.payments import rules
-from servers.payments.provider import Provider
+from servers.payments.provider import GatewayAway, GatewayRefused, Provider, our_clock
+from servers.serving.crash import crash
 from stores.ledger import EventOutcome, Ledger, Told
 from stores.money import Event, FactKind, Order
 
@@ -63,22 +62,17 @@ async def end(provider: Provider | None, inbox: Inbox, order: Order) -> int:
     """Have a gateway take no money for an order any more, unless it has: then what it says of it counts. Returns how much was new.
     Raises GatewayAway, GatewayRefused."""
     if provider is None or await provider.close(order):
-        return await inbox.tell_all([rules.ended(order, FactKind.EXPIRED, now_ms())])
+        return await inbox.tell_all([rules.ended(order, FactKind.EXPIRED, our_clock())])
     return await ask(provider, inbox, order)
 
 
-def crash(step: str, chosen: str) -> None:
-    """Kill this process at a chosen step, as kill -9 would; for fault tests, by the setting `crash_at`."""
-    if step == chosen:
-        os.kill(os.getpid(), signal.SIGKILL)
+def gateway_away(provider: str, away: GatewayAway | GatewayRefused) -> errors.Refusal:
+    """Return what a caller is told of a gateway that does not answer, once it is in the log."""
+    log.warning("gateway away", provider=provider, error=str(away)[:200])
+    return errors.GatewayUnavailable("The payment gateway does not answer; repeat the call with the same key.")
 
 
 def count_from_zero(provider: str) -> None:
     """Show a provider's counts before anything has been told, so that the first event of a kind is a rise."""
     for outcome in (*EventOutcome, "REPLAYED", "FORGED"):
         EVENTS.labels(provider, outcome)
-
-
-def now_ms() -> int:
-    """Return our clock."""
-    return time_ns() // 1_000_000

@@ -8,14 +8,13 @@ import base64
 import binascii
 import hmac
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from servers.payments import payme_rpc as rpc
 from servers.payments.payme_rpc import Code, Json, Refused
-from servers.payments.provider import Books, Heard, Opened, RefundedByHand, Said
+from servers.payments.provider import Books, Heard, Opened, RefundedByHand, Said, our_clock, way_back
 from stores.ledger import EventOutcome
 from stores.money import Claimed, Event, Fact, FactKind, Order, OrderStatus, Product
 from stores.payme_transactions import PaymeBegun, PaymeState, PaymeTransaction
@@ -64,11 +63,6 @@ class Transactions(Protocol):
         """Return the transactions that were performed or cancelled since then by our clock."""
 
 
-def our_clock() -> int:
-    """Return the time in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 class Payme:
     """Keeps the Provider protocol. Nothing here calls Payme: its page is a link, and the rest it asks of us."""
 
@@ -112,8 +106,7 @@ class Payme:
 
     async def open(self, order: Order, product: Product) -> Opened:
         """Return the link to an order's page; Payme learns of the order from it."""
-        back = self._return_url.replace("{payment}", str(order.id))
-        told = f"m={self._merchant};ac.{rpc.ACCOUNT_FIELD}={order.id};a={order.amount};c={back}"
+        told = f"m={self._merchant};ac.{rpc.ACCOUNT_FIELD}={order.id};a={order.amount};c={way_back(self._return_url, order)}"
         return Opened(str(order.id), f"{self._checkout_url}/{base64.b64encode(told.encode()).decode()}")
 
     async def close(self, order: Order) -> bool:

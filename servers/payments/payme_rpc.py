@@ -9,15 +9,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from uuid import UUID
 
+from servers.payments import rules
 from stores.payme_transactions import PaymeTransaction
 
 ACCOUNT_FIELD = "order"
 """The name that the cash desk in Payme's cabinet has to give to its one account field."""
 
 ID = re.compile(r"[0-9A-Za-z]{24}")
-ORDER = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 MOST_MS = 10**13
 """Times have 13 digits."""
 
@@ -143,9 +142,10 @@ def order_id(params: Json) -> str:
     if not isinstance(account, dict):
         raise Refused(Code.NOT_A_REQUEST, "account")
     value = account.get(ACCOUNT_FIELD)
-    if not isinstance(value, str) or ORDER.fullmatch(value) is None:
+    order = rules.order_id(value) if isinstance(value, str) else None
+    if order is None:
         raise Refused(Code.NO_ORDER, ACCOUNT_FIELD)
-    return str(UUID(value))
+    return order
 
 
 def answer(request: Request, result: Json) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import time_ns
 from typing import Protocol
 
 from stores.ledger import Told
@@ -25,6 +26,16 @@ class GatewayRefused(Exception):
 
 class RefundedByHand(GatewayRefused):
     """The gateway has no call for this refund: it is made in its cabinet, and told as an event once it is."""
+
+
+def our_clock() -> int:
+    """Return the time in milliseconds since 1970."""
+    return time_ns() // 1_000_000
+
+
+def way_back(return_url: str, order: Order) -> str:
+    """Return where a student comes back to from a gateway's page, with `{payment}` for the order's id."""
+    return return_url.replace("{payment}", str(order.id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from time import monotonic
 import structlog
 from prometheus_client import Gauge
 
-from servers.payments.inbox import Inbox, ask, count_from_zero, end, now_ms
-from servers.payments.provider import GatewayAway, GatewayRefused, Provider
+from servers.payments.inbox import Inbox, ask, count_from_zero, end
+from servers.payments.provider import GatewayAway, GatewayRefused, Provider, our_clock
 from servers.payments.rules import Round
 from servers.serving.run import sleep_until
 from stores.ledger import Ledger
@@ -58,7 +58,7 @@ class Reconciler:
         Orders that a period was too short for come first in the next round; `all_orders`: all of them, however long it takes.
         Raises GatewayAway, and whatever a store raises.
         """
-        provider, began = self._providers[name], now_ms()
+        provider, began = self._providers[name], our_clock()
         inbox = Inbox(self._ledger, name)
         since = await self._ledger.read_until(name)
         missed = await provider.missed(began - FIRST_MS if since is None else since - OVERLAP_MS)
@@ -86,7 +86,7 @@ class Reconciler:
         try:
             new = await ask(provider, inbox, order)
             known = await self._ledger.read(order.id)
-            if known is not None and known.status is OrderStatus.OPEN and now_ms() >= known.expires_ms:
+            if known is not None and known.status is OrderStatus.OPEN and our_clock() >= known.expires_ms:
                 new += await end(provider, inbox, known)
         except (GatewayAway, GatewayRefused) as silent:
             log.warning("order not settled", provider=provider.name, payment=str(order.id), error=str(silent)[:200])

@@ -1,11 +1,14 @@
 """What orders come to, what they grant, what they cost. Pure: facts in, verdicts out, in whatever order they came."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+from uuid import UUID
 
 from stores.money import Claimed, Coupon, Event, Fact, FactKind, Order, OrderState, OrderStatus, Product
 
 DAY_MS = 86_400_000
+ORDER = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Round(NamedTuple):
@@ -17,6 +20,11 @@ class Round(NamedTuple):
     asked: int
     new: int
     silent: int
+
+
+def order_id(text: str) -> str | None:
+    """Return our id of an order as we write it; None for what cannot be one."""
+    return str(UUID(text)) if ORDER.fullmatch(text) else None
 
 
 def fold(amount: int, facts: Iterable[Fact]) -> OrderState:

@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, GatewayRefused, Heard, Opened, Said
+from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, GatewayRefused, Heard, Opened, Said, way_back
 from stores.money import Claimed, Event, Fact, FactKind, Order, Product
 
 ANSWER_SECONDS = 4.0
@@ -131,7 +131,7 @@ class Sandbox:
             "description": product.description,
             "amount": order.amount,
             "currency": order.currency,
-            "return_url": self._return_url.replace("{payment}", str(order.id)),
+            "return_url": way_back(self._return_url, order),
             "expires_ms": order.expires_ms,
         }
         try:

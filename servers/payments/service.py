@@ -10,9 +10,10 @@ from google.api.httpbody_pb2 import HttpBody
 from servers import errors
 from servers.messages import timestamp
 from servers.payments import rules
-from servers.payments.inbox import EVENTS, Inbox, crash, end, now_ms
+from servers.payments.inbox import EVENTS, Inbox, end, gateway_away
 from servers.payments.messages import payment_message
-from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard, Provider
+from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard, Provider, our_clock
+from servers.serving.crash import crash
 from servers.serving.wrap import Call
 from stores.ledger import CouponRefused, Ledger, NotOrdered, Owned, Superseded, Wanted
 from stores.money import Coupon, FactKind, Order, OrderStatus, Product
@@ -55,7 +56,7 @@ class PaymentService:
         order = await self._ordered(wanted)
         crash("P1", self._crash_at)
         if order.status is OrderStatus.OPEN and not (order.url or order.secret):
-            order = await self._opened(order, provider)
+            order = await self._opened(order, provider, product)
         return pb.CreateCheckoutResponse(payment=payment_message(order))
 
     async def GetPayment(self, request: pb.GetPaymentRequest, call: Call) -> pb.GetPaymentResponse:
@@ -68,7 +69,7 @@ class PaymentService:
         provider = self._provider(request.provider)
         books = Inbox(self._ledger, provider.name, self._crash_at)
         try:
-            said = await provider.hear(Heard(call.sent, request.body.data, now_ms()), books)
+            said = await provider.hear(Heard(call.sent, request.body.data, our_clock()), books)
         except Forged as why:
             log.warning("forged message", provider=provider.name, why=str(why)[:200])
             EVENTS.labels(provider.name, "FORGED").inc()
@@ -90,7 +91,7 @@ class PaymentService:
                 before = found.order
                 await end(self._providers.get(before.provider), Inbox(self._ledger, before.provider), before)
             except (GatewayAway, GatewayRefused) as away:
-                raise _away(found.order.provider, away) from None
+                raise gateway_away(found.order.provider, away) from None
             found = await self._ledger.order(wanted, _price)
         match found:
             case Order():
@@ -110,18 +111,17 @@ class PaymentService:
             case _:
                 raise errors.Conflict("Another order for this product came first. Repeat the call.")
 
-    async def _opened(self, order: Order, provider: Provider) -> Order:
+    async def _opened(self, order: Order, provider: Provider, product: Product | None) -> Order:
         """Have the gateway take an order; one that it refuses has failed, so that another can be made."""
-        product = await self._ledger.product(order.product)
         if product is None:  # orders refer to it
             raise errors.ProductNotFound
         try:
             opened = await provider.open(order, product)
         except GatewayAway as away:
-            raise _away(provider.name, away) from None
+            raise gateway_away(provider.name, away) from None
         except GatewayRefused as refused:
             log.warning("checkout refused", provider=provider.name, payment=str(order.id), error=str(refused)[:200])
-            await Inbox(self._ledger, provider.name).tell(rules.ended(order, FactKind.FAILED, now_ms()))
+            await Inbox(self._ledger, provider.name).tell(rules.ended(order, FactKind.FAILED, our_clock()))
             raise errors.CheckoutRefused("The payment gateway does not take this order.", provider=provider.name) from None
         crash("P2", self._crash_at)
         noted = await self._ledger.opened(order.id, opened.ref, opened.url, opened.secret)
@@ -136,17 +136,12 @@ class PaymentService:
 
 
 def _price(product: Product, coupon: Coupon | None, used: int, used_by_student: int) -> int | str:
-    why = rules.useless(coupon, product, used, used_by_student, now_ms()) if coupon else ""
+    why = rules.useless(coupon, product, used, used_by_student, our_clock()) if coupon else ""
     return why or rules.price(product, coupon)
 
 
-def _away(provider: str, away: Exception) -> errors.Refusal:
-    log.warning("gateway away", provider=provider, error=str(away)[:200])
-    return errors.GatewayUnavailable("The payment gateway does not answer; repeat the call with the same key.")
-
-
 def _active(owned: Owned) -> bool:
-    return owned.revoked_ms is None and (owned.ends_ms is None or owned.ends_ms > now_ms())
+    return owned.revoked_ms is None and (owned.ends_ms is None or owned.ends_ms > our_clock())
 
 
 def _product(product: Product, *, owned: bool) -> pb.Product:

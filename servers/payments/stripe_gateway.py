@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import stripe
 
 from servers.payments import stripe_objects as objects
-from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, GatewayRefused, Heard, Opened, Said
+from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, GatewayRefused, Heard, Opened, Said, way_back
 from servers.payments.stripe_objects import DISPUTE_KINDS, REFUND_KINDS, SESSION_KINDS, Json, part, ref, word
 from stores.money import Claimed, Event, Fact, Order, Product
 
@@ -121,8 +121,8 @@ class Stripe:
             ],
             "adaptive_pricing": {"enabled": False},  # it is paid in the order's currency, or it does not match
             "expires_at": order.created_ms // 1000 + min(max(lives, SHORTEST_SECONDS), LONGEST_SECONDS),
-            "success_url": self._success_url.replace("{payment}", str(order.id)),
-            "cancel_url": self._cancel_url.replace("{payment}", str(order.id)),
+            "success_url": way_back(self._success_url, order),
+            "cancel_url": way_back(self._cancel_url, order),
         }
 
     async def close(self, order: Order) -> bool:

@@ -6,8 +6,6 @@ anywhere repeats the batch, and a repeated batch changes nothing.
 
 import asyncio
 import json
-import os
-import signal
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from prometheus_client import Counter, Gauge
 from servers.scoring.rules import Grader
 from servers.scoring.telling import Telling
 from servers.serving import traces
+from servers.serving.crash import crash
 from servers.serving.run import ROUND_SECONDS, sleep_until
 from stores import gauges
 from stores.answer_keys import AnswerKeys
@@ -142,12 +141,12 @@ class ScoringWorker:
     async def score(self, messages: Sequence[Msg | Row]) -> None:
         """Score one batch (steps D5 to D9)."""
         work = await self._grade_all(messages)
-        self._crash("D5")
+        crash("D5", self._crash_at)
         kept = await self._results.keep(_distinct(work))
-        self._crash("D6")
+        crash("D6", self._crash_at)
         await self._after_commit(work, kept)
         await self._submits.acknowledge([one.message for one in work if one.result.session not in kept.unknown])
-        self._crash("D9")
+        crash("D9", self._crash_at)
 
     async def _after_commit(self, work: Sequence[Work], kept: Kept) -> None:
         """Tell the boards, the sessions and whoever waits; every part of it may be repeated."""
@@ -160,12 +159,12 @@ class ScoringWorker:
             if one.result.session in kept.unknown:
                 await self._bury(one.message, one.result.session, "no such session in PostgreSQL")
         await self._telling.place(kept.standings)
-        self._crash("D7")
+        crash("D7", self._crash_at)
         await self._live.scored(list(kept.totals))
         for to, reply in _replies(work, kept).items():
             await self._submits.reply(to, reply)
         await self._telling.announce(list(kept.totals))
-        self._crash("D8")
+        crash("D8", self._crash_at)
 
     async def _grade_all(self, messages: Sequence[Msg | Row]) -> Sequence[Work]:
         """Grade each event by itself: a bad one is buried at once and the others go on."""
@@ -223,11 +222,6 @@ class ScoringWorker:
         if session is not None:
             await self._live.park(session)
         await message.term()
-
-    def _crash(self, step: str) -> None:
-        """Kill this process at a chosen step, as kill -9 would; for fault tests."""
-        if step == self._crash_at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _result(event: events.SessionSubmitted, grader: Grader) -> Result:

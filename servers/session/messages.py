@@ -3,22 +3,7 @@
 from finalbell.v1 import session_pb2 as pb
 
 from servers.messages import timestamp
-from stores.records import Answer, AnswerKind, Deadline, SavedAnswer, SessionFacts, SessionStatus
-
-
-def answer_of(request: pb.SaveAnswerRequest | pb.SaveItem) -> Answer:
-    """Return the answer that a request holds, in canonical form."""
-    match request.WhichOneof("answer"):
-        case "choice":
-            return Answer(AnswerKind.CHOICE, request.choice)
-        case "choices":
-            return Answer(AnswerKind.CHOICES, ",".join(sorted(request.choices.ids)))
-        case "number":
-            return Answer(AnswerKind.NUMBER, request.number)
-        case "text":
-            return Answer(AnswerKind.TEXT, request.text)
-        case _:
-            return Answer(AnswerKind.CLEARED)
+from stores.records import AnswerKind, Deadline, SavedAnswer, SessionFacts, SessionStatus
 
 
 def saved_message(saved: SavedAnswer) -> pb.SavedAnswer:

@@ -16,12 +16,12 @@ from servers import errors
 from servers.deadline import pause_budget_ms
 from servers.errors import Refusal
 from servers.marking import misfit
-from servers.messages import deadline_message, read_page_token, timestamp, write_page_token
+from servers.messages import answer_of, deadline_message, read_page_token, timestamp, write_page_token
 from servers.receipts import Receipts, Submission
 from servers.serving.run import sleep_until
 from servers.serving.wrap import Call, refused
 from servers.session import rules
-from servers.session.messages import answer_of, saved_message, session_message
+from servers.session.messages import saved_message, session_message
 from servers.session.papers import Papers
 from servers.session.starts import install, start
 from servers.session.submits import Late, Submits

@@ -2,8 +2,6 @@
 
 import asyncio
 import math
-import os
-import signal
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers.patience import Pace
 from servers.serving import traces
+from servers.serving.crash import crash
 from servers.serving.run import sleep_until
 from stores.deadlines import Deadlines, settle
 from stores.live import BELL_GRACE_MS, LiveSessions
@@ -289,9 +288,3 @@ def decode(event: bytes) -> Frozen:
         answers_sha256=read.answers_sha256,
         scored=False,
     )
-
-
-def crash(step: str, chosen: str) -> None:
-    """Kill this process at a chosen step, as kill -9 would; for fault tests, by the setting `crash_at`."""
-    if step == chosen:
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -15,8 +15,7 @@ import httpx
 
 from servers.payments.click import Click
 from servers.payments.click_api import MerchantApi
-from servers.payments.payme import our_clock
-from servers.payments.provider import Heard, Provider, Said
+from servers.payments.provider import Heard, Provider, Said, our_clock
 from stores.click_payments import ClickPayments
 from stores.money import FactKind, Order, OrderStatus
 from tests.payments.gateways import Act, Call, Line, Truth
