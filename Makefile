@@ -69,6 +69,9 @@ tools: .tools/bin/grpcurl .tools/bin/toxiproxy-server .tools/bin/stripe-mock ## 
 	@GOBIN=$(CURDIR)/.tools/go go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0
 	@mv .tools/go/server $@
 
+.tools/bin/versitygw: ## a real S3 bucket for the tests of links, which are skipped without it (minutes to compile)
+	@GOBIN=$(CURDIR)/.tools/bin go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
 .tools/bin/stripe-mock:
 	@GOBIN=$(CURDIR)/.tools/bin go install github.com/stripe/stripe-mock@v0.203.0
 
