@@ -126,7 +126,8 @@ class Stripe:
         }
 
     async def close(self, order: Order) -> bool:
-        """Expire an order's session; False: it is completed, and its money taken or under way. Raises GatewayAway."""
+        """Expire an order's session; False: it is completed, and its money taken, under way or refused: Stripe says which. Raises
+        GatewayAway."""
         session = await self._session(order)
         if session is None:
             return True
@@ -136,7 +137,7 @@ class Stripe:
             session = await self._session(order)
             if session is None or session.get("status") not in ("complete", "expired"):
                 raise
-            return session.get("status") == "expired" or objects.has_failed(session)
+            return session.get("status") == "expired"
         return True
 
     async def look(self, order: Order) -> Sequence[Event]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servers.payments import stripe_gateway
+from servers.payments.inbox import Inbox, end
 from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard
 from servers.payments.stripe_objects import DISPUTE_KINDS, REFUND_KINDS, SESSION_KINDS
 from stores.ledger import Ledger
@@ -213,11 +214,15 @@ async def test_a_session_that_is_complete_and_not_paid_grants_nothing(gateway: S
     assert not await gateway.provider.close(order)
 
 
-async def test_an_order_whose_money_never_came_is_closed(gateway: SimulatedStripe, till: Till) -> None:
+async def test_an_order_whose_money_never_came_has_failed_and_not_expired_when_it_is_ended(
+    gateway: SimulatedStripe, till: Till
+) -> None:
     order = await opened(gateway, till)
     await gateway.act(Act.FAIL, order)
 
-    assert await gateway.provider.close(order)
+    await end(gateway.provider, Inbox(till.ledger, till.provider), order)
+
+    assert await till.status(order) is OrderStatus.FAILED
 
 
 async def test_a_bank_that_only_asks_suspends_nothing_until_it_disputes(gateway: SimulatedStripe, till: Till) -> None:
