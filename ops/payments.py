@@ -119,8 +119,11 @@ def _print_drift(found: "payment_pb2.GetPaymentDriftResponse") -> None:
         ]
         table(("provider", "day", "paid, not granted", "granted, not paid", "payments"), rows)
     if found.quarantined:
-        rows = [[one.provider, one.event_id, one.kind, one.received_at.ToJsonString(), one.why] for one in found.quarantined]
-        table(("provider", "event", "kind", "received", "why"), rows)
+        rows = [
+            [one.provider, one.event_id, one.kind, one.received_at.ToJsonString(), one.payment_id or "none of ours", one.why]
+            for one in found.quarantined
+        ]
+        table(("provider", "event", "kind", "received", "payment", "why"), rows)
 
 
 def _print_record(found: "payment_pb2.GetPaymentRecordResponse") -> None:

@@ -38,7 +38,7 @@ Price = Callable[[Product, Coupon | None, int, int], int | str]
 TOGETHER = 64
 """Messages of gateways in one transaction."""
 
-EVENT = "SELECT provider, event_id, kind, outcome, why, received_at FROM webhook_event"
+EVENT = "SELECT provider, event_id, kind, outcome, why, received_at, payment_id FROM webhook_event"
 
 DRIFT = """
   WITH facts AS (
@@ -128,6 +128,7 @@ class KeptEvent:
     outcome: EventOutcome
     why: str
     received_ms: int
+    order: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,8 +481,8 @@ async def _read(connection: asyncpg.Connection, order: UUID) -> Order | None:
 
 
 def _event(row: asyncpg.Record) -> KeptEvent:
-    outcome = EventOutcome(row["outcome"])
-    return KeptEvent(row["provider"], row["event_id"], row["kind"], outcome, row["why"], milliseconds(row["received_at"]))
+    outcome, received_ms = EventOutcome(row["outcome"]), milliseconds(row["received_at"])
+    return KeptEvent(row["provider"], row["event_id"], row["kind"], outcome, row["why"], received_ms, row["payment_id"])
 
 
 def _coupon(row: asyncpg.Record) -> Coupon:

@@ -32,4 +32,5 @@ def event_message(event: KeptEvent) -> pb.PaymentEvent:
         outcome=event.outcome,
         why=event.why,
         received_at=timestamp(event.received_ms),
+        payment_id=str(event.order or ""),
     )

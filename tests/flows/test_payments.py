@@ -222,6 +222,19 @@ async def test_a_payment_that_does_not_match_is_quarantined_and_grants_nothing(s
     assert await shop.owns(student) == set()
 
 
+async def test_the_operator_reads_which_order_a_message_in_quarantine_names(shop: Shop, student: Student) -> None:
+    order = await shop.order(student, await shop.sell())
+    call = next(call for call in await shop.act(order, Act.PAY) if call.tells)
+    await shop.hear([Call(call.body.replace(b'"amount_total": 2500', b'"amount_total": 25'))])
+
+    ran = subprocess.run(
+        [*FINALBELL, "payments", "drift", "--home", str(shop.stack.home)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert ran.returncode == 1, ran.stderr
+    assert f"{order.id}  it pays 25, and the order is 2500" in ran.stdout
+
+
 async def test_fifty_racing_copies_are_one_payment(shop: Shop, student: Student) -> None:
     product = await shop.sell()
     order = await shop.order(student, product)

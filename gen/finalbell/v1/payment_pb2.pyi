@@ -996,6 +996,7 @@ class PaymentEvent(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """provider is who sent it."""
     event_id: _builtins.str
@@ -1006,6 +1007,8 @@ class PaymentEvent(_message.Message):
     """outcome is APPLIED, STORED (it changes nothing) or QUARANTINED (it does not match the order that it names)."""
     why: _builtins.str
     """why says why it was quarantined."""
+    payment_id: _builtins.str
+    """payment_id is the order that it names; empty where it names none of ours."""
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
         """received_at is when it came first."""
@@ -1019,10 +1022,11 @@ class PaymentEvent(_message.Message):
         outcome: _builtins.str = ...,
         why: _builtins.str = ...,
         received_at: _timestamp_pb2.Timestamp | None = ...,
+        payment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "kind", b"kind", "outcome", b"outcome", "provider", b"provider", "received_at", b"received_at", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "kind", b"kind", "outcome", b"outcome", "payment_id", b"payment_id", "provider", b"provider", "received_at", b"received_at", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
