@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from ops.client import HomeOption, ServerOption, TokenOption, client, print_json
-from ops.product import money
+from ops.money import shown
 
 if TYPE_CHECKING:
     from finalbell.v1 import payment_pb2
@@ -38,7 +38,9 @@ def show(
 def refund(
     payment: Annotated[UUID, typer.Argument(metavar="PAYMENT", help="The order's id.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; it goes on record.")],
-    amount: Annotated[int | None, typer.Option("--amount", min=1, help="How much, in minor units; else all that is left.")] = None,
+    amount: Annotated[
+        int | None, typer.Option("--amount", min=1, help="How much, in minor units (500: 5.00 USD); else all that is left.")
+    ] = None,
     key: Annotated[str, typer.Option("--key", help="Repeat with the key of a call whose answer was lost.")] = "",
     home: Path = HomeOption,
     server: str | None = ServerOption,
@@ -51,7 +53,8 @@ def refund(
     typer.echo(f"key {key}: repeat with --key if there is no answer", err=True)
     with client(home, server, token) as admin:
         paid = admin.refund(str(payment), reason, amount, key)
-    typer.echo(f"{payment}: {_status(paid)}")
+    some = f"; {shown(amount, paid.currency)} of it is given back" if amount else ""
+    typer.echo(f"{payment}: {_status(paid)}{some}")
 
 
 @app.command()
@@ -99,7 +102,10 @@ def drift(
 def _print_orders(found: "payment_pb2.ListPaymentsResponse") -> None:
     from ops.table import show as table
 
-    rows = [[one.payment_id, one.product_id, one.provider, money(one.amount, one.currency), _status(one)] for one in found.payments]
+    if not found.payments:
+        typer.echo("There are no orders of that student.")
+        return
+    rows = [[one.payment_id, one.product_id, one.provider, shown(one.amount, one.currency), _status(one)] for one in found.payments]
     table(("payment", "product", "provider", "amount", "status"), rows)
 
 
@@ -111,8 +117,8 @@ def _print_drift(found: "payment_pb2.GetPaymentDriftResponse") -> None:
         rows = [
             [
                 *(one.provider, one.day),
-                f"{one.paid_not_granted} ({money(one.paid_not_granted_amount, one.currency)})",
-                f"{one.granted_not_paid} ({money(one.granted_not_paid_amount, one.currency)})",
+                f"{one.paid_not_granted} ({shown(one.paid_not_granted_amount, one.currency)})",
+                f"{one.granted_not_paid} ({shown(one.granted_not_paid_amount, one.currency)})",
                 " ".join(one.payments),
             ]
             for one in found.lines
@@ -130,11 +136,11 @@ def _print_record(found: "payment_pb2.GetPaymentRecordResponse") -> None:
     from ops.table import show as table
 
     paid = found.payment
-    cost, back = money(paid.amount, paid.currency), money(found.refunded, paid.currency)
+    cost, back = shown(paid.amount, paid.currency), shown(found.refunded, paid.currency)
     typer.echo(f"{paid.payment_id}: {_status(paid)}, {paid.product_id} for {found.student_id}, {cost}, {back} given back")
     typer.echo(f"paid at {paid.provider or 'nobody'}, which calls it {found.gateway_ref or 'nothing yet'}")
     if found.facts:
-        facts = [[one.at.ToJsonString(), one.kind, money(one.amount, paid.currency), one.ref] for one in found.facts]
+        facts = [[one.at.ToJsonString(), one.kind, shown(one.amount, paid.currency), one.ref] for one in found.facts]
         table(("at", "fact", "amount", "the gateway's name of it"), facts)
     if found.events:
         events = [[one.received_at.ToJsonString(), one.outcome, one.kind, one.event_id, one.why] for one in found.events]

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from ops.sandbox import money
+from ops import money
 from ops.sandbox.api import body, origin
 from ops.sandbox.outbox import Outbox
 from ops.sandbox.records import Act, Next, possible

@@ -54,7 +54,8 @@ async def test_products_are_imported_by_the_command_and_listed(shop: Shop, stude
         check=False,
     )
 
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, ran.stderr) == (0, "There is no lecture l1 yet: is the name right?\n")
+    assert ran.stdout == "Products: 2, coupons: 0. They are as products.json has them now.\n"
     listed = {one["productId"]: one for one in good(await student.http.get("/api/v1/products"))["products"]}
     assert (listed[bundle]["amount"], listed[bundle]["parts"], listed[bundle]["validityDays"]) == (1_500, [part], 30)
     assert listed[part]["opens"] == [{"kind": "LECTURE", "id": "l1"}]
@@ -227,12 +228,21 @@ async def test_the_operator_reads_which_order_a_message_in_quarantine_names(shop
     call = next(call for call in await shop.act(order, Act.PAY) if call.tells)
     await shop.hear([Call(call.body.replace(b'"amount_total": 2500', b'"amount_total": 25'))])
 
-    ran = subprocess.run(
-        [*FINALBELL, "payments", "drift", "--home", str(shop.stack.home)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ran = _payments(shop, "drift")
 
     assert ran.returncode == 1, ran.stderr
     assert f"{order.id}  it pays 25, and the order is 2500" in ran.stdout
+
+
+async def test_the_operator_reads_money_as_people_write_it(shop: Shop, student: Student) -> None:
+    product = await shop.sell()
+    order = await shop.order(student, product)
+
+    listed, record = _payments(shop, "show", student.name), _payments(shop, "show", str(order.id))
+
+    assert listed.stdout.splitlines()[1].split() == [str(order.id), product, "stripe", "25.00", "USD", "OPEN"]
+    assert f"{product} for {student.name}, 25.00 USD, 0.00 USD given back" in record.stdout
+    assert _payments(shop, "show", fresh("nobody")).stdout == "There are no orders of that student.\n"
 
 
 async def test_fifty_racing_copies_are_one_payment(shop: Shop, student: Student) -> None:
@@ -409,3 +419,9 @@ async def test_a_result_that_was_shown_is_held_back_after_the_refund_and_shown_a
 
     assert [one["status"] for one in (shown, held_back, again)] == ["SCORED", "WITHHELD", "SCORED"]
     assert again["score"] == shown["score"]
+
+
+def _payments(shop: Shop, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `finalbell payments …` against the shop's stack."""
+    words = ("payments", *words, "--home", str(shop.stack.home))
+    return subprocess.run([*FINALBELL, *words], cwd=ROOT, capture_output=True, text=True, check=False)

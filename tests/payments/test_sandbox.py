@@ -16,7 +16,7 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.sandbox import money
+from ops import money
 from ops.sandbox.api import origin
 from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard
 from servers.payments.sandbox import Sandbox, event, verify
