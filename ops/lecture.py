@@ -98,7 +98,7 @@ def _read(file: Path) -> "SetLectureRequest":
     except OSError as failure:
         _fail(f"{file} cannot be read: {failure.strerror}")
     except (ParseError, UnicodeDecodeError) as failure:
-        _fail(f"{file} is not a lecture file (docs/lectures.md): {failure}")
+        _fail(f"{file} is not a lecture file: {failure}")
     return request
 
 

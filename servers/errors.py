@@ -130,7 +130,7 @@ class PaymentNotFound(Refusal):
     reason = "PAYMENT_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("There is no such order of yours.")
+        super().__init__("There is no such order, or it is not yours.")
 
 
 class ProviderUnknown(Refusal):

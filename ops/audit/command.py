@@ -19,7 +19,7 @@ def audit(
     home: Annotated[Path, typer.Option(help="The local stack's folder.")] = Path(".finalbell"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check the promises of RELIABILITY A against PostgreSQL, Redis and what clients recorded; changes nothing.
+    """Check what is promised of answers, scores and ranks against PostgreSQL, Redis and what clients recorded; changes nothing.
 
     Meant for when all submits are scored. Exit code 1 when a promise is broken, 2 when it could not look.
     """

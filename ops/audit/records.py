@@ -15,7 +15,7 @@ PERHAPS = frozenset({"", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNO
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One broken promise: its number in RELIABILITY A, the session or exam, and what is wrong, for an operator."""
+    """One broken promise: its number in the list of promises, the session or exam, and what is wrong, for an operator."""
 
     invariant: str
     about: str
