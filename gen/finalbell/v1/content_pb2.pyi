@@ -721,7 +721,9 @@ class Bank(_message.Message):
 
     @_builtins.property
     def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """product_ids are what opens it, one of them is enough; empty: it is open to everybody."""
+        """product_ids are what opens it, one of them is enough, or a bundle with one of them (`Product.parts`); empty: it is open to
+        everybody.
+        """
 
     def __init__(
         self,

@@ -165,7 +165,8 @@ class ContentServiceServicer:
         question that an exam asks which has not opened is left out until it has.
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
-        NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
+        NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it, with commas
+        between) for a bank that is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,7 +176,7 @@ class ContentServiceServicer:
         """GetSolution returns the right answer and the worked solution of a practice question.
 
         Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
-        `productId`).
+        `productIds`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,7 +186,7 @@ class ContentServiceServicer:
         """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
-        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

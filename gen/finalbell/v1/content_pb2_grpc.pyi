@@ -84,19 +84,20 @@ class ContentServiceStub:
     question that an exam asks which has not opened is left out until it has.
 
     Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
-    NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
+    NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it, with commas
+    between) for a bank that is named.
     """
     GetSolution: _grpc.UnaryUnaryMultiCallable[_content_pb2.GetSolutionRequest, _content_pb2.GetSolutionResponse]
     """GetSolution returns the right answer and the worked solution of a practice question.
 
     Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
-    `productId`).
+    `productIds`).
     """
     CheckAnswer: _grpc.UnaryUnaryMultiCallable[_content_pb2.CheckAnswerRequest, _content_pb2.CheckAnswerResponse]
     """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
 
     Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
-    NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+    NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
     """
 
 @_typing.type_check_only
@@ -154,19 +155,20 @@ class ContentServiceAsyncStub(ContentServiceStub):
     question that an exam asks which has not opened is left out until it has.
 
     Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
-    NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
+    NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it, with commas
+    between) for a bank that is named.
     """
     GetSolution: _aio.UnaryUnaryMultiCallable[_content_pb2.GetSolutionRequest, _content_pb2.GetSolutionResponse]  # type: ignore[assignment]
     """GetSolution returns the right answer and the worked solution of a practice question.
 
     Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
-    `productId`).
+    `productIds`).
     """
     CheckAnswer: _aio.UnaryUnaryMultiCallable[_content_pb2.CheckAnswerRequest, _content_pb2.CheckAnswerResponse]  # type: ignore[assignment]
     """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
 
     Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
-    NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+    NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
     """
 
 class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -263,7 +265,8 @@ class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
         question that an exam asks which has not opened is left out until it has.
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD` for a page token that was not given by this RPC for the same filter;
-        NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`) for a bank that is named.
+        NOT_FOUND `BANK_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it, with commas
+        between) for a bank that is named.
         """
 
     @_abc_1.abstractmethod
@@ -275,7 +278,7 @@ class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetSolution returns the right answer and the worked solution of a practice question.
 
         Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
-        `productId`).
+        `productIds`).
         """
 
     @_abc_1.abstractmethod
@@ -287,7 +290,7 @@ class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
         """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
-        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productId`).
+        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
         """
 
 def add_ContentServiceServicer_to_server(servicer: ContentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -51,7 +51,9 @@ class Lecture(_message.Message):
 
     @_builtins.property
     def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """product_ids are the products that open it, by id; any of them does. Empty: it is free."""
+        """product_ids are the products that open it, by id; any of them does, or a bundle with one of them (`Product.parts`). Empty: it
+        is free.
+        """
 
     def __init__(
         self,

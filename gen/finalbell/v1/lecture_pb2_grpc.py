@@ -81,8 +81,8 @@ class LectureServiceServicer:
         plays to its end though the lecture is taken away meanwhile. Ask again at `renew_at`: only the part of the links before the
         file's name changes.
 
-        Errors: NOT_FOUND `LECTURE_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it);
-        FAILED_PRECONDITION `MEDIA_NOT_CONFIGURED` where the installation has no media.
+        Errors: NOT_FOUND `LECTURE_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it,
+        with commas between); FAILED_PRECONDITION `MEDIA_NOT_CONFIGURED` where the installation has no media.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,8 +50,8 @@ class LectureServiceStub:
     plays to its end though the lecture is taken away meanwhile. Ask again at `renew_at`: only the part of the links before the
     file's name changes.
 
-    Errors: NOT_FOUND `LECTURE_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it);
-    FAILED_PRECONDITION `MEDIA_NOT_CONFIGURED` where the installation has no media.
+    Errors: NOT_FOUND `LECTURE_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it,
+    with commas between); FAILED_PRECONDITION `MEDIA_NOT_CONFIGURED` where the installation has no media.
     """
 
 @_typing.type_check_only
@@ -76,8 +76,8 @@ class LectureServiceAsyncStub(LectureServiceStub):
     plays to its end though the lecture is taken away meanwhile. Ask again at `renew_at`: only the part of the links before the
     file's name changes.
 
-    Errors: NOT_FOUND `LECTURE_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it);
-    FAILED_PRECONDITION `MEDIA_NOT_CONFIGURED` where the installation has no media.
+    Errors: NOT_FOUND `LECTURE_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it,
+    with commas between); FAILED_PRECONDITION `MEDIA_NOT_CONFIGURED` where the installation has no media.
     """
 
 class LectureServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -117,8 +117,8 @@ class LectureServiceServicer(metaclass=_abc_1.ABCMeta):
         plays to its end though the lecture is taken away meanwhile. Ask again at `renew_at`: only the part of the links before the
         file's name changes.
 
-        Errors: NOT_FOUND `LECTURE_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it);
-        FAILED_PRECONDITION `MEDIA_NOT_CONFIGURED` where the installation has no media.
+        Errors: NOT_FOUND `LECTURE_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`: any of these opens it,
+        with commas between); FAILED_PRECONDITION `MEDIA_NOT_CONFIGURED` where the installation has no media.
         """
 
 def add_LectureServiceServicer_to_server(servicer: LectureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -94,7 +94,7 @@ class Product(_message.Message):
     description: _builtins.str
     """description is for people; may be empty."""
     amount: _builtins.int
-    """amount is the price, in minor units."""
+    """amount is the price, in minor units: 1900 of `USD` are $19.00, 1900 of `JPY` are ¥1900."""
     currency: _builtins.str
     """currency is its ISO 4217 code."""
     validity_days: _builtins.int
@@ -203,9 +203,9 @@ class Payment(_message.Message):
     status: Global___Payment.Status.ValueType
     """status is what it has come to."""
     url: _builtins.str
-    """url is where the student pays; empty where nothing is to be paid."""
+    """url is where the student pays, in a browser; empty unless it is OPEN."""
     client_secret: _builtins.str
-    """client_secret is what an app pays with, where the gateway gives one."""
+    """client_secret is what an app pays with, where the gateway gives one: none of those here does yet."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """expires_at is until when it can be paid."""
@@ -329,9 +329,11 @@ class CreateCheckoutRequest(_message.Message):
     product_id: _builtins.str
     """product_id is what is bought."""
     provider: _builtins.str
-    """provider is the gateway to pay at; empty: the installation's own choice."""
+    """provider is the gateway to pay at, one that the installation has: `stripe`, `payme`, `click`, or on a local stack `sandbox`;
+    empty: the installation's own choice.
+    """
     coupon: _builtins.str
-    """coupon is a code that takes something off; empty: none."""
+    """coupon is a code that takes something off, as it was given out: case counts; empty: none."""
     idempotency_key: _builtins.str
     """idempotency_key may be sent here instead of as metadata."""
     def __init__(

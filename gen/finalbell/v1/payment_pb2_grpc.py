@@ -78,19 +78,23 @@ class PaymentServiceServicer:
 
     def CreateCheckout(self, request, context):
         """CreateCheckout orders a product and says where it is paid. The same key, and any second call while the first order is open,
-        gets the same checkout: two tabs cannot pay twice. With a coupon that leaves nothing to pay the product is owned at once.
+        gets the same checkout: two tabs cannot pay twice. With another coupon or provider the first order ends, and a new one is
+        made. With a coupon that leaves nothing to pay the product is owned at once.
 
         Errors: NOT_FOUND `PRODUCT_NOT_FOUND`; ALREADY_EXISTS `ALREADY_OWNED`, or `IDEMPOTENCY_KEY_REUSED` for a key that has ordered
         something else; NOT_FOUND `PROVIDER_UNKNOWN`; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or
-        `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the
-        gateway does not answer: repeat the call with the same key.
+        `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; ABORTED `CONFLICT` where another order for
+        this product came first: repeat the call; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the gateway does not answer: repeat the
+        call with the same key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPayment(self, request, context):
-        """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to.
+        """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to. It is OPEN until
+        the gateway has told: mostly it has before the student is back, and what it told in vain is asked after within half a minute.
+        So ask again after 1, 2, 4 and 8 seconds, then every 10.
 
         Errors: NOT_FOUND `PAYMENT_NOT_FOUND`.
         """

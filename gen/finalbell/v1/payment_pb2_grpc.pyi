@@ -40,15 +40,19 @@ class PaymentServiceStub:
     """ListProducts lists what can be bought, by id."""
     CreateCheckout: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CreateCheckoutRequest, _payment_pb2.CreateCheckoutResponse]
     """CreateCheckout orders a product and says where it is paid. The same key, and any second call while the first order is open,
-    gets the same checkout: two tabs cannot pay twice. With a coupon that leaves nothing to pay the product is owned at once.
+    gets the same checkout: two tabs cannot pay twice. With another coupon or provider the first order ends, and a new one is
+    made. With a coupon that leaves nothing to pay the product is owned at once.
 
     Errors: NOT_FOUND `PRODUCT_NOT_FOUND`; ALREADY_EXISTS `ALREADY_OWNED`, or `IDEMPOTENCY_KEY_REUSED` for a key that has ordered
     something else; NOT_FOUND `PROVIDER_UNKNOWN`; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or
-    `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the
-    gateway does not answer: repeat the call with the same key.
+    `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; ABORTED `CONFLICT` where another order for
+    this product came first: repeat the call; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the gateway does not answer: repeat the
+    call with the same key.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
-    """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to.
+    """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to. It is OPEN until
+    the gateway has told: mostly it has before the student is back, and what it told in vain is asked after within half a minute.
+    So ask again after 1, 2, 4 and 8 seconds, then every 10.
 
     Errors: NOT_FOUND `PAYMENT_NOT_FOUND`.
     """
@@ -73,15 +77,19 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """ListProducts lists what can be bought, by id."""
     CreateCheckout: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreateCheckoutRequest, _payment_pb2.CreateCheckoutResponse]  # type: ignore[assignment]
     """CreateCheckout orders a product and says where it is paid. The same key, and any second call while the first order is open,
-    gets the same checkout: two tabs cannot pay twice. With a coupon that leaves nothing to pay the product is owned at once.
+    gets the same checkout: two tabs cannot pay twice. With another coupon or provider the first order ends, and a new one is
+    made. With a coupon that leaves nothing to pay the product is owned at once.
 
     Errors: NOT_FOUND `PRODUCT_NOT_FOUND`; ALREADY_EXISTS `ALREADY_OWNED`, or `IDEMPOTENCY_KEY_REUSED` for a key that has ordered
     something else; NOT_FOUND `PROVIDER_UNKNOWN`; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or
-    `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the
-    gateway does not answer: repeat the call with the same key.
+    `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; ABORTED `CONFLICT` where another order for
+    this product came first: repeat the call; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the gateway does not answer: repeat the
+    call with the same key.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
-    """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to.
+    """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to. It is OPEN until
+    the gateway has told: mostly it has before the student is back, and what it told in vain is asked after within half a minute.
+    So ask again after 1, 2, 4 and 8 seconds, then every 10.
 
     Errors: NOT_FOUND `PAYMENT_NOT_FOUND`.
     """
@@ -115,12 +123,14 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.CreateCheckoutResponse, _abc.Awaitable[_payment_pb2.CreateCheckoutResponse]]:
         """CreateCheckout orders a product and says where it is paid. The same key, and any second call while the first order is open,
-        gets the same checkout: two tabs cannot pay twice. With a coupon that leaves nothing to pay the product is owned at once.
+        gets the same checkout: two tabs cannot pay twice. With another coupon or provider the first order ends, and a new one is
+        made. With a coupon that leaves nothing to pay the product is owned at once.
 
         Errors: NOT_FOUND `PRODUCT_NOT_FOUND`; ALREADY_EXISTS `ALREADY_OWNED`, or `IDEMPOTENCY_KEY_REUSED` for a key that has ordered
         something else; NOT_FOUND `PROVIDER_UNKNOWN`; FAILED_PRECONDITION `NOT_FOR_SALE`, `COUPON_REFUSED` (the message says why) or
-        `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the
-        gateway does not answer: repeat the call with the same key.
+        `CHECKOUT_REFUSED` where the gateway does not take the currency, or the order; ABORTED `CONFLICT` where another order for
+        this product came first: repeat the call; UNAVAILABLE `GATEWAY_UNAVAILABLE` while the gateway does not answer: repeat the
+        call with the same key.
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +139,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.GetPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.GetPaymentResponse, _abc.Awaitable[_payment_pb2.GetPaymentResponse]]:
-        """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to.
+        """GetPayment returns an order of the caller's: what the page shows that the gateway sends the student back to. It is OPEN until
+        the gateway has told: mostly it has before the student is back, and what it told in vain is asked after within half a minute.
+        So ask again after 1, 2, 4 and 8 seconds, then every 10.
 
         Errors: NOT_FOUND `PAYMENT_NOT_FOUND`.
         """
