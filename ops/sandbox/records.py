@@ -95,6 +95,17 @@ class Checkout:
         """The dispute that is open."""
         return next((one for one in self.disputes if one.status == "open"), None)
 
+    @property
+    def state(self) -> str:
+        """How it is, in a word for people: what was paid may have been given back or taken back since."""
+        if self.status is not Status.PAID:
+            return self.status
+        if self.disputed:
+            return "disputed"
+        if not self.left:
+            return "refunded"
+        return "taken back" if any(one.status == "lost" for one in self.disputes) else self.status
+
 
 def possible(checkout: Checkout) -> frozenset[Act]:
     """Return what can happen to a checkout now.

@@ -1,6 +1,7 @@
 """The sandbox's checkout page in a real browser: what a student sees, and every button for developers."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -296,6 +297,26 @@ async def test_a_paid_checkout_is_found_again_in_the_list(gateway: RealSandbox, 
 
     assert page.url == order.url
     await state(page, "paid")
+
+
+async def test_the_list_tells_what_was_paid_from_what_was_given_back(gateway: RealSandbox, page: Page, order: Order) -> None:
+    states = []
+    for button in ("Pay 25.00 USD", "Open a dispute", "The dispute is won", "Refund all that is left"):
+        await press(page, button)
+        await page.get_by_role("link", name="All checkouts").click()
+        states.append(await page.get_by_role("row").nth(1).get_by_role("cell").last.text_content())
+        await page.goto(str(order.url))
+
+    assert states == ["paid", "disputed", "paid", "refunded"]
+
+
+async def test_a_phone_shows_every_word_above_the_events(gateway: RealSandbox, page: Page, order: Order) -> None:
+    await page.set_viewport_size({"width": 390, "height": 800})
+
+    await press(page, "Pay 25.00 USD")
+
+    await expect(page.get_by_role("table")).to_have_accessible_name(re.compile("^What happened"))
+    assert await page.locator("#happened").evaluate("one => one.getBoundingClientRect().right <= innerWidth")
 
 
 async def test_every_control_has_a_name_and_shows_its_focus(page: Page, order: Order) -> None:
