@@ -101,9 +101,9 @@ def diagnose(home: Home) -> list[Finding]:
     for row in rows:
         mend = f"One that dies is started again by itself, one that hangs may be killed; its log ends:\n{home.tail(row.name, 4)}"
         findings.append(Finding(row.healthy, f"{row.name} (pid {row.pid}, {row.restarts} restarts)", mend))
-    for name, value in ((name, value) for row in rows for name, value in row.lag.items() if name in TROUBLES):
+    for unit, name, value in ((row.name, name, value) for row in rows for name, value in row.lag.items() if name in TROUBLES):
         most, runbook = TROUBLES[name]
-        findings.append(Finding(abs(value) <= most, f"{name}: {value:g}", f"See docs/runbooks/{runbook}.md."))
+        findings.append(Finding(abs(value) <= most, f"{unit}, {name}: {value:g}", f"See docs/runbooks/{runbook}.md."))
     return findings
 
 

@@ -95,7 +95,7 @@ async def test_status_says_what_waits_and_the_doctor_which_runbook_helps(
     await fetch(stack, "UPDATE dead_letter SET replayed_at = now() WHERE subject = $1", subject)
 
     assert re.search(r"bell .*dead letters \d", status)
-    assert re.search(r"!!   dead letters: \d+\n     See docs/runbooks/DeadLetters.md", doctor)
+    assert re.search(r"!!   bell, dead letters: \d+\n     See docs/runbooks/DeadLetters.md", doctor)
     bell = next(row["lag"] for row in lags if row["name"] == "bell")
     assert bell["dead letters"] >= 1
     assert abs(bell["clock skew seconds"]) < 2
