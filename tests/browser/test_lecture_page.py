@@ -127,7 +127,7 @@ async def test_a_lecture_that_is_not_owned_shows_what_opens_it_and_plays_once_it
     await add_lecture(stack, lecture, product)
     await page.goto(f"{stack.gateway}/lecture/{lecture}#token={stack.token(student)}")
     await state(page, "locked")
-    await expect(page.locator("#notice")).to_have_text(f"You can watch this lecture when you own the product “{product}”.")
+    await expect(page.locator("#notice")).to_have_text("You can watch this lecture when you own the product “A product”.")
     await expect(page.locator("video")).to_be_hidden()
 
     await own(stack, student, product)
@@ -249,6 +249,17 @@ async def test_captions_that_are_first_chosen_after_the_link_has_expired_are_sho
 
     await so(page, f"({CUE})() === {UZBEK!r}")
     await page.close()
+
+
+async def test_a_lock_names_the_product_by_its_id_while_the_shop_is_away(stack: Stack, page: Page) -> None:
+    lecture, product = fresh("t"), fresh("p")
+    await add_lecture(stack, lecture, product)
+    await page.route("**/api/v1/products", lambda route: route.abort())
+
+    await page.goto(f"{stack.gateway}/lecture/{lecture}#token={stack.token(fresh('s'))}")
+
+    await state(page, "locked")
+    await expect(page.locator("#notice")).to_have_text(f"You can watch this lecture when you own the product “{product}”.")
 
 
 async def test_a_lecture_that_is_taken_back_locks_while_it_plays(hasty: Stack, page: Page) -> None:
