@@ -138,7 +138,8 @@ def _print_record(found: "payment_pb2.GetPaymentRecordResponse") -> None:
     paid = found.payment
     cost, back = shown(paid.amount, paid.currency), shown(found.refunded, paid.currency)
     typer.echo(f"{paid.payment_id}: {_status(paid)}, {paid.product_id} for {found.student_id}, {cost}, {back} given back")
-    typer.echo(f"paid at {paid.provider or 'nobody'}, which calls it {found.gateway_ref or 'nothing yet'}")
+    if paid.provider:
+        typer.echo(f"the gateway is {paid.provider}, which calls it {found.gateway_ref or 'nothing yet'}")
     if found.facts:
         facts = [[one.at.ToJsonString(), one.kind, shown(one.amount, paid.currency), one.ref] for one in found.facts]
         table(("at", "fact", "amount", "the gateway's name of it"), facts)
