@@ -60,7 +60,10 @@ def fold(amount: int, facts: Iterable[Fact]) -> OrderState:
 
 
 def mismatch(order: Order, claimed: Claimed, facts: Sequence[Fact]) -> str:
-    """Say why what a gateway says cannot be about this order; empty where it can. Of what does not match nothing counts."""
+    """Say why what a gateway says cannot be about this order; empty where it can. Of what does not match nothing counts.
+
+    What it does not say is not compared, but no payment counts that does not say in which currency and mode it was made.
+    """
     if claimed.order is not None and claimed.order != order.id:
         return "it names another order"
     if claimed.gateway_ref is not None and order.gateway_ref is not None and claimed.gateway_ref != order.gateway_ref:
@@ -72,6 +75,8 @@ def mismatch(order: Order, claimed: Claimed, facts: Sequence[Fact]) -> str:
     if claimed.currency is not None and claimed.currency != order.currency:
         return f"it is in {claimed.currency}, and the order in {order.currency}"
     paid = [fact for fact in facts if fact.kind is FactKind.PAID]
+    if paid and (claimed.currency is None or claimed.live is None):
+        return "it does not say in which currency and mode it was paid"
     if any(fact.amount != order.amount for fact in paid):
         return f"it pays {paid[0].amount}, and the order is {order.amount}"
     if claimed.amount is not None and claimed.amount != order.amount:

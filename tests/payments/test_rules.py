@@ -147,8 +147,16 @@ def test_a_fact_that_moves_anything_but_the_orders_money_does_not_match(fact: Fa
 
 
 def test_what_a_gateway_does_not_say_is_not_compared() -> None:
-    assert mismatch(ORDER, Claimed(None, None, None, None, None, None), [PAID, refunded(1)]) == ""
+    assert mismatch(ORDER, Claimed(None, None, None, None, None, None), [EXPIRED, refunded(1)]) == ""
     assert mismatch(replace(ORDER, gateway_ref=None), CLAIMED, [PAID]) == ""
+
+
+@pytest.mark.parametrize("unsaid", ["currency", "live"])
+def test_a_payment_that_does_not_say_in_which_currency_or_mode_it_is_does_not_match(unsaid: str) -> None:
+    silent = replace(CLAIMED, **{unsaid: None})  # type: ignore[arg-type]
+
+    assert mismatch(ORDER, silent, [refunded(AMOUNT)]) == ""
+    assert mismatch(ORDER, silent, [PAID]) != ""
 
 
 @given(st.integers(0, 10**9), st.integers(0, 100))
