@@ -8,13 +8,13 @@ import asyncpg
 DRIFT = """
   WITH facts AS (
     SELECT payment_id, bool_or(kind = 'PAID') AS paid, coalesce(sum(amount) FILTER (WHERE kind = 'REFUNDED'), 0) AS refunded,
-      bool_or(kind = 'DISPUTE_LOST') AS lost,
+      bool_or(kind = 'REFUNDED') AS given_back, bool_or(kind = 'DISPUTE_LOST') AS lost,
       coalesce(array_agg(ref) FILTER (WHERE kind = 'DISPUTE_OPENED'), '{}') AS disputed,
       coalesce(array_agg(ref) FILTER (WHERE kind = 'DISPUTE_WON'), '{}') AS won
     FROM payment_fact GROUP BY payment_id
   ), compared AS (
     SELECT p.id, p.provider, (p.created_at AT TIME ZONE 'UTC')::date AS day, p.currency, p.amount,
-      coalesce(f.paid AND NOT (f.refunded >= p.amount AND p.amount > 0) AND NOT f.lost AND f.disputed <@ f.won, false) AS paid,
+      coalesce(f.paid AND NOT (f.given_back AND f.refunded >= p.amount) AND NOT f.lost AND f.disputed <@ f.won, false) AS paid,
       coalesce((
         SELECT l.granted FROM entitlement_entry l
         WHERE (l.student_id, l.product_id, l.source) = (p.student_id, p.product_id, 'payment:' || p.id) ORDER BY l.id DESC LIMIT 1

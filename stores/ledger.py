@@ -238,10 +238,24 @@ class Ledger:
             [Entry(one["product_id"], one["granted"], one["reason"], milliseconds(one["at"])) for one in entries],
         )
 
-    async def note_refund(self, order: UUID, amount: int, key: str, reason: str, actor: str) -> None:
-        """Put on record that a refund is asked for, before it is."""
-        async with self._pool.acquire() as connection:
-            await record(connection, actor, "payment.refund", str(order), {"amount": amount, "key": key, "reason": reason})
+    async def asked_back(self, order: UUID, key: str) -> int | None:
+        """Return how much a key has asked to be given back; None: it is new."""
+        amount: int | None = await self._pool.fetchval(
+            "SELECT amount FROM payment_refund WHERE (payment_id, key) = ($1, $2)", *(order, key)
+        )
+        return amount
+
+    async def note_refund(self, order: UUID, amount: int, key: str, reason: str, actor: str) -> int:
+        """Put on record that a refund is asked for, before it is, once for each key; returns how much the key asked for first."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            new = await connection.fetchval(
+                "INSERT INTO payment_refund (payment_id, key, amount) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true",
+                *(order, key, amount),
+            )
+            if new:
+                await record(connection, actor, "payment.refund", str(order), {"amount": amount, "key": key, "reason": reason})
+                return amount
+        return await self.asked_back(order, key) or 0
 
     # What gateways tell
 

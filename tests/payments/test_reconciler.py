@@ -1,64 +1,16 @@
 """The reconciler's rounds, and how an order is ended, with gateways that answer when a test lets them."""
 
 import asyncio
-from collections.abc import Sequence
-from uuid import UUID
 
 import pytest
 
 from servers.payments.inbox import Inbox, end
-from servers.payments.provider import Books, Heard, Opened, Said
 from servers.payments.reconciler import Reconciler
 from stores.ledger import Ledger
-from stores.money import Event, Order, OrderStatus, Product
+from stores.money import OrderStatus
 from tests.payments.books import PRODUCT, Till
+from tests.payments.desk import Desk
 from tests.stack import eventually
-
-
-class Desk:
-    """A gateway that keeps the Provider protocol, takes any money, and has nothing to tell."""
-
-    live: bool = False
-
-    def __init__(self, name: str) -> None:
-        self.name: str = name
-        self.rounds = 0
-        self.answers = asyncio.Event()
-        """While it is clear, its list of events, and what is to be closed before it is opened, wait."""
-        self.closing = asyncio.Event()
-        self.pages: dict[UUID, str] = {}
-
-    def takes(self, currency: str) -> bool:
-        return True
-
-    async def open(self, order: Order, product: Product) -> Opened:
-        self.pages[order.id] = "open"
-        return Opened(f"co_{order.id}", f"https://pay.invalid/{order.id}")
-
-    async def close(self, order: Order) -> bool:
-        if order.gateway_ref is None:
-            self.closing.set()
-            await self.answers.wait()
-        else:
-            self.pages[order.id] = "closed"
-        return True
-
-    async def hear(self, heard: Heard, books: Books) -> Said:
-        return Said()
-
-    async def look(self, order: Order) -> Sequence[Event]:
-        return []
-
-    async def missed(self, since_ms: int) -> Sequence[Event]:
-        self.rounds += 1
-        await self.answers.wait()
-        return []
-
-    async def refund(self, order: Order, amount: int, key: str) -> None:
-        return
-
-    async def stop(self) -> None:
-        return
 
 
 @pytest.fixture

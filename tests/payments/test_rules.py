@@ -105,8 +105,12 @@ def test_an_order_comes_to_what_is_known_of_it(known: Sequence[Fact], status: Or
     assert fold(AMOUNT, known[::-1]).status is status
 
 
-def test_an_order_that_cost_nothing_is_paid() -> None:
-    assert fold(0, [Fact(FactKind.PAID, "free", 0, 7)]).status is OrderStatus.PAID
+def test_an_order_that_cost_nothing_is_paid_until_it_is_taken_back() -> None:
+    free, back = Fact(FactKind.PAID, "free", 0, 7), Fact(FactKind.REFUNDED, "finalbell", 0, 9)
+
+    assert fold(0, [free]).status is OrderStatus.PAID
+    assert fold(0, [back, free]).status is OrderStatus.REFUNDED
+    assert fold(AMOUNT, [PAID, back]).status is OrderStatus.PAID
 
 
 def test_what_is_bought_counts_from_the_first_payment() -> None:
