@@ -18,12 +18,14 @@ Fold = Callable[[int, Iterable[Fact]], OrderState]
 Mismatch = Callable[[Order, Claimed, Sequence[Fact]], str]
 Until = Callable[[int, int | None], int | None]
 Price = Callable[[Product, Coupon | None, int, int], int | str]
-"""What a product costs with a coupon that was used so often, in all and by the student; a text says why it cannot be used."""
+"""What a product costs with a coupon that was used so often, in all (if that is limited) and by the student; a text says why it
+cannot be used."""
 
 ORDER = """p.id, p.student_id, p.product_id, p.provider, p.amount, p.currency, p.live, p.gateway_ref, p.url, p.secret, p.status,
   p.created_at, p.expires_at"""
 
 EVENT = "SELECT provider, event_id, kind, outcome, why, received_at FROM webhook_event"
+EVENTS_OF = f"{EVENT} WHERE payment_id = $1 ORDER BY received_at, event_id"
 
 
 class NotOrdered(StrEnum):
@@ -225,7 +227,7 @@ class Ledger:
             facts = await connection.fetch(
                 "SELECT kind, ref, amount, at, told_at FROM payment_fact WHERE payment_id = $1 ORDER BY at, kind, ref", order
             )
-            events = await connection.fetch(f"{EVENT} WHERE payment_id = $1 ORDER BY received_at, event_id", order)
+            events = await connection.fetch(EVENTS_OF, order)
             entries = await connection.fetch(
                 "SELECT product_id, granted, reason, at FROM entitlement_entry WHERE (student_id, source) = ($1, $2) ORDER BY id",
                 *(row["student_id"], f"payment:{order}"),
@@ -363,15 +365,19 @@ async def _price(
     if not wanted.coupon:
         found = price(product, None, 0, 0)
     else:
-        row = await connection.fetchrow("SELECT * FROM coupon WHERE code = $1 FOR UPDATE", wanted.coupon)
+        row = await connection.fetchrow("SELECT * FROM coupon WHERE code = $1", wanted.coupon)
         if row is None:
             return NotOrdered.NO_COUPON
+        everybody = row["most_uses"] is not None  # its uses are counted one by one; else only the student's own matter
+        if everybody:
+            row = await connection.fetchrow("SELECT * FROM coupon WHERE code = $1 FOR NO KEY UPDATE", wanted.coupon)
         used, own = await connection.fetchrow(
-            """
+            f"""
             SELECT count(*), count(*) FILTER (WHERE student_id = $2) FROM payment
-            WHERE coupon = $1 AND (status NOT IN ('OPEN', 'FAILED', 'EXPIRED') OR (status = 'OPEN' AND expires_at > now()
-              AND NOT (student_id = $2 AND product_id = $3)))
-            """,
+            WHERE coupon = $1 {"" if everybody else "AND student_id = $2"}
+              AND (status NOT IN ('OPEN', 'FAILED', 'EXPIRED') OR (status = 'OPEN' AND expires_at > now()
+                AND NOT (student_id = $2 AND product_id = $3)))
+            """,  # noqa: S608
             *(wanted.coupon, wanted.student, product.id),
         )
         found = price(product, _coupon(row), used, own)
