@@ -159,8 +159,8 @@ class Ledger:
             )
             if open_one is not None:
                 known = _order(open_one)
-                same_way = (known.provider, known.amount, known.currency, open_one["coupon"] or "") == (
-                    *(wanted.provider, amount, product.currency, wanted.coupon),
+                same_way = (known.provider, known.live, known.amount, known.currency, open_one["coupon"] or "") == (
+                    *(wanted.provider, wanted.live, amount, product.currency, wanted.coupon),
                 )
                 return known if same_way and not open_one["over"] else Superseded(known)
             row = await connection.fetchrow(

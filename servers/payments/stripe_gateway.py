@@ -39,6 +39,10 @@ NOBODY = Claimed(None, None, None, None, None, None)
 NOTHING: Sequence[Fact] = ()
 
 
+class _Unknown(GatewayRefused):
+    """There is no such thing in the account."""
+
+
 class Stripe:
     """Keeps the Provider protocol. It expects an account, or at least a webhook endpoint, of its own: money that names no order of
     ours is told all the same, so that it is quarantined and somebody looks."""
@@ -181,13 +185,16 @@ class Stripe:
 
     async def _session(self, order: Order) -> Json | None:
         """Return an order's session with its payment intent and charge. Where we never learned its name, it is looked for among
-        those made since the order was."""
+        those made since the order was. None: there is none in this account and mode, which may not be the ones of the order."""
         name = order.gateway_ref or await self._opened_before(order)
         if name is None:
             return None
-        return await _answer(
-            self._api.checkout.sessions.retrieve_async(name, {"expand": ["payment_intent.latest_charge"]}),
-        )
+        try:
+            return await _answer(
+                self._api.checkout.sessions.retrieve_async(name, {"expand": ["payment_intent.latest_charge"]}),
+            )
+        except _Unknown:
+            return None
 
     async def _opened_before(self, order: Order) -> str | None:
         made = order.created_ms // 1000
@@ -302,5 +309,5 @@ async def _within(asked: Coroutine[object, object, T]) -> T:
         raise GatewayAway("Stripe: no answer in time") from None
     except stripe.StripeError as error:
         definite = isinstance(error, stripe.InvalidRequestError | stripe.IdempotencyError)
-        kind = GatewayRefused if definite else GatewayAway
+        kind = GatewayAway if not definite else _Unknown if error.code == "resource_missing" else GatewayRefused
         raise kind(f"Stripe: {type(error).__name__} {error.http_status} {error.code} {error.request_id}") from None

@@ -129,6 +129,20 @@ async def test_settings_that_would_let_anybody_sign_or_mix_modes_are_refused(
         shared.stripe(**other)
 
 
+# Orders that the account does not know
+
+
+async def test_an_order_of_another_account_or_mode_can_be_ended(gateway: SimulatedStripe, till: Till) -> None:
+    order = await till.order(seconds=3_600)
+    noted = await till.ledger.opened(order.id, "cs_of_another_account", "https://pay.invalid/cs", "")
+    assert noted is not None
+
+    assert await gateway.provider.look(noted) == []
+    assert await gateway.provider.close(noted)
+    with pytest.raises(GatewayRefused):
+        await gateway.provider.refund(noted, noted.amount, "key")
+
+
 # Odd messages
 
 

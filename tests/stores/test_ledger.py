@@ -83,6 +83,15 @@ async def test_an_order_in_another_way_asks_for_the_first_to_be_closed(ledger: L
     assert (second.id != first.id, second.provider) == (True, "payme")
 
 
+async def test_an_order_of_the_gateways_test_mode_is_not_sold_on_in_its_live_mode(ledger: Ledger, sold: Product) -> None:
+    student = fresh("s")
+    tried = await ordered(ledger, wanted(student, sold.id))
+
+    found = await ledger.order(replace(wanted(student, sold.id), live=True), price)
+
+    assert found == Superseded(tried)
+
+
 async def test_a_payment_grants_the_bundle_and_its_parts_once(ledger: Ledger, stores: Stores, sold: Product) -> None:
     student = fresh("s")
     order = await ordered(ledger, wanted(student, sold.id))
