@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from finalbell.v1 import admin_pb2, content_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
@@ -349,7 +349,7 @@ def revision_row(revision: scoring_pb2.ResultRevision) -> list[str]:
 def as_json(message: Message) -> str:
     """Return a reply as the REST contract would, but numbers of 64 bits as numbers: scripts reckon with them, and round none."""
     found = MessageToDict(message, always_print_fields_with_no_presence=True)
-    return json.dumps(_with_numbers(message.DESCRIPTOR, found), indent=2, ensure_ascii=False)
+    return json.dumps(_with_numbers(cast(Descriptor, message.DESCRIPTOR), found), indent=2, ensure_ascii=False)
 
 
 def _with_numbers(described: Descriptor, found: dict[str, Any]) -> dict[str, Any]:
@@ -361,11 +361,12 @@ def _with_numbers(described: Descriptor, found: dict[str, Any]) -> dict[str, Any
             return [plain(field, one) for one in value]
         if field.cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64):
             return int(value)
-        if not isinstance(value, dict):  # a time, too, is a text
+        kind = field.message_type
+        if kind is None or not isinstance(value, dict):  # a time, too, is a text
             return value
-        if field.message_type.GetOptions().map_entry:
-            return {name: plain(field.message_type.fields_by_name["value"], one) for name, one in value.items()}
-        return _with_numbers(field.message_type, value)
+        if kind.GetOptions().map_entry:
+            return {name: plain(kind.fields_by_name["value"], one) for name, one in value.items()}
+        return _with_numbers(kind, value)
 
     return {name: plain(fields[name], value) for name, value in found.items()}
 
