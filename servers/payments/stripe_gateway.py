@@ -238,7 +238,7 @@ class Stripe:
         elif kind in DISPUTE_KINDS and objects.dispute_facts(about, None, at_ms):
             claimed = await self._intent(about)
             facts = objects.dispute_facts(about, claimed.amount, at_ms)
-        return Event(name, kind, body, claimed, facts)
+        return Event(name, kind, objects.cardless(body), claimed, facts)
 
     async def _intent(self, about: Json) -> Claimed:
         """Return what the payment intent of a refund or dispute says its order is: such objects may carry nothing of ours.
@@ -276,7 +276,7 @@ def _named(session: Json) -> str:
 
 def _seen(about: Json, claimed: Claimed, fact: Fact) -> Event:
     """Return a fact that we asked after as an event: the same fact is the same event, another one is told all the same."""
-    return Event(f"look:{fact.kind}:{fact.ref}", "look", json.dumps(about).encode(), claimed, [fact])
+    return Event(f"look:{fact.kind}:{fact.ref}", "look", objects.cardless(json.dumps(about).encode()), claimed, [fact])
 
 
 async def _answer(asked: Coroutine[object, object, stripe.StripeObject]) -> Json:
