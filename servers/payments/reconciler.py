@@ -42,11 +42,13 @@ class Reconciler:
             count_from_zero(name)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Do a round with each gateway each period, until it is time to stop; one that is away or slow holds up no other."""
+        """Do a round with each gateway each period, until it is time to stop; one that is away or slow holds up no other, nor the
+        end: what a round leaves half done, the next one finds as it is."""
         async with asyncio.TaskGroup() as group:
-            for name in self._providers:
-                group.create_task(self._rounds(name, stop))
+            rounds = [group.create_task(self._rounds(name, stop)) for name in self._providers]
             await stop.wait()
+            for one in rounds:
+                one.cancel()
 
     async def _rounds(self, name: str, stop: asyncio.Event) -> None:
         while not stop.is_set():

@@ -36,6 +36,19 @@ async def test_a_gateway_that_takes_its_time_holds_up_no_other(ledger: Ledger) -
     assert slow.rounds == 1
 
 
+async def test_a_gateway_that_does_not_answer_holds_up_no_end(ledger: Ledger) -> None:
+    slow, stop = Desk("slow"), asyncio.Event()
+    running = asyncio.create_task(Reconciler(ledger, {"slow": slow}, 30.0).run(stop))
+
+    async def asked() -> bool:
+        return slow.rounds > 0
+
+    await eventually(asked)
+    stop.set()
+
+    await asyncio.wait_for(running, 10)
+
+
 async def test_a_page_that_is_opened_while_its_order_is_being_ended_is_closed_all_the_same(ledger: Ledger, till: Till) -> None:
     desk, order = Desk("sandbox"), await till.order()
     ending = asyncio.create_task(end(desk, Inbox(ledger, "sandbox"), order))
