@@ -4,8 +4,9 @@
 CREATE VIEW unshown_exam AS
   SELECT id, version
   FROM (
-    SELECT *, (closed_at IS NOT NULL OR coalesce(closes_at <= now(), false)) AND NOT EXISTS (
-      SELECT FROM exam_session s WHERE s.exam_id = exam.id AND s.status = 'IN_PROGRESS') AS ended
+    -- Not NOT EXISTS: a plan that was made while the table was nearly empty would read all running sessions of all exams for it.
+    SELECT *, (closed_at IS NOT NULL OR coalesce(closes_at <= now(), false)) AND (
+      SELECT true FROM exam_session s WHERE s.exam_id = exam.id AND s.status = 'IN_PROGRESS' LIMIT 1) IS NULL AS ended
     FROM exam
   ) e
   WHERE NOT CASE release_review
