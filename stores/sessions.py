@@ -259,16 +259,6 @@ def milliseconds(at: datetime) -> int:
     return round(at.timestamp() * 1000)
 
 
-def milliseconds_or_none(at: datetime | None) -> int | None:
-    """Return a moment of PostgreSQL in milliseconds, None for none."""
-    return None if at is None else milliseconds(at)
-
-
-def moment_or_none(at_ms: int | None) -> datetime | None:
-    """Return milliseconds as a moment for PostgreSQL, None for none."""
-    return None if at_ms is None else moment(at_ms)
-
-
 def _row(row: asyncpg.Record) -> SessionRow:
     return SessionRow(
         facts=SessionFacts(

@@ -35,10 +35,10 @@ class PaymentAdminService:
 
     async def ImportProducts(self, request: pb.ImportProductsRequest, call: Call) -> pb.ImportProductsResponse:
         products = [_product(one) for one in request.products]
-        wrong = rules.wrong_catalogue(products, await self._ledger.products.all())
+        wrong = rules.wrong_catalogue(products, await self._ledger.products())
         if wrong:
             raise errors.InvalidField(wrong)
-        await self._ledger.products.keep(products, [_coupon(one) for one in request.coupons], call.caller.student)
+        await self._ledger.keep(products, [_coupon(one) for one in request.coupons], call.caller.student)
         return pb.ImportProductsResponse(products=len(request.products), coupons=len(request.coupons))
 
     async def GrantEntitlement(self, request: pb.GrantEntitlementRequest, call: Call) -> pb.GrantEntitlementResponse:
@@ -105,7 +105,7 @@ class PaymentAdminService:
 
     async def GetPaymentDrift(self, request: pb.GetPaymentDriftRequest, call: Call) -> pb.GetPaymentDriftResponse:
         seconds = DAY_SECONDS * (request.days if request.HasField("days") else DRIFT_DAYS)
-        drift = await self._ledger.drifts.read(seconds)
+        drift = await self._ledger.drift(seconds)
         reply = pb.GetPaymentDriftResponse(
             orders=drift.orders, quarantined=map(event_message, await self._ledger.quarantined(seconds, MOST_QUARANTINED))
         )
@@ -139,7 +139,7 @@ class PaymentAdminService:
         return story
 
     async def _enter(self, student: str, product: str, grant: Grant, call: Call) -> None:
-        if not await self._ledger.grants.grant(student, product, grant, call.caller.student):
+        if not await self._ledger.grant(student, product, grant, call.caller.student):
             raise errors.ProductNotFound
 
 

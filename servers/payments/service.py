@@ -15,8 +15,7 @@ from servers.payments.messages import payment_message
 from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard, Provider, our_clock
 from servers.serving.crash import crash
 from servers.serving.wrap import Call
-from stores.grants import Owned
-from stores.ledger import CouponRefused, Ledger, NotOrdered, Superseded, Wanted
+from stores.ledger import CouponRefused, Ledger, NotOrdered, Owned, Superseded, Wanted
 from stores.money import Coupon, FactKind, Order, OrderStatus, Product
 
 VALID_SECONDS = 3_600.0
@@ -34,8 +33,8 @@ class PaymentService:
         self._crash_at = crash_at
 
     async def ListProducts(self, request: pb.ListProductsRequest, call: Call) -> pb.ListProductsResponse:
-        owned = {one.product for one in await self._ledger.grants.owned(call.caller.student) if _active(one)}
-        products = (await self._ledger.products.all()).values()
+        owned = {one.product for one in await self._ledger.owned(call.caller.student) if _active(one)}
+        products = (await self._ledger.products()).values()
         return pb.ListProductsResponse(
             products=[_product(product, owned=product.id in owned) for product in products if product.available]
         )
@@ -51,7 +50,7 @@ class PaymentService:
             uuid5(NAMESPACE_OID, f"{call.caller.student}/{call.key}") if call.key else None,
             VALID_SECONDS,
         )
-        product = await self._ledger.products.product(wanted.product)
+        product = await self._ledger.product(wanted.product)
         if product is not None and product.amount and not provider.takes(product.currency):
             raise errors.CheckoutRefused(f"This payment provider does not take {product.currency}.", provider=provider.name)
         order = await self._ordered(wanted)
@@ -81,7 +80,7 @@ class PaymentService:
         return HttpBody(content_type=said.content_type, data=said.body)
 
     async def ListEntitlements(self, request: pb.ListEntitlementsRequest, call: Call) -> pb.ListEntitlementsResponse:
-        owned = await self._ledger.grants.owned(call.caller.student)
+        owned = await self._ledger.owned(call.caller.student)
         return pb.ListEntitlementsResponse(entitlements=[_entitlement(one) for one in owned])
 
     async def _ordered(self, wanted: Wanted) -> Order:

@@ -126,7 +126,7 @@ class Till:
     async def product(self, amount: int, currency: str) -> Product:
         """Return a product that costs so much."""
         product = replace(PRODUCT, id=f"paid-{currency}-{amount}", amount=amount, currency=currency)
-        await self.ledger.products.keep([product], [], "operator")
+        await self.ledger.keep([product], [], "operator")
         return product
 
     async def story(self, order: Order) -> Story:

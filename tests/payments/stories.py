@@ -118,7 +118,7 @@ class Storm:
             both.id: {both.id, one.id, two.id},
             every.id: {every.id, both.id, one.id, two.id, three.id},
         }
-        await self._ledger.products.keep([one, two, three, both, every], [], "operator")
+        await self._ledger.keep([one, two, three, both, every], [], "operator")
         return [one, two, three, both, every]
 
     # Purchases
@@ -292,7 +292,7 @@ class Storm:
                 owners[student] == owned[student],
                 f"{student} owns {sorted(owned[student])}, and paid for {sorted(owners[student])}",
             )
-        drift = await self._ledger.drifts.read(86_400)
+        drift = await self._ledger.drift(86_400)
         self.violations += [f"drift: {line}" for line in drift.lines if line.provider == self._provider.name]
         for name, query in INVARIANTS.items():
             self.violations += [f"{name}: {dict(row)}" for row in await self._pool.fetch(query, self._provider.name)]

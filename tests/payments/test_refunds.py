@@ -87,6 +87,6 @@ async def test_what_a_coupon_made_free_is_taken_back_without_a_gateway(office: O
     came = [await office.refund(order, "the same key") for _ in range(2)]
 
     assert came == ["REFUNDED", "REFUNDED"]
-    assert [one.revoked_ms is None for one in await office.ledger.grants.owned(student)] == [False]
+    assert [one.revoked_ms is None for one in await office.ledger.owned(student)] == [False]
     assert office.given_back(order) == []
-    assert [line for line in (await office.ledger.drifts.read(3_600.0)).lines if str(order.id) in line.payments] == []
+    assert [line for line in (await office.ledger.drift(3_600.0)).lines if str(order.id) in line.payments] == []

@@ -69,7 +69,7 @@ async def test_a_lecture_has_the_products_that_open_it_themselves(stores: Stores
     course, alone = (Product(fresh(kind), "One", "", 100, "USD", None, True, (), (("LECTURE", sold.id),)) for kind in ("pa", "pb"))
     bundle = Product(fresh("pc"), "Both", "", 150, "USD", None, True, (course.id,), ())
     exam = Product(fresh("pd"), "Exam", "", 100, "USD", None, True, (), (("EXAM", sold.id),))
-    await ledger.products.keep([course, alone, bundle, exam], [], "operator")
+    await ledger.keep([course, alone, bundle, exam], [], "operator")
     for one in (sold, free):
         await lectures.set(one, "operator")
 

@@ -29,7 +29,7 @@ async def sold(ledger: Ledger) -> AsyncIterator[Product]:
     """A bundle of two."""
     first, second, bundle = (Product(fresh("p"), "One", "", 5_000, "USD", None, True, (), ()) for _ in range(3))
     bundle = replace(bundle, parts=(first.id, second.id), validity_days=30)
-    await ledger.products.keep([first, second, bundle], [], "operator")
+    await ledger.keep([first, second, bundle], [], "operator")
     return bundle
 
 
@@ -57,7 +57,7 @@ def fact(kind: FactKind, ref: str = "pi_1", amount: int = 5_000, at_ms: int = NO
 
 
 async def active(ledger: Ledger, student: str) -> set[str]:
-    return {one.product for one in await ledger.grants.owned(student) if one.revoked_ms is None}
+    return {one.product for one in await ledger.owned(student) if one.revoked_ms is None}
 
 
 async def test_two_orders_at_once_are_one_and_the_same_key_gets_it_again(ledger: Ledger, sold: Product) -> None:
@@ -103,7 +103,7 @@ async def test_a_payment_grants_the_bundle_and_its_parts_once(ledger: Ledger, st
     assert sorted(one.again for one in told) == [False, *[True] * 49]
     assert await active(ledger, student) == {sold.id, *sold.parts}
     assert await stores.postgres.fetchval("SELECT count(*) FROM entitlement_entry WHERE student_id = $1", student) == 3
-    assert {one.ends_ms for one in await ledger.grants.owned(student)} == {NOW + 30 * 86_400_000}
+    assert {one.ends_ms for one in await ledger.owned(student)} == {NOW + 30 * 86_400_000}
     assert await ledger.order(wanted(student, sold.id), price) is NotOrdered.OWNED
 
 
@@ -183,7 +183,7 @@ async def test_a_refund_takes_away_what_only_that_order_gave(ledger: Ledger, sol
     student = fresh("s")
     order = await ordered(ledger, wanted(student, sold.id))
     await ledger.tell("stripe", event(order, fact(FactKind.PAID)))
-    await ledger.grants.grant(student, sold.parts[0], Grant("admin", True, "a prize", NOW, None), "operator")
+    await ledger.grant(student, sold.parts[0], Grant("admin", True, "a prize", NOW, None), "operator")
 
     await ledger.tell("stripe", event(order, fact(FactKind.REFUNDED, "re_1")))
 
@@ -194,13 +194,13 @@ async def test_what_was_bought_stays_what_it_was_though_the_catalogue_changes(le
     student, other = fresh("s"), replace(sold, id=fresh("p"), parts=())
     order = await ordered(ledger, wanted(student, sold.id))
     await ledger.tell("stripe", event(order, fact(FactKind.PAID)))
-    before = await ledger.grants.owned(student)
+    before = await ledger.owned(student)
 
-    await ledger.products.keep([other, replace(sold, parts=(sold.parts[0], other.id), validity_days=1)], [], "operator")
+    await ledger.keep([other, replace(sold, parts=(sold.parts[0], other.id), validity_days=1)], [], "operator")
     await ledger.tell("stripe", event(order, fact(FactKind.DISPUTE_OPENED, "dp_1")))
     suspended = await active(ledger, student)
     await ledger.tell("stripe", event(order, fact(FactKind.DISPUTE_WON, "dp_1")))
-    won = await ledger.grants.owned(student)
+    won = await ledger.owned(student)
     await ledger.tell("stripe", event(order, fact(FactKind.REFUNDED, "re_1")))
 
     assert suspended == set()
@@ -210,18 +210,18 @@ async def test_what_was_bought_stays_what_it_was_though_the_catalogue_changes(le
 
 async def test_what_staff_gave_they_take_back_whole_though_the_catalogue_changes(ledger: Ledger, sold: Product) -> None:
     student = fresh("s")
-    await ledger.grants.grant(student, sold.id, Grant(f"admin:{sold.id}", True, "a prize", NOW, None), "operator")
-    await ledger.grants.grant(student, sold.parts[1], Grant(f"admin:{sold.parts[1]}", True, "another", NOW, None), "operator")
+    await ledger.grant(student, sold.id, Grant(f"admin:{sold.id}", True, "a prize", NOW, None), "operator")
+    await ledger.grant(student, sold.parts[1], Grant(f"admin:{sold.parts[1]}", True, "another", NOW, None), "operator")
 
-    await ledger.products.keep([replace(sold, parts=())], [], "operator")
-    await ledger.grants.grant(student, sold.id, Grant(f"admin:{sold.id}", False, "a mistake", NOW, None), "operator")
+    await ledger.keep([replace(sold, parts=())], [], "operator")
+    await ledger.grant(student, sold.id, Grant(f"admin:{sold.id}", False, "a mistake", NOW, None), "operator")
 
     assert await active(ledger, student) == {sold.parts[1]}
 
 
 async def test_a_coupon_of_all_is_owned_at_once_and_used_up(ledger: Ledger, sold: Product) -> None:
     code = fresh("C")
-    await ledger.products.keep([], [Coupon(code, 100, None, None, None, 1, 1, None, None)], "operator")
+    await ledger.keep([], [Coupon(code, 100, None, None, None, 1, 1, None, None)], "operator")
     student = fresh("s")
 
     free = await ordered(ledger, wanted(student, sold.id, coupon=code))
@@ -233,7 +233,7 @@ async def test_a_coupon_of_all_is_owned_at_once_and_used_up(ledger: Ledger, sold
 
 async def test_one_last_use_of_a_coupon_is_not_given_twice(ledger: Ledger, sold: Product) -> None:
     code = fresh("C")
-    await ledger.products.keep([], [Coupon(code, 50, None, None, None, 1, 1, None, None)], "operator")
+    await ledger.keep([], [Coupon(code, 50, None, None, None, 1, 1, None, None)], "operator")
 
     found = await asyncio.gather(*(ledger.order(wanted(fresh("s"), sold.id, coupon=code), price) for _ in range(8)))
 
@@ -244,7 +244,7 @@ async def test_whoever_uses_a_coupon_without_a_limit_waits_for_nobody_and_is_cou
     ledger: Ledger, stores: Stores, sold: Product
 ) -> None:
     code = fresh("C")
-    await ledger.products.keep([], [Coupon(code, 50, None, None, None, None, 1, None, None)], "operator")
+    await ledger.keep([], [Coupon(code, 50, None, None, None, None, 1, None, None)], "operator")
     student = fresh("s")
     counted: list[tuple[int, int]] = []
 

@@ -70,7 +70,7 @@ def about(order: Order, heard: Heard) -> bool:
 
 async def stands(till: Till, order: Order) -> tuple[OrderStatus, bool]:
     """Return what the ledger says an order has come to, and whether the student owns the product."""
-    owned = {one.product for one in await till.ledger.grants.owned(order.student) if one.revoked_ms is None}
+    owned = {one.product for one in await till.ledger.owned(order.student) if one.revoked_ms is None}
     return await till.status(order), order.product in owned
 
 
