@@ -1,8 +1,9 @@
 """Calls to a finalbell as an admin, over gRPC."""
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from finalbell.v1 import admin_pb2, content_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
@@ -12,7 +13,8 @@ from finalbell.v1.lecture_pb2_grpc import LectureAdminServiceStub, LectureServic
 from finalbell.v1.payment_pb2_grpc import PaymentAdminServiceStub, PaymentServiceStub
 from finalbell.v1.scoring_pb2_grpc import ScoringServiceStub
 from finalbell.v1.session_pb2_grpc import SessionServiceStub
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -345,8 +347,28 @@ def revision_row(revision: scoring_pb2.ResultRevision) -> list[str]:
 
 
 def as_json(message: Message) -> str:
-    """Return a reply as the REST contract would."""
-    return MessageToJson(message, always_print_fields_with_no_presence=True, ensure_ascii=False)
+    """Return a reply as the REST contract would, but numbers of 64 bits as numbers: scripts reckon with them, and round none."""
+    found = MessageToDict(message, always_print_fields_with_no_presence=True)
+    return json.dumps(_with_numbers(cast(Descriptor, message.DESCRIPTOR), found), indent=2, ensure_ascii=False)
+
+
+def _with_numbers(described: Descriptor, found: dict[str, Any]) -> dict[str, Any]:
+    """Return a message's JSON with all its numbers as such."""
+    fields = {field.json_name: field for field in described.fields}
+
+    def plain(field: FieldDescriptor, value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(field, one) for one in value]
+        if field.cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64):
+            return int(value)
+        kind = field.message_type
+        if kind is None or not isinstance(value, dict):  # a time, too, is a text
+            return value
+        if kind.GetOptions().map_entry:
+            return {name: plain(kind.fields_by_name["value"], one) for name, one in value.items()}
+        return _with_numbers(kind, value)
+
+    return {name: plain(fields[name], value) for name, value in found.items()}
 
 
 def explain(failure: grpc.RpcError) -> list[str]:

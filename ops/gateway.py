@@ -91,10 +91,10 @@ def envoy_config(gateway: Gateway) -> str:
     Every value is written as JSON, which is YAML too, so that none can break out of its place.
     """
     api = FileDescriptorSet.FromString(gateway.descriptors.read_bytes())
-    page = (gateway.sources / "board.html").read_text()
+    page = _page(gateway.sources / "board.html")
     hls = (gateway.sources / "hls" / HLS).read_text()
     integrity = _digest(hls)
-    lecture = (gateway.sources / "lecture.html").read_text().replace("$hls_path", HLS_PATH).replace("$hls_hash", integrity)
+    lecture = _page(gateway.sources / "lecture.html").replace("$hls_path", HLS_PATH).replace("$hls_hash", integrity)
     lecture_policy = {
         "script-src": f"'{integrity}'",
         "connect-src": gateway.media_hosts,
@@ -134,6 +134,11 @@ def envoy_config(gateway: Gateway) -> str:
         }
     template = Template((gateway.sources / "envoy.yaml").read_text())
     return template.substitute({name: json.dumps(value) for name, value in values.items()})
+
+
+def _page(file: Path) -> str:
+    """Give a page with the script that all of them share, in place of `$token`: each is one file to a browser, and one policy."""
+    return file.read_text().replace("$token", file.with_name("token.js").read_text().rstrip())
 
 
 def _digest(text: str) -> str:

@@ -1,4 +1,5 @@
-"""Banks: collections of practice questions. Content reads them through views that leave out what has not opened."""
+"""Banks: collections of practice questions. Content reads them through a view that leaves out what has not opened, and the keys
+of what an exam asks that does not show them yet."""
 
 import json
 from collections import Counter
@@ -36,10 +37,10 @@ class PlacedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Practice:
-    """A practice question with its key, as JSON, and its explanation."""
+    """A practice question with its key, as JSON, and its explanation; `answer` None: an exam asks it that does not show it yet."""
 
     text: QuestionText
-    answer: str
+    answer: str | None
     explanation: str
 
 
@@ -103,7 +104,7 @@ class Banks:
             f"SELECT {TEXT}, answer::text, explanation FROM practice_question WHERE bank_id = $1 AND id = $2",  # noqa: S608
             *(bank, question),
         )
-        return Practice(question_text(row), row["answer"], row["explanation"]) if row else None
+        return Practice(question_text(row), row["answer"], row["explanation"] or "") if row else None
 
     async def keep(self, file: BankFile, sha256: str, actor: str) -> KeptBank:
         """Keep a bank as a file has it: all of it or nothing; the same file again changes nothing."""

@@ -2,8 +2,8 @@
 
 The rule: an answer is at most 30 s old, both ways, and after a grant or a revocation usually some milliseconds, since PostgreSQL
 tells every process whose student it concerns. While PostgreSQL is away the last known "yes" counts for an hour, but no longer
-than what is owned; nothing can be granted or taken back meanwhile. A "no" is never given stale: perhaps they have paid. A start
-does not ask here: it reads `entitlement` in its own transaction (starts.py).
+than what is owned; nothing can be granted or taken back meanwhile, and what was last told to have changed does not count. A "no"
+is never given stale: perhaps they have paid. A start does not ask here: it reads `entitlement` in its own transaction (starts.py).
 """
 
 import asyncio
@@ -94,4 +94,4 @@ class Entitlements:
                 await connection.remove_listener(CHANNEL, self._told)
 
     def _told(self, _connection: object, _pid: int, _channel: str, student: str) -> None:
-        self._owned.expire(student)
+        self._owned.forget(student)

@@ -33,23 +33,25 @@ from stores.refused import each
 from stores.sessions import milliseconds
 
 Price = Callable[[Product, Coupon | None, int, int], int | str]
-"""What a product costs with a coupon that was used so often, in all and by the student; a text says why it cannot be used."""
+"""What a product costs with a coupon that was used so often, in all (if that is limited) and by the student; a text says why it
+cannot be used."""
 
 TOGETHER = 64
 """Messages of gateways in one transaction."""
 
 EVENT = "SELECT provider, event_id, kind, outcome, why, received_at, payment_id FROM webhook_event"
+EVENTS_OF = f"{EVENT} WHERE payment_id = $1 ORDER BY received_at, event_id"
 
 DRIFT = """
   WITH facts AS (
     SELECT payment_id, bool_or(kind = 'PAID') AS paid, coalesce(sum(amount) FILTER (WHERE kind = 'REFUNDED'), 0) AS refunded,
-      bool_or(kind = 'DISPUTE_LOST') AS lost,
+      bool_or(kind = 'REFUNDED') AS given_back, bool_or(kind = 'DISPUTE_LOST') AS lost,
       coalesce(array_agg(ref) FILTER (WHERE kind = 'DISPUTE_OPENED'), '{}') AS disputed,
       coalesce(array_agg(ref) FILTER (WHERE kind = 'DISPUTE_WON'), '{}') AS won
     FROM payment_fact GROUP BY payment_id
-  ), compared AS (
+  ), compared AS MATERIALIZED (
     SELECT p.id, p.provider, (p.created_at AT TIME ZONE 'UTC')::date AS day, p.currency, p.amount,
-      coalesce(f.paid AND NOT (f.refunded >= p.amount AND p.amount > 0) AND NOT f.lost AND f.disputed <@ f.won, false) AS paid,
+      coalesce(f.paid AND NOT (f.given_back AND f.refunded >= p.amount) AND NOT f.lost AND f.disputed <@ f.won, false) AS paid,
       coalesce((
         SELECT l.granted FROM entitlement_entry l
         WHERE (l.student_id, l.product_id, l.source) = (p.student_id, p.product_id, 'payment:' || p.id) ORDER BY l.id DESC LIMIT 1
@@ -263,8 +265,8 @@ class Ledger:
             )
             if open_one is not None:
                 known = order_of(open_one)
-                same_way = (known.provider, known.amount, known.currency, open_one["coupon"] or "") == (
-                    *(wanted.provider, amount, product.currency, wanted.coupon),
+                same_way = (known.provider, known.live, known.amount, known.currency, open_one["coupon"] or "") == (
+                    *(wanted.provider, wanted.live, amount, product.currency, wanted.coupon),
                 )
                 return known if same_way and not open_one["over"] else Superseded(known)
             row = await connection.fetchrow(
@@ -331,7 +333,7 @@ class Ledger:
             facts = await connection.fetch(
                 "SELECT kind, ref, amount, at, told_at FROM payment_fact WHERE payment_id = $1 ORDER BY at, kind, ref", order
             )
-            events = await connection.fetch(f"{EVENT} WHERE payment_id = $1 ORDER BY received_at, event_id", order)
+            events = await connection.fetch(EVENTS_OF, order)
             entries = await connection.fetch(
                 "SELECT product_id, granted, reason, at FROM entitlement_entry WHERE (student_id, source) = ($1, $2) ORDER BY id",
                 *(row["student_id"], f"payment:{order}"),
@@ -344,10 +346,24 @@ class Ledger:
             [Entry(one["product_id"], one["granted"], one["reason"], milliseconds(one["at"])) for one in entries],
         )
 
-    async def note_refund(self, order: UUID, amount: int, key: str, reason: str, actor: str) -> None:
-        """Put on record that a refund is asked for, before it is."""
-        async with self._pool.acquire() as connection:
-            await record(connection, actor, "payment.refund", str(order), {"amount": amount, "key": key, "reason": reason})
+    async def asked_back(self, order: UUID, key: str) -> int | None:
+        """Return how much a key has asked to be given back; None: it is new."""
+        amount: int | None = await self._pool.fetchval(
+            "SELECT amount FROM payment_refund WHERE (payment_id, key) = ($1, $2)", *(order, key)
+        )
+        return amount
+
+    async def note_refund(self, order: UUID, amount: int, key: str, reason: str, actor: str) -> int:
+        """Put on record that a refund is asked for, before it is, once for each key; returns how much the key asked for first."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            new = await connection.fetchval(
+                "INSERT INTO payment_refund (payment_id, key, amount) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true",
+                *(order, key, amount),
+            )
+            if new:
+                await record(connection, actor, "payment.refund", str(order), {"amount": amount, "key": key, "reason": reason})
+                return amount
+        return await self.asked_back(order, key) or 0
 
     # What gateways tell
 
@@ -449,15 +465,19 @@ async def _price(
     if not wanted.coupon:
         found = price(product, None, 0, 0)
     else:
-        row = await connection.fetchrow("SELECT * FROM coupon WHERE code = $1 FOR UPDATE", wanted.coupon)
+        row = await connection.fetchrow("SELECT * FROM coupon WHERE code = $1", wanted.coupon)
         if row is None:
             return NotOrdered.NO_COUPON
+        everybody = row["most_uses"] is not None  # its uses are counted one by one; else only the student's own matter
+        if everybody:
+            row = await connection.fetchrow("SELECT * FROM coupon WHERE code = $1 FOR NO KEY UPDATE", wanted.coupon)
         used, own = await connection.fetchrow(
-            """
+            f"""
             SELECT count(*), count(*) FILTER (WHERE student_id = $2) FROM payment
-            WHERE coupon = $1 AND (status NOT IN ('OPEN', 'FAILED', 'EXPIRED') OR (status = 'OPEN' AND expires_at > now()
-              AND NOT (student_id = $2 AND product_id = $3)))
-            """,
+            WHERE coupon = $1 {"" if everybody else "AND student_id = $2"}
+              AND (status NOT IN ('OPEN', 'FAILED', 'EXPIRED') OR (status = 'OPEN' AND expires_at > now()
+                AND NOT (student_id = $2 AND product_id = $3)))
+            """,  # noqa: S608
             *(wanted.coupon, wanted.student, product.id),
         )
         found = price(product, _coupon(row), used, own)

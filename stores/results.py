@@ -26,7 +26,8 @@ class Total:
 class Kept:
     """What a batch did: the totals that stand for every session of it (also those kept before), and who stands where.
 
-    `unknown` are sessions that PostgreSQL has never seen; `differing` were kept before with other answers (an alarm).
+    `unknown` are sessions that PostgreSQL has never seen; `differing` were kept before with other answers (an alarm); the totals of
+    those that are `held_back` are not told, since what opened their exam was taken back.
     """
 
     new: int
@@ -34,6 +35,7 @@ class Kept:
     standings: Sequence[Standing]
     unknown: frozenset[UUID]
     differing: frozenset[UUID]
+    held_back: frozenset[UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Results:
             await connection.execute("DELETE FROM submission WHERE session_id = ANY ($1)", [r.session for r in batch])
             standings = await restate(connection, {(result.exam, result.student) for result in batch})
             before = await _kept_before(connection, [result for result in batch if result.session not in new])
+            held_back = await _held_back(connection, known)
         hashes = {result.session: result.answers_sha256 for result in batch}
         return Kept(
             new=len(new),
@@ -95,6 +98,7 @@ class Results:
             standings=standings,
             unknown=frozenset(result.session for result in ordered) - known,
             differing=frozenset(row["session_id"] for row in before if row["answers_sha256"] != hashes[row["session_id"]]),
+            held_back=held_back,
         )
 
     async def take_submissions(self, count: int) -> Sequence[tuple[str, bytes]]:
@@ -208,6 +212,19 @@ async def _lock_sessions(connection: asyncpg.Connection, sessions: Sequence[UUID
     """Lock the sessions' rows, in order, and return those that exist."""
     rows = await connection.fetch("SELECT id FROM exam_session WHERE id = ANY ($1) ORDER BY id FOR UPDATE", sessions)
     return {row["id"] for row in rows}
+
+
+async def _held_back(connection: asyncpg.Connection, sessions: set[UUID]) -> frozenset[UUID]:
+    """Return those sessions whose exam was bought, and nothing that opens it is left to their student."""
+    rows = await connection.fetch(
+        """
+        SELECT s.id FROM exam_session s JOIN exam_product x ON x.exam_id = s.exam_id
+        JOIN entitlement t ON t.student_id = s.student_id AND t.product_id = x.product_id
+        WHERE s.id = ANY ($1) GROUP BY s.id HAVING bool_and(t.revoked_at IS NOT NULL)
+        """,
+        list(sessions),
+    )
+    return frozenset(row["id"] for row in rows)
 
 
 async def _insert(connection: asyncpg.Connection, results: Sequence[Result]) -> set[UUID]:

@@ -216,8 +216,18 @@ class Sessions:
         }
 
     async def total(self, session: UUID) -> tuple[int, int] | None:
-        """Return the score and the maximum of a session's result, unless it has none or waits for graders."""
-        row = await self._pool.fetchrow("SELECT score, max_score FROM result WHERE session_id = $1 AND status = 'SCORED'", session)
+        """Return the score and the maximum of a session's result, unless it has none, waits for graders, or is held back since what
+        opened its exam was taken back."""
+        row = await self._pool.fetchrow(
+            """
+            SELECT score, max_score FROM result r
+            WHERE session_id = $1 AND status = 'SCORED' AND NOT coalesce((
+              SELECT bool_and(t.revoked_at IS NOT NULL) FROM exam_product x JOIN entitlement t ON t.product_id = x.product_id
+              WHERE x.exam_id = r.exam_id AND t.student_id = r.student_id
+            ), false)
+            """,
+            session,
+        )
         return (row["score"], row["max_score"]) if row else None
 
     async def next_epochs(self, sessions: Sequence[UUID]) -> Mapping[UUID, int]:

@@ -72,7 +72,7 @@ class _Entry(Generic[Value]):
     weight: int
     read_at: float
     era: int
-    """Which of the shelf's eras it was read in; -1: it expired."""
+    """Which of the shelf's eras it was read in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,7 @@ class Shelf(Generic[Key, Value]):
             async with asyncio.timeout(patience):
                 found = await asyncio.shield(flight.task)
         except AWAY as failure:
+            entry = self._entries.get(key) if entry is not None else None  # it may have been forgotten meanwhile
             if entry is None:
                 raise
             if not flight.task.done():
@@ -136,14 +137,14 @@ class Shelf(Generic[Key, Value]):
             return Kept(entry.value, monotonic() - entry.read_at)
         return None if found is None else Kept(found)
 
-    def expire(self, key: Key) -> None:
-        """Forget that something is fresh, also of a read that is under way: it is read again before it is given, if it can be."""
-        if (entry := self._entries.get(key)) is not None:
-            entry.era = -1
+    def forget(self, key: Key) -> None:
+        """Let go of something that has changed, also of a read that is under way: what is known to be wrong is no help."""
+        if (entry := self._entries.pop(key, None)) is not None:
+            self._weight -= entry.weight
         self._flights.pop(key, None)
 
     def expire_all(self) -> None:
-        """Forget of everything that it is fresh, however much it is."""
+        """Forget of everything that it is fresh, however much it is: it is read again before it is given, if it can be."""
         self._era += 1
         self._flights.clear()
 
@@ -155,7 +156,7 @@ class Shelf(Generic[Key, Value]):
         return flight
 
     def _land(self, key: Key, flight: "_Flight[Value | None]") -> None:
-        """Keep what a flight brings; of one that was expired on its way, whoever waits for it has it and nobody else."""
+        """Keep what a flight brings; of one that was forgotten on its way, whoever waits for it has it and nobody else."""
         current = self._flights.get(key) is flight
         if current:
             del self._flights[key]

@@ -11,7 +11,8 @@ from stores.sessions import accommodation_of, milliseconds, moment
 
 
 class StartOutcome(StrEnum):
-    """What became of a start; the first that holds, in this order, CREATED when none does."""
+    """What became of a start; the first that holds, in this order, CREATED when none does. A session that runs is never cut: while
+    it does, NOT_ENTITLED does not hold."""
 
     UNKNOWN = "UNKNOWN"
     NOT_OPEN = "NOT_OPEN"
@@ -99,14 +100,15 @@ def decide_all(starts: Sequence[Start], rows: Sequence[Mapping[str, Any]], rule:
 
 
 def _decide(start: Start, row: Mapping[str, Any], known: list[Sitting], rule: Callable[[Terms], Deadline]) -> Decided:
-    refused = _refused(row)
+    running = bool(known) and known[-1].running
+    refused = _refused(row, running=running)
     if refused is not None:
         return Started(refused, doors=_doors(row))
     if start.start_key is not None:
         for sitting in known:
             if sitting.start_key == start.start_key:
                 return StartOutcome.REPLAYED, sitting
-    if known and known[-1].running:
+    if running:
         return StartOutcome.RUNNING, known[-1]
     if row["closed"] or len(known) >= row["max_attempts"]:
         return Started(StartOutcome.CLOSED if row["closed"] else StartOutcome.EXHAUSTED, doors=_doors(row))
@@ -115,13 +117,14 @@ def _decide(start: Start, row: Mapping[str, Any], known: list[Sitting], rule: Ca
     return new
 
 
-def _refused(row: Mapping[str, Any]) -> StartOutcome | None:
-    """Return why nothing of this exam is the student's to see, whatever they have sat before."""
+def _refused(row: Mapping[str, Any], *, running: bool) -> StartOutcome | None:
+    """Return why nothing of this exam is the student's to see, whatever they have sat before. A session that is
+    `running` stays theirs though they own the exam no more."""
     if row["exam"] is None:
         return StartOutcome.UNKNOWN
     if row["unopened"]:
         return StartOutcome.NOT_OPEN
-    if not row["entitled"]:
+    if not row["entitled"] and not running:
         return StartOutcome.NOT_ENTITLED
     return StartOutcome.NOT_ENROLLED if row["enrolled"] is None else None
 

@@ -67,12 +67,12 @@ class Practice:
 
     async def get_solution(self, request: pb.GetSolutionRequest, call: Call) -> bytes:
         reply = Reply(call)
-        practised = await self._practised(request.bank_id, request.question_id, call, reply)
-        return reply.send(encoded(pb.GetSolutionResponse(solution=_solution(request.bank_id, practised))))
+        practised, answer = await self._practised(request.bank_id, request.question_id, call, reply)
+        return reply.send(encoded(pb.GetSolutionResponse(solution=_solution(request.bank_id, practised, answer))))
 
     async def check_answer(self, request: pb.CheckAnswerRequest, call: Call) -> pb.CheckAnswerResponse:
         reply, answer = Reply(call), answer_of(request)
-        practised = await self._practised(request.bank_id, request.question_id, call, reply)
+        practised, key = await self._practised(request.bank_id, request.question_id, call, reply)
         text = practised.text
         question = PaperQuestion(text.id, text.type, tuple(option for option, _ in text.options))
         if (wrong := misfit(question, answer)) is not None:
@@ -80,17 +80,20 @@ class Practice:
         if text.type == "essay":
             raise errors.InvalidField([("text", "answers an essay, which people judge; read its solution")])
         reply.mark("no-store")
-        right = is_right(answer, text.type, json.loads(practised.answer))
-        return pb.CheckAnswerResponse(right=right, solution=_solution(request.bank_id, practised))
+        right = is_right(answer, text.type, json.loads(key))
+        return pb.CheckAnswerResponse(right=right, solution=_solution(request.bank_id, practised, key))
 
-    async def _practised(self, bank_id: str, question: str, call: Call, reply: Reply) -> Practised:
-        """Return a practice question that the caller may read."""
+    async def _practised(self, bank_id: str, question: str, call: Call, reply: Reply) -> tuple[Practised, str]:
+        """Return a practice question that the caller may read, and its key."""
         bank = _bank(reply.take(await self._shelves.banks()), bank_id)
         await self._doors.admit(call.caller.student, bank.products, reply)
         practised = await self._shelves.practice(bank, question)
         if practised is None:
             raise errors.QuestionNotFound("The bank has no such question to read.")
-        return reply.take(practised)
+        found = reply.take(practised)
+        if found.answer is None:
+            raise errors.ReviewWithheld("An exam asks this question too, and does not show yet what is right.")
+        return found, found.answer
 
     async def _owned(self, banks: Sequence[Bank], call: Call, reply: Reply) -> frozenset[str]:
         """Return what the caller owns, as far as these banks ask."""
@@ -108,11 +111,11 @@ def _opened(bank: Bank, owned: frozenset[str]) -> bool:
     return not bank.products or not owned.isdisjoint(bank.products)
 
 
-def _solution(bank: str, practised: Practised) -> pb.Solution:
+def _solution(bank: str, practised: Practised, answer: str) -> pb.Solution:
     text = practised.text
     return pb.Solution(
         bank_id=bank,
         question_id=text.id,
-        correct=correct_text(text.type, practised.answer),
+        correct=correct_text(text.type, answer),
         explanation=practised.explanation,
     )

@@ -49,8 +49,8 @@ class Reply:
     def send(self, reply: Encoded, cache_control: str = PRIVATE, empty: bytes = b"") -> bytes:
         """Send a reply, or, where the caller has it already, 304 and an empty one."""
         self._call.header("etag", reply.etag)
-        if cache_control != IMMUTABLE:
-            self._call.header("vary", "authorization")
+        # What anybody may have lies in caches that pages of several origins share, and the gateway names one origin in it.
+        self._call.header("vary", "origin" if cache_control == IMMUTABLE else "authorization")
         self.mark(cache_control)
         tags = [one.strip().removeprefix("W/") for one in self._call.sent.get("if-none-match", "").split(",")]
         if reply.etag in tags:

@@ -124,7 +124,8 @@ class Shelves:
         return _there(await self._chunks.get((bank.id, bank.version, topic, after, count), read))
 
     async def practice(self, bank: Bank, question: str) -> Kept[Practice] | None:
-        """Return a practice question with its key; None: there is none, or an exam asks it which has not opened."""
+        """Return a practice question, with its key where that may be shown; None: there is none, or an exam asks it which has not
+        opened."""
         key = (bank.id, bank.version, question)
         return await self._practices.get(key, lambda: self._bank_store.practice(bank.id, question))
 
@@ -169,5 +170,5 @@ def _count(found: Sequence[object]) -> int:
 
 def _size(practice: Practice) -> int:
     text: QuestionText = practice.text
-    parts = (text.stem, text.passage, practice.answer, practice.explanation, *(option for _, option in text.options))
+    parts = (text.stem, text.passage, practice.answer or "", practice.explanation, *(option for _, option in text.options))
     return 500 + sum(2 * len(part) for part in parts)

@@ -16,7 +16,7 @@ from servers.payments.provider import GatewayAway, GatewayRefused, Provider, Ref
 from servers.payments.reconciler import Reconciler
 from servers.serving.wrap import Call
 from stores.ledger import Ledger, Story
-from stores.money import Coupon, Grant, Product
+from stores.money import Coupon, FactKind, Grant, Product
 
 MOST_PAYMENTS = 200
 MOST_QUARANTINED = 100
@@ -67,16 +67,19 @@ class PaymentAdminService:
     async def RefundPayment(self, request: pb.RefundPaymentRequest, call: Call) -> pb.RefundPaymentResponse:
         story = await self._story(request.payment_id)
         order, provider = story.order, self._providers.get(story.order.provider)
-        amount = rules.refundable(order, story.refunded, request.amount if request.HasField("amount") else None)
-        if not isinstance(amount, int):
-            raise errors.NotRefundable(f"It cannot be refunded: {amount}.")
-        if provider is None:
+        if provider is None and order.amount:
             raise errors.ProviderUnknown
         key = str(uuid5(NAMESPACE_OID, f"{order.id}/{call.key}"))
-        await self._ledger.note_refund(order.id, amount, key, request.reason, call.caller.student)
+        amount = await self._to_refund(story, key, request.amount if request.HasField("amount") else None)
+        if amount != await self._ledger.note_refund(order.id, amount, key, request.reason, call.caller.student):
+            raise errors.IdempotencyKeyReused("This key has asked for another amount; use a new key for another refund.")
+        inbox = Inbox(self._ledger, order.provider)
+        if provider is None or not order.amount:  # no money was taken
+            await inbox.tell(rules.ended(order, FactKind.REFUNDED, our_clock()))
+            return pb.RefundPaymentResponse(payment=payment_message((await self._story(request.payment_id)).order))
         try:
             await provider.refund(order, amount, key)
-            await ask(provider, Inbox(self._ledger, provider.name), order)
+            await ask(provider, inbox, order)
         except RefundedByHand as by_hand:
             raise errors.RefundByHand(str(by_hand)) from None
         except GatewayRefused as refused:
@@ -118,6 +121,16 @@ class PaymentAdminService:
                 payments=line.payments,
             )
         return reply
+
+    async def _to_refund(self, story: Story, key: str, wanted: int | None) -> int:
+        """Return how much is to be given back: what the key has asked for, if it has, however little is left by now."""
+        asked = await self._ledger.asked_back(story.order.id, key)
+        if asked is not None:
+            return asked if wanted is None else wanted
+        amount = rules.refundable(story.order, story.refunded, wanted)
+        if not isinstance(amount, int):
+            raise errors.NotRefundable(f"It cannot be refunded: {amount}.")
+        return amount
 
     async def _story(self, payment: str) -> Story:
         story = await self._ledger.story(UUID(payment))

@@ -60,10 +60,18 @@ async def ask(provider: Provider, inbox: Inbox, order: Order) -> int:
 
 async def end(provider: Provider | None, inbox: Inbox, order: Order) -> int:
     """Have a gateway take no money for an order any more, unless it has: then what it says of it counts. Returns how much was new.
-    Raises GatewayAway, GatewayRefused."""
-    if provider is None or await provider.close(order):
-        return await inbox.tell_all([rules.ended(order, FactKind.EXPIRED, our_clock())])
-    return await ask(provider, inbox, order)
+    Raises GatewayAway, GatewayRefused.
+
+    The call that made the order may be opening it at this moment: a page that was not there yet when the gateway was asked is
+    closed once nobody is told of it any more.
+    """
+    if provider is not None and not await provider.close(order):
+        return await ask(provider, inbox, order)
+    new = await inbox.tell_all([rules.ended(order, FactKind.EXPIRED, our_clock())])
+    ended = await inbox.find(str(order.id))
+    if provider is not None and ended is not None and ended.gateway_ref != order.gateway_ref and not await provider.close(ended):
+        new += await ask(provider, inbox, ended)
+    return new
 
 
 def gateway_away(provider: str, away: GatewayAway | GatewayRefused) -> errors.Refusal:

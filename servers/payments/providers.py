@@ -81,6 +81,8 @@ def providers(file: str, pool: asyncpg.Pool) -> Mapping[str, Provider]:
         return {}
     selling = Selling.model_validate_json(Path(file).read_bytes())
     found = {provider.name: provider for provider in _made(selling, pool)}
+    if len({provider.live for provider in found.values()}) > 1:  # a checkout may name any of them
+        raise ValueError("Some payment providers are live and others are not: what is sold for money would be had for none.")
     if selling.default:
         if selling.default not in found:
             raise ValueError("The default of the payment providers is none of them.")

@@ -42,14 +42,21 @@ class Reconciler:
             count_from_zero(name)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Do a round each period, until it is time to stop; a gateway that is away holds up no other."""
+        """Do a round with each gateway each period, until it is time to stop; one that is away or slow holds up no other, nor the
+        end: what a round leaves half done, the next one finds as it is."""
+        async with asyncio.TaskGroup() as group:
+            rounds = [group.create_task(self._rounds(name, stop)) for name in self._providers]
+            await stop.wait()
+            for one in rounds:
+                one.cancel()
+
+    async def _rounds(self, name: str, stop: asyncio.Event) -> None:
         while not stop.is_set():
             began = monotonic()
-            for name, done in zip(
-                self._providers, await asyncio.gather(*map(self.round, self._providers), return_exceptions=True), strict=True
-            ):
-                if isinstance(done, BaseException):
-                    log.warning("not reconciled", provider=name, error=f"{type(done).__name__}: {done}"[:200])
+            try:
+                await self.round(name)
+            except Exception as failure:  # whatever it was, the next round may go better
+                log.warning("not reconciled", provider=name, error=f"{type(failure).__name__}: {failure}"[:200])
             await sleep_until(stop, max(0.0, began + self._period - monotonic()))
 
     async def round(self, name: str, *, all_orders: bool = False) -> Round:

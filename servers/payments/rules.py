@@ -31,14 +31,15 @@ def fold(amount: int, facts: Iterable[Fact]) -> OrderState:
     """Return what an order of so much has come to.
 
     Facts are a set: the same ones in any order and number give the same state, and the earliest of two accounts of one fact counts.
-    A payment counts once it is there, whatever failed before or after it. A refund of all of it ends it; of a part takes nothing
-    away, since what was bought is not divided. A dispute suspends it until it is won, and ends it when it is lost, whichever was
-    told first.
+    A payment counts once it is there, whatever failed before or after it. A refund of all of it ends it (of what cost nothing any
+    does); of a part takes nothing away, since what was bought is not divided. A dispute suspends it until it is won, and ends it
+    when it is lost, whichever was told first.
     """
     latest_first = sorted(facts, key=lambda fact: (fact.at_ms, fact.amount), reverse=True)
     known = {(fact.kind, fact.ref): fact for fact in latest_first}
     paid = [fact.at_ms for fact in known.values() if fact.kind is FactKind.PAID]
-    refunded = min(amount, sum(fact.amount for fact in known.values() if fact.kind is FactKind.REFUNDED))
+    given_back = [fact.amount for fact in known.values() if fact.kind is FactKind.REFUNDED]
+    refunded = min(amount, sum(given_back))
     disputes = {fact.ref for fact in known.values() if fact.kind is FactKind.DISPUTE_OPENED}
     won, lost = ({ref for kind, ref in known if kind is ended} for ended in (FactKind.DISPUTE_WON, FactKind.DISPUTE_LOST))
     if not paid:
@@ -50,7 +51,7 @@ def fold(amount: int, facts: Iterable[Fact]) -> OrderState:
             status = OrderStatus.FAILED
         return OrderState(status, None, refunded)
     status = OrderStatus.PAID
-    if refunded >= amount and amount:
+    if given_back and refunded >= amount:
         status = OrderStatus.REFUNDED
     elif lost:
         status = OrderStatus.LOST
@@ -60,7 +61,10 @@ def fold(amount: int, facts: Iterable[Fact]) -> OrderState:
 
 
 def mismatch(order: Order, claimed: Claimed, facts: Sequence[Fact]) -> str:
-    """Say why what a gateway says cannot be about this order; empty where it can. Of what does not match nothing counts."""
+    """Say why what a gateway says cannot be about this order; empty where it can. Of what does not match nothing counts.
+
+    What it does not say is not compared, but no payment counts that does not say in which currency and mode it was made.
+    """
     if claimed.order is not None and claimed.order != order.id:
         return "it names another order"
     if claimed.gateway_ref is not None and order.gateway_ref is not None and claimed.gateway_ref != order.gateway_ref:
@@ -72,6 +76,8 @@ def mismatch(order: Order, claimed: Claimed, facts: Sequence[Fact]) -> str:
     if claimed.currency is not None and claimed.currency != order.currency:
         return f"it is in {claimed.currency}, and the order in {order.currency}"
     paid = [fact for fact in facts if fact.kind is FactKind.PAID]
+    if paid and (claimed.currency is None or claimed.live is None):
+        return "it does not say in which currency and mode it was paid"
     if any(fact.amount != order.amount for fact in paid):
         return f"it pays {paid[0].amount}, and the order is {order.amount}"
     if claimed.amount is not None and claimed.amount != order.amount:
@@ -127,18 +133,18 @@ def whole(product: Product, products: Mapping[str, Product]) -> Sequence[str]:
 
 
 def ended(order: Order, kind: FactKind, now_ms: int) -> Event:
-    """Return what we tell ourselves of an order that ended before it was paid: FAILED or EXPIRED."""
+    """Return what we tell ourselves of an order that ended without money: FAILED or EXPIRED before it was paid, REFUNDED where it
+    cost nothing."""
     claimed = Claimed(order.id, None, None, None, None, None)
     return Event(f"{kind}/{order.id}", f"finalbell.{kind.lower()}", b"", claimed, [Fact(kind, "finalbell", 0, now_ms)])
 
 
 def refundable(order: Order, refunded: int, amount: int | None) -> int | str:
-    """Return how much is to be given back, all that is left where nobody says; a text says why it cannot be."""
+    """Return how much is to be given back, all that is left where nobody says, 0 of what cost nothing; a text says why it cannot
+    be."""
     left = order.amount - refunded
     if order.status is not OrderStatus.PAID:
         return f"the order is {order.status}, and only what is PAID is given back"
-    if not order.amount:
-        return "nothing was paid; revoke what it granted"
     if amount is not None and amount > left:
         return f"only {left} of {order.amount} is left to be given back"
     return left if amount is None else amount

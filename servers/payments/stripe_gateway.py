@@ -39,6 +39,10 @@ NOBODY = Claimed(None, None, None, None, None, None)
 NOTHING: Sequence[Fact] = ()
 
 
+class _Unknown(GatewayRefused):
+    """There is no such thing in the account."""
+
+
 class Stripe:
     """Keeps the Provider protocol. It expects an account, or at least a webhook endpoint, of its own: money that names no order of
     ours is told all the same, so that it is quarantined and somebody looks."""
@@ -182,13 +186,16 @@ class Stripe:
 
     async def _session(self, order: Order) -> Json | None:
         """Return an order's session with its payment intent and charge. Where we never learned its name, it is looked for among
-        those made since the order was."""
+        those made since the order was. None: there is none in this account and mode, which may not be the ones of the order."""
         name = order.gateway_ref or await self._opened_before(order)
         if name is None:
             return None
-        return await _answer(
-            self._api.checkout.sessions.retrieve_async(name, {"expand": ["payment_intent.latest_charge"]}),
-        )
+        try:
+            return await _answer(
+                self._api.checkout.sessions.retrieve_async(name, {"expand": ["payment_intent.latest_charge"]}),
+            )
+        except _Unknown:
+            return None
 
     async def _opened_before(self, order: Order) -> str | None:
         made = order.created_ms // 1000
@@ -232,7 +239,7 @@ class Stripe:
         elif kind in DISPUTE_KINDS and objects.dispute_facts(about, None, at_ms):
             claimed = await self._intent(about)
             facts = objects.dispute_facts(about, claimed.amount, at_ms)
-        return Event(name, kind, body, claimed, facts)
+        return Event(name, kind, objects.cardless(body), claimed, facts)
 
     async def _intent(self, about: Json) -> Claimed:
         """Return what the payment intent of a refund or dispute says its order is: such objects may carry nothing of ours.
@@ -270,7 +277,7 @@ def _named(session: Json) -> str:
 
 def _seen(about: Json, claimed: Claimed, fact: Fact) -> Event:
     """Return a fact that we asked after as an event: the same fact is the same event, another one is told all the same."""
-    return Event(f"look:{fact.kind}:{fact.ref}", "look", json.dumps(about).encode(), claimed, [fact])
+    return Event(f"look:{fact.kind}:{fact.ref}", "look", objects.cardless(json.dumps(about).encode()), claimed, [fact])
 
 
 async def _answer(asked: Coroutine[object, object, stripe.StripeObject]) -> Json:
@@ -303,5 +310,5 @@ async def _within(asked: Coroutine[object, object, T]) -> T:
         raise GatewayAway("Stripe: no answer in time") from None
     except stripe.StripeError as error:
         definite = isinstance(error, stripe.InvalidRequestError | stripe.IdempotencyError)
-        kind = GatewayRefused if definite else GatewayAway
+        kind = GatewayAway if not definite else _Unknown if error.code == "resource_missing" else GatewayRefused
         raise kind(f"Stripe: {type(error).__name__} {error.http_status} {error.code} {error.request_id}") from None

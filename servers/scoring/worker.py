@@ -252,11 +252,11 @@ def _distinct(work: Sequence[Work]) -> Sequence[Result]:
 
 
 def _replies(work: Sequence[Work], kept: Kept) -> dict[str, bytes]:
-    """Return one message per inbox with all its sessions: totals only, never an outcome per question."""
+    """Return one message per inbox with all its sessions: totals only, never an outcome per question; none of what is held back."""
     scored: dict[str, list[events.SessionScored]] = defaultdict(list)
     for one in work:
         total = kept.totals.get(one.result.session)
-        if one.event.reply_to and total is not None:
+        if one.event.reply_to and total is not None and one.result.session not in kept.held_back:
             scored[one.event.reply_to].append(
                 events.SessionScored(
                     session_id=one.event.session_id, score=total.score, max_score=total.max_score, partial=total.partial

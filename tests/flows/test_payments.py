@@ -391,9 +391,11 @@ async def test_an_exam_opens_with_its_product_and_a_refund_holds_the_result_back
     good(await student.save(session, "q1", choice="B"))
     refunded = await shop.hear(await shop.act(order, Act.REFUND))
     running = good(await student.save(session, "q3", number="3.5"))
-    good(await student.submit(session), 200, 202)
+    submitted = await student.submit(session)
     result = await student.outcome(session)
+    again = await student.submit(session)
 
+    assert [(reply.status_code, "score" in reply.json()) for reply in (submitted, again)] == [(202, False)] * 2
     assert refusal(before) == (403, "ENTITLEMENT_REQUIRED")
     assert set(refunded) == {200}
     assert running["saved"]  # a running session is never cut

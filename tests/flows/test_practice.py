@@ -207,6 +207,36 @@ async def test_a_question_that_an_exam_takes_goes_out_of_sight_until_it_opens(
     assert refusal(solution) == refusal(answer) == (404, "QUESTION_NOT_FOUND")
 
 
+async def test_the_key_of_a_question_that_an_exam_asks_is_withheld_until_that_exam_shows_it(
+    stack: Stack, bank: str, small_bank: dict[str, Any], small_exam: dict[str, Any], exam_id: str
+) -> None:
+    exam, other = copy.deepcopy(small_exam), copy.deepcopy(small_bank)
+    question = {**other["questions"][0], "stem": f"Which of these divides by seven? ({bank})"}
+    other["questions"] = [question, *other["questions"][1:]]
+    await stack.import_bank(other, bank)
+    exam["questions"].append({**question, "id": "extra"})
+    await stack.import_exam(exam, exam_id, release__review="AFTER_CLOSE")
+    async with Student(stack) as student, Student(stack, roles=["admin"]) as admin:
+        solution, check = f"/api/v1/banks/{bank}/questions/p1/solution", f"/api/v1/banks/{bank}/questions/p1:check"
+
+        async def withheld() -> bool:
+            return (await student.http.get(solution)).status_code == 400
+
+        await eventually(withheld)
+        replies = [await student.http.get(solution), await student.http.post(check, json={"choice": "B"})]
+        text = ids(await page(student, bankId=bank))
+        good(await admin.http.post(f"/api/v1/admin/exams/{exam_id}:close", json={}))
+
+        async def shown() -> bool:
+            return (await student.http.get(solution)).status_code == 200
+
+        await eventually(shown)
+
+    assert {refusal(reply) for reply in replies} == {(400, "REVIEW_WITHHELD")}
+    assert "7 · 7" not in "".join(reply.text for reply in replies)
+    assert text == ["p1", "p2", "p3", "p4", "p5"]
+
+
 async def test_a_bank_with_a_question_of_tomorrows_exam_is_refused_by_name(
     stack: Stack, small_bank: dict[str, Any], small_exam: dict[str, Any], exam_id: str
 ) -> None:

@@ -45,6 +45,7 @@ async def test_it_is_fetched_by_anybody_before_the_exam_and_opens_with_the_sessi
 
     assert (early.status_code, early.headers["content-type"]) == (200, "application/octet-stream")
     assert early.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert early.headers["vary"] == "origin"  # what an app has put into a cache is nothing that a page may have
     assert (again.status_code, again.content) == (304, b"")
     assert b"prime" not in early.content
     assert refusal(too_early) == (400, "EXAM_NOT_OPEN")

@@ -51,7 +51,7 @@ RIGHTS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("coupon", "entitlement", "gateway_read", "payment", "product"), "SIU"),
         **dict.fromkeys(("product_opens", "product_part"), "SID"),
         **dict.fromkeys(("click_payment", "payme_transaction", "webhook_event"), "SIu"),
-        **dict.fromkeys(("entitlement_entry", "payment_fact"), "SI"),
+        **dict.fromkeys(("entitlement_entry", "payment_fact", "payment_refund"), "SI"),
         "audit_log": "I",
         "setting": "S",
     },

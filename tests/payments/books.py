@@ -111,7 +111,7 @@ class Till:
         wanted = Wanted(student or fresh("s"), product.id, self.provider, live, "", None, seconds)
         order = await self.ledger.order(wanted, lambda product, *_: product.amount)
         assert isinstance(order, Order)
-        claimed = Claimed(order.id, None, None, None, None, None)
+        claimed = Claimed(order.id, None, None, currency, None, live)
         moves = {kind: 0 if kind in (FactKind.FAILED, FactKind.EXPIRED) else amount for kind in STORIES[status]}
         facts = [Fact(kind, "before", moved, order.created_ms) for kind, moved in moves.items()]
         if facts:

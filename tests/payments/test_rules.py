@@ -105,8 +105,12 @@ def test_an_order_comes_to_what_is_known_of_it(known: Sequence[Fact], status: Or
     assert fold(AMOUNT, known[::-1]).status is status
 
 
-def test_an_order_that_cost_nothing_is_paid() -> None:
-    assert fold(0, [Fact(FactKind.PAID, "free", 0, 7)]).status is OrderStatus.PAID
+def test_an_order_that_cost_nothing_is_paid_until_it_is_taken_back() -> None:
+    free, back = Fact(FactKind.PAID, "free", 0, 7), Fact(FactKind.REFUNDED, "finalbell", 0, 9)
+
+    assert fold(0, [free]).status is OrderStatus.PAID
+    assert fold(0, [back, free]).status is OrderStatus.REFUNDED
+    assert fold(AMOUNT, [PAID, back]).status is OrderStatus.PAID
 
 
 def test_what_is_bought_counts_from_the_first_payment() -> None:
@@ -147,8 +151,16 @@ def test_a_fact_that_moves_anything_but_the_orders_money_does_not_match(fact: Fa
 
 
 def test_what_a_gateway_does_not_say_is_not_compared() -> None:
-    assert mismatch(ORDER, Claimed(None, None, None, None, None, None), [PAID, refunded(1)]) == ""
+    assert mismatch(ORDER, Claimed(None, None, None, None, None, None), [EXPIRED, refunded(1)]) == ""
     assert mismatch(replace(ORDER, gateway_ref=None), CLAIMED, [PAID]) == ""
+
+
+@pytest.mark.parametrize("unsaid", ["currency", "live"])
+def test_a_payment_that_does_not_say_in_which_currency_or_mode_it_is_does_not_match(unsaid: str) -> None:
+    silent = replace(CLAIMED, **{unsaid: None})  # type: ignore[arg-type]
+
+    assert mismatch(ORDER, silent, [refunded(AMOUNT)]) == ""
+    assert mismatch(ORDER, silent, [PAID]) != ""
 
 
 @given(st.integers(0, 10**9), st.integers(0, 100))

@@ -211,6 +211,13 @@ async def test_a_checkout_whose_time_is_over_expires_by_itself(gateway: RealSand
 # The provider
 
 
+async def test_an_order_of_another_sandbox_can_be_ended(gateway: RealSandbox, till: Till) -> None:
+    order = replace(await till.order(seconds=3_600), gateway_ref="co_of_another_sandbox")
+
+    assert await gateway.provider.look(order) == []
+    assert await gateway.provider.close(order)
+
+
 async def test_an_order_is_found_again_though_its_product_was_renamed(gateway: RealSandbox, till: Till) -> None:
     order = await till.order(seconds=3_600)
     first = await gateway.provider.open(order, PRODUCT)

@@ -130,6 +130,53 @@ async def test_settings_that_would_let_anybody_sign_or_mix_modes_are_refused(
         shared.stripe(**other)
 
 
+# Orders that the account does not know
+
+
+async def test_an_order_of_another_account_or_mode_can_be_ended(gateway: SimulatedStripe, till: Till) -> None:
+    order = await till.order(seconds=3_600)
+    noted = await till.ledger.opened(order.id, "cs_of_another_account", "https://pay.invalid/cs", "")
+    assert noted is not None
+
+    assert await gateway.provider.look(noted) == []
+    assert await gateway.provider.close(noted)
+    with pytest.raises(GatewayRefused):
+        await gateway.provider.refund(noted, noted.amount, "key")
+
+
+# Cards
+
+CARD = {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2039, "fingerprint": "Xt5EWLLDS7FJjR1c", "iin": "424242"}
+
+
+async def test_nothing_that_identifies_a_card_is_kept_of_what_stripe_sends(gateway: SimulatedStripe, till: Till) -> None:
+    body = event("charge.succeeded", {"id": "ch_1", "payment_method_details": {"card": CARD, "type": "card"}})
+    plain = event("customer.created", {"id": "cus_1", "name": "Ada"})
+
+    for sent in (body, plain):
+        await gateway.provider.hear(signed(sent, gateway.now_ms()), till)
+
+    kept = [one.body for one in till.events]
+    assert kept[1] == plain
+    assert json.loads(kept[0])["data"]["object"] == {
+        "id": "ch_1",
+        "payment_method_details": {"card": {"brand": "visa"}, "type": "card"},
+    }
+
+
+async def test_nothing_that_identifies_a_card_is_kept_of_what_stripe_is_asked(gateway: SimulatedStripe, till: Till) -> None:
+    order = await opened(gateway, till)
+    await gateway.act(Act.PAY, order)
+    for charge in gateway.account.charges.values():
+        charge["payment_method_details"] = {"card": CARD, "type": "card"}
+
+    seen = await gateway.provider.look(order)
+
+    assert [fact.kind for one in seen for fact in one.facts] == [FactKind.PAID]
+    assert b"visa" in seen[0].body
+    assert b"4242" not in seen[0].body
+
+
 # Odd messages
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from stores.connect import Stores
@@ -78,6 +79,42 @@ async def test_without_being_told_the_last_answer_stands_for_its_time(stack: Sta
     assert not await owns(deaf, student, product)
     assert TERMS.fresh_seconds <= 30
     assert await owns(Entitlements(stores.postgres), student, product)
+
+
+async def test_what_is_known_to_have_changed_is_not_taken_for_true_while_postgresql_is_away(stack: Stack) -> None:
+    student, product, name, stop = fresh("s"), fresh("p"), fresh("pool"), asyncio.Event()
+    settings = {"application_name": name}
+    async with asyncpg.create_pool(stack.read()["postgres"], min_size=1, command_timeout=0.5, server_settings=settings) as pool:
+        await fetch(stack, GRANT, student, product, None)
+        entitlements = Entitlements(pool)
+        listening = asyncio.create_task(entitlements.listen(stop))
+
+        async def listens() -> bool:
+            looks = "SELECT FROM pg_stat_activity WHERE application_name = $1 AND query = 'SELECT'"
+            return bool(await fetch(stack, looks, name))
+
+        await eventually(listens)
+        assert await owns(entitlements, student, product)
+        await fetch(stack, REVOKE, student, product)
+
+        async def after() -> str | None:
+            try:
+                kept = await entitlements.owns(student, [product])
+            except TimeoutError:
+                return "nobody can say"
+            return None if kept.stale_seconds is None else f"a stale {kept.value}"
+
+        locker = await asyncpg.connect(stack.read()["postgres"])
+        try:
+            async with locker.transaction():
+                await locker.execute("LOCK TABLE entitlement")
+                said = await eventually(after)
+        finally:
+            await locker.close()
+            stop.set()
+            await listening
+
+    assert said == "nobody can say"
 
 
 async def test_one_of_several_products_is_enough_and_what_has_expired_is_not_owned(stack: Stack, stores: Stores) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from servers.payments import rules
 from stores.connect import Stores
-from stores.ledger import CouponRefused, Ledger, NotOrdered, Superseded, Wanted
+from stores.ledger import EVENTS_OF, CouponRefused, Ledger, NotOrdered, Superseded, Wanted
 from stores.money import Claimed, Coupon, Event, EventOutcome, Fact, FactKind, Grant, Order, OrderStatus, Product
 from tests.stack import fresh
 
@@ -81,6 +81,15 @@ async def test_an_order_in_another_way_asks_for_the_first_to_be_closed(ledger: L
     second = await ordered(ledger, wanted(student, sold.id, provider="payme"))
 
     assert (second.id != first.id, second.provider) == (True, "payme")
+
+
+async def test_an_order_of_the_gateways_test_mode_is_not_sold_on_in_its_live_mode(ledger: Ledger, sold: Product) -> None:
+    student = fresh("s")
+    tried = await ordered(ledger, wanted(student, sold.id))
+
+    found = await ledger.order(replace(wanted(student, sold.id), live=True), price)
+
+    assert found == Superseded(tried)
 
 
 async def test_a_payment_grants_the_bundle_and_its_parts_once(ledger: Ledger, stores: Stores, sold: Product) -> None:
@@ -298,3 +307,34 @@ async def test_one_last_use_of_a_coupon_is_not_given_twice(ledger: Ledger, sold:
     found = await asyncio.gather(*(ledger.order(wanted(fresh("s"), sold.id, coupon=code), price) for _ in range(8)))
 
     assert [one.amount for one in found if isinstance(one, Order)] == [2_500]
+
+
+async def test_whoever_uses_a_coupon_without_a_limit_waits_for_nobody_and_is_counted_by_themselves(
+    ledger: Ledger, stores: Stores, sold: Product
+) -> None:
+    code = fresh("C")
+    await ledger.keep([], [Coupon(code, 50, None, None, None, None, 1, None, None)], "operator")
+    student = fresh("s")
+    counted: list[tuple[int, int]] = []
+
+    def priced(product: Product, coupon: Coupon | None, used: int, own: int) -> int | str:
+        counted.append((used, own))
+        return price(product, coupon, used, own)
+
+    async with stores.postgres.acquire() as other, other.transaction():
+        await other.execute("UPDATE coupon SET percent = percent WHERE code = $1", code)  # as an import does, which is not over
+        async with asyncio.timeout(10):
+            first = await ledger.order(wanted(student, sold.parts[0], coupon=code), priced)
+    again = await ledger.order(wanted(student, sold.parts[1], coupon=code), priced)
+
+    assert isinstance(first, Order)
+    assert again == CouponRefused("you have used it")
+    assert counted == [(0, 0), (1, 1)]
+
+
+async def test_an_orders_messages_are_found_without_reading_everybodys(stores: Stores) -> None:
+    async with stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL enable_seqscan = off")  # a small table is read whole, if it may be
+        plan = await connection.fetch(f"EXPLAIN {EVENTS_OF}", uuid4())
+
+    assert "Index Cond: (payment_id = " in "\n".join(row[0] for row in plan)

@@ -10,6 +10,7 @@ import pytest
 from servers.admin.bank_rules import bank_digest, read_bank
 from stores.banks import Banks, KeptBank
 from stores.connect import Stores
+from tests.flows.sitting import Student
 from tests.stack import Stack, fresh
 
 LATER = "2199-01-01T00:00:00Z"
@@ -115,6 +116,65 @@ async def test_a_question_that_an_exam_takes_is_nobodys_to_read_until_it_opens(
 
     assert (hidden, solution) == (["p2", "p3", "p4", "p5"], None)
     assert shown == ["p1", "p2", "p3", "p4", "p5"]
+
+
+@pytest.mark.parametrize(
+    ("review", "score", "shown_at"),
+    [
+        ("IMMEDIATELY", "IMMEDIATELY", "open"),
+        ("IMMEDIATELY", "MANUAL", "released"),
+        ("AFTER_CLOSE", "IMMEDIATELY", "closed"),
+        ("AFTER_CLOSE", "MANUAL", "released"),
+        ("NONE", "MANUAL", "closed"),
+    ],
+)
+async def test_what_is_right_is_nobodys_to_read_before_the_exam_that_asks_it_shows_it(
+    stack: Stack,
+    stores: Stores,
+    banks: Banks,
+    bank_file: dict[str, Any],
+    small_exam: dict[str, Any],
+    exam_id: str,
+    review: str,
+    score: str,
+    shown_at: str,
+) -> None:
+    await keep(banks, bank_file)
+    bank, exam = bank_file["bank"]["id"], exam_with(bank_file["questions"][0], small_exam)
+    shown, texts = {}, []
+
+    await stack.import_exam(exam, exam_id, release__review=review, release__score=score)
+    for act in (None, "closed", "released"):
+        if act:
+            await stores.postgres.execute(f"UPDATE exam SET {act}_at = now() WHERE id = $1", exam_id)
+        found = await banks.practice(bank, "p1")
+        texts.append(await readable(banks, bank_file))
+        shown[act or "open"] = found is not None and (found.answer, found.explanation) != (None, "")
+    other = await banks.practice(bank, "p2")
+
+    stages = ["open", "closed", "released"]
+    assert shown == {stage: stages.index(stage) >= stages.index(shown_at) for stage in stages}
+    assert texts == [["p1", "p2", "p3", "p4", "p5"]] * 3
+    assert other is not None
+    assert other.answer
+
+
+async def test_what_is_right_is_not_shown_while_somebody_still_sits_the_exam_that_is_closed(
+    stack: Stack, stores: Stores, banks: Banks, bank_file: dict[str, Any], small_exam: dict[str, Any], exam_id: str
+) -> None:
+    await keep(banks, bank_file)
+    await stack.import_exam(exam_with(bank_file["questions"][0], small_exam), exam_id, release__review="AFTER_CLOSE")
+    async with Student(stack) as student:
+        session = (await student.sit(exam_id))["sessionId"]
+        await stores.postgres.execute("UPDATE exam SET closed_at = now() WHERE id = $1", exam_id)
+        sitting = await banks.practice(bank_file["bank"]["id"], "p1")
+        await student.submit(session)
+        await student.outcome(session)
+        over = await banks.practice(bank_file["bank"]["id"], "p1")
+
+    assert sitting is not None
+    assert over is not None
+    assert (sitting.answer, bool(over.answer)) == (None, True)
 
 
 async def test_an_older_version_of_an_exam_hides_nothing(

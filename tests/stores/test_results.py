@@ -19,6 +19,7 @@ from stores.records import Result, SubmitReason, answers_sha256, encode_answers
 from stores.regrades import Regrades, RunLost
 from stores.results import Kept, Results
 from stores.revisions import Regraded, Revisions
+from stores.sessions import Sessions
 from stores.standings import Standings
 from tests.stack import fresh
 
@@ -76,6 +77,27 @@ async def test_a_redelivered_batch_changes_nothing(stores: Stores, exam: str) ->
     assert (first.new, again.new) == (1, 0)
     assert again.totals[result.session].score == 7
     assert again.differing == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("revoked", "held_back"), [([], False), ([False], False), ([True], True), ([True, False], False), ([True, True], True)]
+)
+async def test_no_total_is_told_of_an_exam_whose_purchase_was_reversed(
+    stores: Stores, exam: str, revoked: Sequence[bool], held_back: bool
+) -> None:
+    student, results, sessions = fresh("s"), Results(stores.postgres, decided), Sessions(stores.postgres)
+    for number, taken in enumerate(revoked):
+        product = f"{exam}-{number}"
+        await stores.postgres.execute("INSERT INTO product (id, title, amount, currency) VALUES ($1, 'It', 1, 'USD')", product)
+        await stores.postgres.execute("INSERT INTO product_opens VALUES ($1, 'EXAM', $2)", product, exam)
+        owned = "INSERT INTO entitlement (student_id, product_id, revoked_at) VALUES ($1, $2, CASE WHEN $3 THEN now() END)"
+        await stores.postgres.execute(owned, student, product, taken)
+    result = await sat(stores, exam, student, 1, 1000, 7)
+
+    first, again = await results.keep([result]), await results.keep([result])
+
+    assert first.held_back == again.held_back == ({result.session} if held_back else set())
+    assert await sessions.total(result.session) == (None if held_back else (7, 100))
 
 
 async def test_other_answers_for_a_scored_session_raise_an_alarm_and_change_nothing(stores: Stores, exam: str) -> None:

@@ -191,14 +191,33 @@ async def test_who_would_wait_for_a_store_that_kept_others_waiting_does_not() ->
     slow.held.set()
 
 
-async def test_what_expired_is_read_again_before_it_is_given() -> None:
+async def test_what_is_forgotten_is_read_again_and_never_given_though_the_store_is_away() -> None:
     kept, source = shelf(), Source()
     await kept.get("k", source.read)
+    source.answer = GONE
+
+    kept.forget("k")
+
+    with pytest.raises(type(GONE)):
+        await kept.get("k", source.read)
+    assert kept.weight == 0
     source.answer = "second"
-
-    kept.expire("k")
-
     assert value(await kept.get("k", source.read)) == "second"
+
+
+async def test_what_is_forgotten_while_somebody_waits_for_it_is_not_given_to_them_either() -> None:
+    kept, source = shelf(), Source()
+    await kept.get("k", source.read)
+    kept.expire_all()
+    source.answer, source.held = GONE, asyncio.Event()
+    waits = asyncio.create_task(kept.get("k", source.read))
+    await waiting(source, 2)
+
+    kept.forget("k")
+    source.held.set()
+
+    with pytest.raises(type(GONE)):
+        await waits
 
 
 async def test_what_expired_is_still_better_than_nothing_while_the_store_is_away() -> None:
@@ -213,13 +232,13 @@ async def test_what_expired_is_still_better_than_nothing_while_the_store_is_away
     assert stale.stale_seconds is not None
 
 
-async def test_a_read_that_was_under_way_when_it_expired_is_not_kept() -> None:
+async def test_a_read_that_was_under_way_when_it_was_forgotten_is_not_kept() -> None:
     kept, source = shelf(), Source("before")
     source.held = asyncio.Event()
     early = asyncio.create_task(kept.get("k", source.read))
     await waiting(source)
 
-    kept.expire("k")
+    kept.forget("k")
     source.answer = "after"
     late = asyncio.create_task(kept.get("k", source.read))
     await waiting(source, 2)

@@ -357,6 +357,28 @@ async def test_a_bought_exam_lets_in_who_owns_it_now(
     assert started[1].doors.product == product
 
 
+async def test_whoever_sits_a_bought_exam_gets_their_session_again_though_they_own_it_no_more(
+    stack: Stack, stores: Stores, starts: Starts, small_exam: dict[str, Any], exam_id: str
+) -> None:
+    product, key = fresh("p"), uuid.uuid4()
+    await stack.import_exam(small_exam, exam_id, productId=product)
+    refunded, expired = fresh("s"), fresh("s")
+    grant = "INSERT INTO entitlement (student_id, product_id) VALUES ($1, $3), ($2, $3)"
+    await stores.postgres.execute(grant, refunded, expired, product)
+    sat = await all_of(starts, a_start(exam_id, refunded, key=key), a_start(exam_id, expired, key=key))
+
+    await stores.postgres.execute("UPDATE entitlement SET revoked_at = now() WHERE student_id = $1", refunded)
+    await stores.postgres.execute("UPDATE entitlement SET expires_at = now() WHERE student_id = $1", expired)
+    again = await all_of(starts, a_start(exam_id, refunded), a_start(exam_id, expired, key=key))
+    await hand_in(stores, sat[0])
+    await hand_in(stores, sat[1])
+    over = await all_of(starts, a_start(exam_id, refunded), a_start(exam_id, expired, key=key))
+
+    assert outcomes(again) == [StartOutcome.RUNNING, StartOutcome.REPLAYED]
+    assert [one.session for one in again] == [one.session for one in sat]
+    assert outcomes(over) == [StartOutcome.NOT_ENTITLED] * 2
+
+
 async def test_an_exam_that_is_not_open_tells_when_it_opens(
     stack: Stack, starts: Starts, small_exam: dict[str, Any], exam_id: str
 ) -> None:

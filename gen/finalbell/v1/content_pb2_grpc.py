@@ -175,8 +175,8 @@ class ContentServiceServicer:
     def GetSolution(self, request, context):
         """GetSolution returns the right answer and the worked solution of a practice question.
 
-        Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
-        `productIds`).
+        Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `REVIEW_WITHHELD` while an exam asks the
+        question that does not show its reviews yet; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,7 +186,8 @@ class ContentServiceServicer:
         """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
-        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
+        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `REVIEW_WITHHELD` as from GetSolution;
+        PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

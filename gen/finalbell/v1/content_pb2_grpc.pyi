@@ -90,14 +90,15 @@ class ContentServiceStub:
     GetSolution: _grpc.UnaryUnaryMultiCallable[_content_pb2.GetSolutionRequest, _content_pb2.GetSolutionResponse]
     """GetSolution returns the right answer and the worked solution of a practice question.
 
-    Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
-    `productIds`).
+    Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `REVIEW_WITHHELD` while an exam asks the
+    question that does not show its reviews yet; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
     """
     CheckAnswer: _grpc.UnaryUnaryMultiCallable[_content_pb2.CheckAnswerRequest, _content_pb2.CheckAnswerResponse]
     """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
 
     Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
-    NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
+    NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `REVIEW_WITHHELD` as from GetSolution;
+    PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
     """
 
 @_typing.type_check_only
@@ -161,14 +162,15 @@ class ContentServiceAsyncStub(ContentServiceStub):
     GetSolution: _aio.UnaryUnaryMultiCallable[_content_pb2.GetSolutionRequest, _content_pb2.GetSolutionResponse]  # type: ignore[assignment]
     """GetSolution returns the right answer and the worked solution of a practice question.
 
-    Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
-    `productIds`).
+    Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `REVIEW_WITHHELD` while an exam asks the
+    question that does not show its reviews yet; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
     """
     CheckAnswer: _aio.UnaryUnaryMultiCallable[_content_pb2.CheckAnswerRequest, _content_pb2.CheckAnswerResponse]  # type: ignore[assignment]
     """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
 
     Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
-    NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
+    NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `REVIEW_WITHHELD` as from GetSolution;
+    PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
     """
 
 class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -277,8 +279,8 @@ class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_content_pb2.GetSolutionResponse, _abc.Awaitable[_content_pb2.GetSolutionResponse]]:
         """GetSolution returns the right answer and the worked solution of a practice question.
 
-        Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata
-        `productIds`).
+        Errors: NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `REVIEW_WITHHELD` while an exam asks the
+        question that does not show its reviews yet; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
         """
 
     @_abc_1.abstractmethod
@@ -290,7 +292,8 @@ class ContentServiceServicer(metaclass=_abc_1.ABCMeta):
         """CheckAnswer judges an answer to a practice question as an exam would, and says what is right. Nothing is kept.
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD` for an answer that does not fit the question, or an essay, which people judge;
-        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
+        NOT_FOUND `BANK_NOT_FOUND`, `QUESTION_NOT_FOUND`; FAILED_PRECONDITION `REVIEW_WITHHELD` as from GetSolution;
+        PERMISSION_DENIED `ENTITLEMENT_REQUIRED` (metadata `productIds`).
         """
 
 def add_ContentServiceServicer_to_server(servicer: ContentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -399,11 +399,12 @@ class PaymentAdminServiceServicer:
 
     def RefundPayment(self, request, context):
         """RefundPayment has the gateway give money back, all that is left or a part; a repeat with the same key gives it back once. What
-        was bought is taken back once all of it is given back, as the gateway says.
+        was bought is taken back once all of it is given back, as the gateway says; what a coupon made free, at once.
 
-        Errors: NOT_FOUND `PAYMENT_NOT_FOUND`; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says why: it is not paid, less is left,
-        or the gateway refuses); FAILED_PRECONDITION `REFUND_BY_HAND` where the gateway has no call for it: it is made in its cabinet, and
-        comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
+        Errors: NOT_FOUND `PAYMENT_NOT_FOUND`, or `PROVIDER_UNKNOWN` where its gateway is sold through no more; ALREADY_EXISTS
+        `IDEMPOTENCY_KEY_REUSED` for a key that has asked for another amount; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says
+        why: it is not paid, less is left, or the gateway refuses), or `REFUND_BY_HAND` where the gateway has no call for it: it is
+        made in its cabinet, and comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

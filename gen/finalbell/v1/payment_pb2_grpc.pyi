@@ -201,11 +201,12 @@ class PaymentAdminServiceStub:
     """
     RefundPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
     """RefundPayment has the gateway give money back, all that is left or a part; a repeat with the same key gives it back once. What
-    was bought is taken back once all of it is given back, as the gateway says.
+    was bought is taken back once all of it is given back, as the gateway says; what a coupon made free, at once.
 
-    Errors: NOT_FOUND `PAYMENT_NOT_FOUND`; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says why: it is not paid, less is left,
-    or the gateway refuses); FAILED_PRECONDITION `REFUND_BY_HAND` where the gateway has no call for it: it is made in its cabinet, and
-    comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
+    Errors: NOT_FOUND `PAYMENT_NOT_FOUND`, or `PROVIDER_UNKNOWN` where its gateway is sold through no more; ALREADY_EXISTS
+    `IDEMPOTENCY_KEY_REUSED` for a key that has asked for another amount; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says
+    why: it is not paid, less is left, or the gateway refuses), or `REFUND_BY_HAND` where the gateway has no call for it: it is
+    made in its cabinet, and comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
     """
     ReconcilePayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ReconcilePaymentsRequest, _payment_pb2.ReconcilePaymentsResponse]
     """ReconcilePayments asks the gateways now what has become of all open orders, and reads their lists of events, as the service does
@@ -248,11 +249,12 @@ class PaymentAdminServiceAsyncStub(PaymentAdminServiceStub):
     """
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]  # type: ignore[assignment]
     """RefundPayment has the gateway give money back, all that is left or a part; a repeat with the same key gives it back once. What
-    was bought is taken back once all of it is given back, as the gateway says.
+    was bought is taken back once all of it is given back, as the gateway says; what a coupon made free, at once.
 
-    Errors: NOT_FOUND `PAYMENT_NOT_FOUND`; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says why: it is not paid, less is left,
-    or the gateway refuses); FAILED_PRECONDITION `REFUND_BY_HAND` where the gateway has no call for it: it is made in its cabinet, and
-    comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
+    Errors: NOT_FOUND `PAYMENT_NOT_FOUND`, or `PROVIDER_UNKNOWN` where its gateway is sold through no more; ALREADY_EXISTS
+    `IDEMPOTENCY_KEY_REUSED` for a key that has asked for another amount; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says
+    why: it is not paid, less is left, or the gateway refuses), or `REFUND_BY_HAND` where the gateway has no call for it: it is
+    made in its cabinet, and comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
     """
     ReconcilePayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReconcilePaymentsRequest, _payment_pb2.ReconcilePaymentsResponse]  # type: ignore[assignment]
     """ReconcilePayments asks the gateways now what has become of all open orders, and reads their lists of events, as the service does
@@ -328,11 +330,12 @@ class PaymentAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.RefundPaymentResponse, _abc.Awaitable[_payment_pb2.RefundPaymentResponse]]:
         """RefundPayment has the gateway give money back, all that is left or a part; a repeat with the same key gives it back once. What
-        was bought is taken back once all of it is given back, as the gateway says.
+        was bought is taken back once all of it is given back, as the gateway says; what a coupon made free, at once.
 
-        Errors: NOT_FOUND `PAYMENT_NOT_FOUND`; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says why: it is not paid, less is left,
-        or the gateway refuses); FAILED_PRECONDITION `REFUND_BY_HAND` where the gateway has no call for it: it is made in its cabinet, and
-        comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
+        Errors: NOT_FOUND `PAYMENT_NOT_FOUND`, or `PROVIDER_UNKNOWN` where its gateway is sold through no more; ALREADY_EXISTS
+        `IDEMPOTENCY_KEY_REUSED` for a key that has asked for another amount; FAILED_PRECONDITION `NOT_REFUNDABLE` (the message says
+        why: it is not paid, less is left, or the gateway refuses), or `REFUND_BY_HAND` where the gateway has no call for it: it is
+        made in its cabinet, and comes here as an event; UNAVAILABLE `GATEWAY_UNAVAILABLE`: repeat with the same key.
         """
 
     @_abc_1.abstractmethod
