@@ -367,6 +367,15 @@ async def test_a_call_with_another_signature_tells_nothing(shop: Shop, signature
     assert not shop.books.events
 
 
+async def test_what_a_stranger_wrote_is_not_repeated_to_them(shop: Shop) -> None:
+    payment = shop.gateway.begin((await shop.books.order()).id, 1)
+    stranger = ClickSimulator(shop.clock.now_ms, "another")
+
+    answer = await shop.ask(stranger.prepare(payment, merchant_trans_id="<script>alert(1)</script>" * 1_000))
+
+    assert answer.keys() == {"error", "error_note"}
+
+
 async def test_a_call_that_is_signed_with_another_secret_tells_nothing(shop: Shop) -> None:
     payment, number = await shop.prepared(await shop.books.order())
 
