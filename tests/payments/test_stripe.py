@@ -201,6 +201,16 @@ async def test_an_order_in_what_is_no_currency_is_quarantined(gateway: Simulated
     assert await till.status(order) is OrderStatus.OPEN
 
 
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:,x", "https://a\0b", "https://a b", f"https://{'a' * 3_000}"])
+async def test_a_page_that_is_none_is_nowhere_to_send_a_student(gateway: SimulatedStripe, till: Till, url: str) -> None:
+    order = await opened(gateway, till)
+    (_, _, (_, session)) = gateway.account.answered[f"order-{order.id}"]
+    session["url"] = url
+
+    with pytest.raises(GatewayAway):
+        await gateway.provider.open(order, PRODUCT)
+
+
 @pytest.mark.parametrize("amount", [-1, 2**31, 5.0, True, "5", None])
 async def test_an_amount_that_is_none_moves_nothing(shared: SimulatedStripe, till: Till, amount: object) -> None:
     paid = {"id": "cs_1", "payment_status": "paid", "payment_intent": "pi_1", "amount_total": amount}
