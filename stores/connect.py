@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import hiredis
 import nats.errors
+import structlog
 from asyncpg.pool import PoolAcquireContext
 from nats.aio.client import Client as Nats
 from redis.asyncio import Connection, Redis
@@ -19,11 +20,14 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from stores import gauges
 from stores.generation import Generations
+from stores.shelf import AWAY
 
 ACQUIRE_SECONDS = 1.0
 NATS_WAIT_SECONDS = 2.0
 REDIS_TIMEOUT_SECONDS = 0.25
 """A save waits no longer for Redis; the client is told to come back (RELIABILITY F20)."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,10 @@ class Stores:
 async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
     """Open all stores, and close all of them whatever happens.
 
-    PostgreSQL must answer at once, Redis connects on first use, and NATS is not asked where it is not needed: content
-    stays up while the others are away. Where it is needed it is dialled until it answers, but not waited for: a session
-    service that was restarted meanwhile saves answers, and keeps submits in PostgreSQL.
+    None of them has to be there. PostgreSQL is dialled again on each use until it answers; Redis connects on first use, and NATS
+    is not asked where it is not needed: content stays up while the others are away. Where it is needed it is dialled until
+    it answers, but not waited for: a session service that was restarted meanwhile saves answers, and keeps submits in
+    PostgreSQL.
     """
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(_postgres(settings))
@@ -99,10 +104,24 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
         return ""
 
 
-def _postgres(settings: StoreSettings) -> asyncpg.Pool:
+@asynccontextmanager
+async def _postgres(settings: StoreSettings) -> AsyncIterator[asyncpg.Pool]:
+    """Open a pool, also while PostgreSQL is away: what needs it is refused until it is back. Raises its refusal of a wrong
+    password or database, which does not pass by itself."""
+    pool = _pool(settings, 1)
+    try:
+        await pool
+    except AWAY as failure:
+        log.warning("PostgreSQL is away", error=type(failure).__name__)
+        pool = _pool(settings, 0)
+    async with pool:
+        yield pool
+
+
+def _pool(settings: StoreSettings, min_size: int) -> asyncpg.Pool:
     return _Pool(
         settings.postgres,
-        min_size=1,
+        min_size=min_size,
         max_size=settings.pool_size,
         max_queries=50_000,
         max_inactive_connection_lifetime=300.0,

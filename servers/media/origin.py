@@ -8,12 +8,14 @@ from pathlib import Path
 from time import time
 from typing import Protocol
 
+import structlog
 import uvicorn
 from prometheus_client import Counter
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from servers.links import Gate
 
@@ -35,6 +37,7 @@ LONGEST_PATH = 1000
 LONGEST_AGE = 86_400
 HEALTH = "/health"
 REPLIES = Counter("finalbell_media_replies_total", "Replies of the media origin, by HTTP status", ["status"])
+log = structlog.get_logger()
 
 
 class Shelf(Protocol):
@@ -69,26 +72,37 @@ class Origin:
         if scope["path"] == HEALTH:
             await Response(status_code=503 if self.leaving else 200)(scope, receive, send)
             return
+
+        async def say(message: Message) -> None:
+            """Send a reply's beginning with what all of them have: a file finds out only now that a range is none."""
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["access-control-allow-origin"] = "*"  # the link is the right, and no cookie is looked at
+                headers["cross-origin-resource-policy"] = "cross-origin"
+                headers["x-content-type-options"] = "nosniff"
+                if message["status"] >= 400:
+                    headers["cache-control"] = "no-store"
+                REPLIES.labels(message["status"]).inc()
+            await send(message)
+
         reply = await self._reply(scope)
-        reply.headers["access-control-allow-origin"] = "*"  # the link is the right, and no cookie is looked at
-        reply.headers["cross-origin-resource-policy"] = "cross-origin"
-        reply.headers["x-content-type-options"] = "nosniff"
-        REPLIES.labels(reply.status_code).inc()
-        await reply(scope, receive, send)
+        await reply(scope, receive, say)
 
     async def _reply(self, scope: Scope) -> Response:
         token, folder, file, ending = _parts(scope["path"])
         now = time()
         expires = self._gate.opens(token, folder, now)
         if expires is None:
-            return Response(status_code=403, headers={"cache-control": "no-store"})
+            return Response(status_code=403)
         if not file:
-            return Response(status_code=404, headers={"cache-control": "no-store"})
+            return Response(status_code=404)
         try:
             reply = await self._shelf.get(folder, file, scope, expires)
         except HTTPException as refused:
-            headers = {**(refused.headers or {}), "cache-control": "no-store"}
-            return Response(status_code=404 if refused.status_code == 401 else refused.status_code, headers=headers)
+            return Response(status_code=404 if refused.status_code == 401 else refused.status_code, headers=refused.headers)
+        except OSError as failure:  # a disk that fails, or a link to itself
+            log.warning("file unreadable", error=f"{type(failure).__name__} {failure.errno}")
+            return Response(status_code=503, headers={"retry-after": "2"})
         if reply.status_code == 200:
             reply.headers["content-type"] = TYPES[ending]
         # No cache keeps it longer than the link is good.

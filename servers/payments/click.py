@@ -174,7 +174,7 @@ class Click:
         if form is None:
             return Said(shop.reply(None, Code.BAD_REQUEST))
         code, number = await self._come_to(form, heard.now_ms, books)
-        return Said(shop.reply(form, code, number))
+        return Said(shop.reply(None if code is Code.FORGED else form, code, number))  # a stranger's words are not repeated
 
     async def _come_to(self, form: Form, now_ms: int, books: Books) -> tuple[Code, int | None]:
         """Return what a call comes to, and our number of its payment; the checks are in the order of Click's own sample."""

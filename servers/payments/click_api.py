@@ -3,6 +3,7 @@
 Source: Click's documentation, "Merchant – Request". A payment's id there is the `click_paydoc_id` of the SHOP API.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
@@ -66,10 +67,12 @@ class MerchantApi:
             raise GatewayRefused(f"Click did not give the payment back: {found['error_code']}.")
 
     async def _ask(self, method: str, path: str) -> dict[str, object]:
+        headers = {"Accept": "application/json", "Auth": self._auth()}
         try:
-            answer = await self._http.request(method, path, headers={"Accept": "application/json", "Auth": self._auth()})
+            async with asyncio.timeout(ANSWER_SECONDS):  # the client's own is for each piece of an answer
+                answer = await self._http.request(method, path, headers=headers)
             found: object = answer.json()
-        except httpx.HTTPError as failed:
+        except (httpx.HTTPError, TimeoutError) as failed:
             raise GatewayAway(f"Click does not answer: {type(failed).__name__}.") from None
         except (ValueError, RecursionError):
             raise GatewayAway("Click did not answer in JSON.") from None

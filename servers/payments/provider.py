@@ -1,5 +1,6 @@
 """What a payment gateway is to finalbell: one small protocol, which every provider in this folder keeps and one suite tests."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import time_ns
@@ -9,6 +10,9 @@ from stores.money import Event, Order, Product, Told
 
 OLDEST_SECONDS = 300
 """How far the time in a signed message may be from ours, either way."""
+
+
+PAGE = re.compile("(https?:/)?/[!-~]{1,2000}")
 
 
 class Forged(Exception):
@@ -35,6 +39,13 @@ def our_clock() -> int:
 def way_back(return_url: str, order: Order) -> str:
     """Return where a student comes back to from a gateway's page, with `{payment}` for the order's id."""
     return return_url.replace("{payment}", str(order.id))
+
+
+def pay_page(url: str | None) -> str:
+    """Return where a gateway says that an order is paid, if it does; raises GatewayAway for where no browser should be sent."""
+    if url and PAGE.fullmatch(url) is None:
+        raise GatewayAway("The gateway's page has no address of a page.")
+    return url or ""
 
 
 @dataclass(frozen=True, slots=True)

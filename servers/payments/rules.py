@@ -9,6 +9,7 @@ from stores.money import Claimed, Coupon, Event, Fact, FactKind, Order, OrderSta
 
 DAY_MS = 86_400_000
 ORDER = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class Round(NamedTuple):
@@ -74,7 +75,8 @@ def mismatch(order: Order, claimed: Claimed, facts: Sequence[Fact]) -> str:
     if claimed.live is not None and claimed.live != order.live:
         return "it is of the gateway's test mode" if order.live else "it is of the gateway's live mode"
     if claimed.currency is not None and claimed.currency != order.currency:
-        return f"it is in {claimed.currency}, and the order in {order.currency}"
+        known = CURRENCY.fullmatch(claimed.currency)  # what is no currency may be any text, and this one is kept
+        return f"it is in {claimed.currency if known else 'no currency'}, and the order in {order.currency}"
     paid = [fact for fact in facts if fact.kind is FactKind.PAID]
     if paid and (claimed.currency is None or claimed.live is None):
         return "it does not say in which currency and mode it was paid"

@@ -15,7 +15,18 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, GatewayRefused, Heard, Opened, Said, way_back
+from servers.payments.provider import (
+    OLDEST_SECONDS,
+    Books,
+    Forged,
+    GatewayAway,
+    GatewayRefused,
+    Heard,
+    Opened,
+    Said,
+    pay_page,
+    way_back,
+)
 from stores.money import Claimed, Event, Fact, FactKind, Order, Product
 
 ANSWER_SECONDS = 4.0
@@ -141,7 +152,7 @@ class Sandbox:
             if before is None:
                 raise
             found = before
-        return Opened(found.id, found.url)
+        return Opened(found.id, pay_page(found.url))
 
     async def close(self, order: Order) -> bool:
         """Expire an order's checkout; False: its money is taken or under way. Raises GatewayAway."""

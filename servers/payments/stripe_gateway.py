@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, TypeVar
 import stripe
 
 from servers.payments import stripe_objects as objects
-from servers.payments.provider import OLDEST_SECONDS, Books, Forged, GatewayAway, GatewayRefused, Heard, Opened, Said, way_back
+from servers.payments.provider import (
+    OLDEST_SECONDS,
+    Books,
+    Forged,
+    GatewayAway,
+    GatewayRefused,
+    Heard,
+    Opened,
+    Said,
+    pay_page,
+    way_back,
+)
 from servers.payments.stripe_objects import DISPUTE_KINDS, REFUND_KINDS, SESSION_KINDS, Json, part, ref, word
 from stores.money import Claimed, Event, Fact, Order, Product
 
@@ -99,7 +110,7 @@ class Stripe:
             if found is None:
                 raise
             session = found
-        return Opened(_named(session), word(session, "url") or "")
+        return Opened(_named(session), pay_page(word(session, "url")))
 
     def _wanted(self, order: Order, product: Product) -> SessionCreateParams:
         """Return the session of an order: the price is the order's own, and the same each time it is asked for."""

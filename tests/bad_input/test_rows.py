@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from tests.bad_input.money import BUYING, SELLING, WEBHOOKS
 from tests.bad_input.requests import REQUESTS, Request
 from tests.bad_input.rows import LATE, ROWS, Row
 from tests.bad_input.world import World, changed
@@ -68,7 +69,7 @@ def check(row: Row, replies: Mapping[str, Reply]) -> None:
         assert replies["rest"].http == (row.status or HTTP[row.code])
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+@pytest.mark.parametrize("row", [*ROWS, *BUYING, *SELLING], ids=lambda row: row.what)
 async def test_a_row_is_answered_as_it_should_be_over_every_way_in_and_changes_nothing(world: World, row: Row) -> None:
     before = world.held.digest()
 
@@ -98,7 +99,7 @@ async def test_a_submit_after_the_end_is_refused_and_rings_the_bell_for_its_own_
     check(row, replies)
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.what)
+@pytest.mark.parametrize("request_", [*REQUESTS, *WEBHOOKS], ids=lambda request: request.what)
 async def test_a_request_that_no_client_would_send_is_refused_and_changes_nothing(world: World, request_: Request) -> None:
     path = re.sub(r"\$([\w-]+)", lambda found: world.names[found[1]], request_.path)
     body = request_.body

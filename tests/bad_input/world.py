@@ -87,6 +87,7 @@ async def quiet_world(small_exam: dict[str, Any]) -> AsyncIterator[World]:
         world = World(stack, held)
         async with Student(stack, "wally") as student, Student(stack, "other") as other:
             await _exams(stack, small_exam)
+            await _order(world, other)
             await _finished(world, student)
             for unit in BACKGROUND:
                 frozen.enter_context(stopped(stack, unit))
@@ -124,6 +125,15 @@ async def _exams(stack: Stack, small: dict[str, Any]) -> None:
     await stack.import_bank(json.loads((ROOT / "tests" / "small_bank.json").read_text()), "w-bank")
 
 
+async def _order(world: World, other: Student) -> None:
+    """Sell a course, and leave an order of it open."""
+    course = {"productId": "w-course", "title": "A course", "amount": 2_500, "currency": "USD"}
+    async with Student(world.stack, roles=["admin"]) as admin:
+        good(await admin.http.post("/api/v1/admin/products:import", json={"products": [course]}))
+    order = good(await other.http.post("/api/v1/payments/checkout", json={"productId": "w-course"}))
+    world.names["order"] = str(order["paymentId"])
+
+
 def _at(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -137,7 +147,7 @@ async def _finished(world: World, student: Student) -> None:
     world.names["rung"] = (await student.sit("w-rung"))["sessionId"]
 
     async def all_scored() -> bool:
-        sessions = [(await student.read(session)).json() for session in world.names.values()]
+        sessions = [(await student.read(session)).json() for name, session in world.names.items() if name != "order"]
         return all(session["status"] == "SCORED" for session in sessions)
 
     await eventually(all_scored, 40)

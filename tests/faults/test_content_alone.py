@@ -3,16 +3,19 @@
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import grpc.aio
 import httpx
 import pytest
+from finalbell.v1 import content_pb2, session_pb2
 
 from ops.home import Home
-from tests.faults.harm import family, fetch, stopped
+from tests.faults.harm import another, family, fetch, stopped
 from tests.flows.sitting import Student, good, refusal
+from tests.flows.transports import Native
 from tests.stack import Stack, eventually, fresh, running
 
 STALE = "x-finalbell-stale"
@@ -154,6 +157,48 @@ async def test_with_postgresql_killed_too_what_was_read_before_still_answers_mar
     for reply in (*unknown.values(), unread):
         assert refusal(reply) == (503, "STORE_UNAVAILABLE")
         assert "retry-after" in reply.headers
+
+
+async def test_a_content_service_that_starts_while_postgresql_is_away_says_so_and_answers_once_it_is_back(
+    stack: Stack, shelf: Shelf
+) -> None:
+    with ExitStack() as started:
+        with dead(stack, "postgres"):
+            address, _ = started.enter_context(another(stack, "content"))
+            channel = grpc.aio.insecure_channel(address)
+            content, request = Native(channel, shelf.student.token), content_pb2.GetExamRequest(exam_id=shelf.exam)
+
+            async def listens() -> Any:
+                reply = await content.call("GetExam", request)
+                return reply if reply.status else None  # gRPC's own refusal has none
+
+            away = await eventually(listens)
+
+        async def answers() -> bool:
+            return (await content.call("GetExam", request)).code == "OK"
+
+        await eventually(answers, 60)
+        await channel.close()
+
+    assert (away.code, away.reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+    assert away.retry_ms
+
+
+async def test_a_session_service_that_starts_while_postgresql_is_away_saves_answers(
+    stack: Stack, small_exam: dict[str, Any], exam_id: str
+) -> None:
+    await stack.import_exam(small_exam, exam_id)
+    async with Student(stack) as student:
+        session = (await student.sit(exam_id))["sessionId"]
+        save = session_pb2.SaveAnswerRequest(session_id=session, question_id="q1", choice="B")
+        with dead(stack, "postgres"), another(stack, "session", REST="") as (address, _):
+            async with grpc.aio.insecure_channel(address) as channel:
+                native = Native(channel, student.token)
+
+                async def saved() -> bool:
+                    return (await native.call("SaveAnswer", save, key="a-key-of-one-save")).code == "OK"
+
+                await eventually(saved)
 
 
 async def test_with_postgresql_frozen_nobody_waits_for_it_who_has_read_before(stack: Stack, shelf: Shelf) -> None:

@@ -84,6 +84,25 @@ async def test_a_range_past_the_end_is_none(http: httpx.AsyncClient) -> None:
     assert (reply.status_code, reply.headers["content-range"]) == (416, f"bytes */{len(SEGMENT)}")
 
 
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=-0", "bytes=5-2", "bytes=x", "x", "bytes=" + "9" * 5_000 + "-"])
+async def test_the_refusal_of_a_range_is_for_any_page_to_read_and_for_no_cache_to_keep(http: httpx.AsyncClient, asked: str) -> None:
+    reply = await http.get(link("360p/1.m4s"), headers={"range": asked})
+
+    assert reply.status_code in (400, 416)
+    assert (reply.headers["access-control-allow-origin"], reply.headers["cache-control"]) == ("*", "no-store")
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_file_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a.png").symlink_to("a.png")
+    origin = httpx.ASGITransport(Origin(Gate([KEY]), FolderShelf(tmp_path)))
+    async with httpx.AsyncClient(transport=origin, base_url="http://media.test") as http:
+        reply = await http.get(link("a.png", "f"))
+
+    assert (reply.status_code, reply.content, reply.headers["retry-after"]) == (503, b"", "2")
+
+
 async def test_what_a_player_has_already_is_not_sent_again(http: httpx.AsyncClient) -> None:
     etag = (await http.head(link(MASTER))).headers["etag"]
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import date
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -367,6 +368,15 @@ async def test_a_call_with_another_signature_tells_nothing(shop: Shop, signature
     assert not shop.books.events
 
 
+async def test_what_a_stranger_wrote_is_not_repeated_to_them(shop: Shop) -> None:
+    payment = shop.gateway.begin((await shop.books.order()).id, 1)
+    stranger = ClickSimulator(shop.clock.now_ms, "another")
+
+    answer = await shop.ask(stranger.prepare(payment, merchant_trans_id="<script>alert(1)</script>" * 1_000))
+
+    assert answer.keys() == {"error", "error_note"}
+
+
 async def test_a_call_that_is_signed_with_another_secret_tells_nothing(shop: Shop) -> None:
     payment, number = await shop.prepared(await shop.books.order())
 
@@ -693,6 +703,26 @@ async def test_an_answer_that_says_nothing_is_none(answer: httpx.Response) -> No
             await asked
         assert SECRET not in str(away.value)
     await api.stop()
+
+
+async def test_an_answer_that_never_ends_is_none() -> None:
+    async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    api = MerchantApi(f"http://127.0.0.1:{port}/v2/merchant", service=SERVICE, user=USER, secret=SECRET)
+
+    with pytest.raises(GatewayAway):
+        await api.status(1)
+
+    await api.stop()
+    server.close()
 
 
 async def test_our_calls_are_signed_with_the_second_in_which_they_are_made() -> None:

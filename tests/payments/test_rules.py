@@ -5,7 +5,7 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from servers.payments.rules import DAY_MS, fold, mismatch, owned_until, price, useless, whole
@@ -148,6 +148,17 @@ def test_a_message_that_says_anything_else_than_the_order_does_not_match(differs
 def test_a_fact_that_moves_anything_but_the_orders_money_does_not_match(fact: Fact) -> None:
     assert mismatch(ORDER, CLAIMED, [fact]) != ""
     assert mismatch(ORDER, CLAIMED, [PAID, fact]) != ""
+
+
+@given(st.text())
+def test_a_currency_that_is_none_does_not_match_and_its_text_is_not_kept(currency: str) -> None:
+    assume(currency != "USD")
+
+    why = mismatch(ORDER, replace(CLAIMED, currency=currency), [PAID])
+
+    assert why in (f"it is in {currency}, and the order in USD", "it is in no currency, and the order in USD")
+    assert why.isascii()
+    assert why.isprintable()
 
 
 def test_what_a_gateway_does_not_say_is_not_compared() -> None:

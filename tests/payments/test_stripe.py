@@ -236,6 +236,29 @@ async def test_a_signed_message_that_is_no_json_is_kept_once(shared: SimulatedSt
     assert (kept.kind, list(kept.facts)) == ("odd", [])
 
 
+@pytest.mark.parametrize("currency", ["us\0", "us\ud800", "u" * 60_000])
+async def test_an_order_in_what_is_no_currency_is_quarantined(gateway: SimulatedStripe, till: Till, currency: str) -> None:
+    order = await opened(gateway, till)
+    calls = await gateway.act(Act.PAY, order) or ()
+    said = next(said for said in (json.loads(call.body) for call in calls) if said["type"] == "checkout.session.completed")
+    said["data"]["object"]["currency"] = currency
+
+    await hear(gateway, Call(json.dumps(said).encode()), till)
+
+    assert till.outcomes == [EventOutcome.QUARANTINED]
+    assert await till.status(order) is OrderStatus.OPEN
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:,x", "https://a\0b", "https://a b", f"https://{'a' * 3_000}"])
+async def test_a_page_that_is_none_is_nowhere_to_send_a_student(gateway: SimulatedStripe, till: Till, url: str) -> None:
+    order = await opened(gateway, till)
+    (_, _, (_, session)) = gateway.account.answered[f"order-{order.id}"]
+    session["url"] = url
+
+    with pytest.raises(GatewayAway):
+        await gateway.provider.open(order, PRODUCT)
+
+
 @pytest.mark.parametrize("amount", [-1, 2**31, 5.0, True, "5", None])
 async def test_an_amount_that_is_none_moves_nothing(shared: SimulatedStripe, till: Till, amount: object) -> None:
     paid = {"id": "cs_1", "payment_status": "paid", "payment_intent": "pi_1", "amount_total": amount}

@@ -600,11 +600,11 @@ class ImportProductsRequest(_message.Message):
 
         @_builtins.property
         def starts_at(self) -> _timestamp_pb2.Timestamp:
-            """starts_at is from when it is good; absent: at once."""
+            """starts_at is from when it is good, in the years 2000 to 2199; absent: at once."""
 
         @_builtins.property
         def ends_at(self) -> _timestamp_pb2.Timestamp:
-            """ends_at is until when; absent: for good."""
+            """ends_at is until when, in the years 2000 to 2199; absent: for good."""
 
         def __init__(
             self,

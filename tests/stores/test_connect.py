@@ -1,0 +1,30 @@
+"""Opening the stores: what is away is waited for later, and what is wrong is said at once."""
+
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from stores.connect import StoreSettings, connect
+from tests.stack import Stack, free_port
+
+
+def settings(stack: Stack, postgres: str) -> StoreSettings:
+    where = stack.read()
+    return StoreSettings(postgres, where["redis"], where["redis"], where["nats"], needs_nats=False)
+
+
+async def test_without_postgresql_the_stores_open_and_what_needs_it_is_refused(stack: Stack) -> None:
+    async with connect(settings(stack, f"postgresql://somebody:x@127.0.0.1:{free_port()}/finalbell")) as stores:
+        with pytest.raises(ConnectionRefusedError):
+            await stores.postgres.fetchval("SELECT 1")
+        assert await stores.live.ping()
+
+
+async def test_a_wrong_password_is_no_absence(stack: Stack) -> None:
+    right = urlsplit(stack.postgres("content"))
+    wrong = right._replace(netloc=right.netloc.replace(f":{right.password}@", ":wrong@")).geturl()
+
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        async with connect(settings(stack, wrong)):
+            pass
