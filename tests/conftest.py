@@ -17,7 +17,7 @@ from tests.stack import Stack, running
 settings.register_profile("finalbell", deadline=None)  # timing is never asserted
 settings.load_profile("finalbell")
 ROOT = Path(__file__).parent.parent
-LONG_ONES = ("chaos", "test_readme.py", "faults", "ops", "flows")
+LONG_ONES = ("chaos", "test_readme.py", "bad_input", "faults", "browser", "bench", "ops", "flows", "payments", "stores")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
