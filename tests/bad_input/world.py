@@ -33,7 +33,8 @@ class Held:
         self._postgres = psycopg.connect(stack.read()["postgres"], autocommit=True, prepare_threshold=0)
         tables = sorted(name for (name,) in self._postgres.execute(TABLES))
         self._whole = " UNION ALL ".join(f"SELECT '{table}', ({ROWS.format(table)})" for table in tables)
-        self._tables_at, self._keys_at = ("", {}), (-1, {})
+        self._tables_at: tuple[str, dict[str, str]] = "", {}
+        self._keys_at: tuple[int, dict[str, str]] = -1, {}
 
     def digest(self) -> dict[str, str]:
         """Return a digest of every table and of every key, but for those that live by themselves.

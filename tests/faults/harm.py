@@ -106,11 +106,11 @@ def another(
     listen = f"127.0.0.1:{free_port()}"
     environment |= {**variables, **{f"FINALBELL_{name}": value for name, value in settings.items()}}
     environment |= {"FINALBELL_LISTEN": listen, "FINALBELL_LISTEN_ALONE": "", "FINALBELL_METRICS": f"127.0.0.1:{free_port()}"}
-    command, life = [sys.executable, "-m", "servers", unit], None
+    command = [sys.executable, "-m", "servers", unit]
+    born = Process(unit, command, lambda: True, 0, environment=environment, unit=unit)
     with (stack.home / "logs" / "another.log").open("ab") as log:
-        if not variables:
-            life = _nursery()[0].bear(Process(unit, command, lambda: True, 0, environment=environment, unit=unit), log.fileno())
-        process: Life = life or subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        forked = None if variables else _nursery()[0].bear(born, log.fileno())
+        process: Life = forked or subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         yield listen, process
     finally:

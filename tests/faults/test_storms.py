@@ -115,7 +115,11 @@ def reset_rapidly(address: tuple[str, int]) -> None:
 async def test_a_herd_of_starts_gets_one_session_each_and_waits_when_told(stack: Stack, exam: str) -> None:
     tokens = [stack.token(f"herd-{uuid.uuid4().hex[:8]}-{number}") for number in range(STARTS)]
 
-    async with saving(stack, exam) as saver, httpx.AsyncClient(base_url=stack.read()["gateway"], timeout=30, verify=PLAIN) as herd:
+    patience = httpx.Timeout(30, pool=None)  # who waits for one of our own connections has not been kept waiting by anybody
+    async with (
+        saving(stack, exam) as saver,
+        httpx.AsyncClient(base_url=stack.read()["gateway"], timeout=patience, verify=PLAIN) as herd,
+    ):
 
         async def start(token: str) -> str:
             key = uuid.uuid4().hex
