@@ -19,11 +19,11 @@ setup: .venv/.ready ## install only
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-test: setup ## every test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+test: setup ## every test; three at a time on two cores, since a third of the time is waiting
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-engines: test ## every test on each engine of the session service: the default, then grpcio
-	@FINALBELL_TEST_ENGINE=grpcio $(BIN)/python -m pytest -n 2 --dist loadfile
+	@FINALBELL_TEST_ENGINE=grpcio $(BIN)/python -m pytest -n 3 --dist loadfile
 
 bite: setup ## every seeded bug, which a test has to catch (about eight minutes)
 	@$(BIN)/python -m tests.bite

@@ -121,7 +121,14 @@ def measure(
     found: Read, address: str, file: Path, seconds: float, rate: float, place: Stack | None, also: Mapping[str, int]
 ) -> None:
     """Read as often as can be answered, and at a rate."""
-    asked: dict[str, Any] = {"seconds": seconds, "path": found.path, "tag": found.tag, "place": place, "also": also}
+    asked: dict[str, Any] = {
+        "seconds": seconds,
+        "warm": min(1.0, seconds),
+        "path": found.path,
+        "tag": found.tag,
+        "place": place,
+        "also": also,
+    }
     found.most = load("read", address, file, connections=64, **asked)
     found.steady = load("read", address, file, connections=64, rate=rate, **asked)
 

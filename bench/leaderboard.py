@@ -35,8 +35,6 @@ UPDATES_OF_C = 0.3
 PLACED_TOGETHER = 4
 """How many batches are under way at a time when boards take all that they can."""
 
-READERS = 2_000
-
 
 @dataclass(slots=True)
 class Board:
@@ -78,6 +76,9 @@ class Plan:
     kill_seconds: float
     shares: Sequence[float]
     """How large a share of the readers stalls, crowd by crowd."""
+
+    readers: int = 2_000
+    """Who asks for their place, in turn: each token is seen once before anything counts, which takes `readers / rate` seconds."""
 
 
 async def memory(place: Stack, seeded: Seeded) -> Mapping[str, float]:
@@ -121,7 +122,7 @@ def asked(place: Stack, seeded: Seeded, students: Path, plan: Plan, updates: flo
                 address,
                 students,
                 seconds=plan.seconds,
-                warm=max(2.0, READERS / plan.rate),  # each token is seen once before anything counts
+                warm=max(2.0, plan.readers / plan.rate),
                 rate=plan.rate,
                 connections=16 if mode == "ranks" else 4,
                 exam=seeded.exam,
@@ -141,7 +142,7 @@ def board(place: Stack, tie_break: str, plan: Plan, c: list[float], scratch: Pat
     found.bytes_an_entry = uvloop.run(memory(place, seeded))
     uvloop.run(most_updates(place, seeded, min(plan.updates, plan.entries), found))
     readers, sample = scratch / f"{seeded.exam}.readers", scratch / f"{seeded.exam}.sample"
-    tokens(place, seeded.spread(READERS), readers)
+    tokens(place, seeded.spread(plan.readers), readers)
     c.append(measure_c(readers, 1 if plan.seconds < 5 else 4))
     asked(place, seeded, readers, plan, UPDATES_OF_C * c[-1], found)
     tokens(place, seeded.spread(plan.sample), sample)
@@ -253,7 +254,7 @@ def main() -> None:
         shares=(0, given.stalled) if given.stalled else (0,),
     )
     if given.short:
-        plan = Plan(5_000, 2_000, 100, 2, 200, [60], 3, kill_seconds=3, shares=[0.05])
+        plan = Plan(5_000, 2_000, 100, 2, 200, [60], 3, kill_seconds=3, shares=[0.05], readers=200)
     build_load()
     more_descriptors()
     boards, watching, others = list[Board](), list[Crowd](), list[Peer]()

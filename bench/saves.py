@@ -55,6 +55,9 @@ class Plan:
     c_seconds: float
     """Seconds that each measurement of C takes."""
 
+    warm: float = 2
+    """Seconds of each load that do not count."""
+
 
 def saves(place: Stack, engine: str, sessions: Path, plan: Plan, c: list[float]) -> Measured:
     """Measure one engine: through the gateway as REST, then gRPC straight to the session service; C beside every round, since
@@ -64,16 +67,16 @@ def saves(place: Stack, engine: str, sessions: Path, plan: Plan, c: list[float])
     load("rest", gateway, sessions, seconds=plan.touch, warm=0)
     for _ in range(plan.rounds):
         c.append(measure_c(sessions, plan.c_seconds))
-        found.rest.append(load("rest", gateway, sessions, seconds=plan.seconds, warm=2, acked=acked, place=place))
+        found.rest.append(load("rest", gateway, sessions, seconds=plan.seconds, warm=plan.warm, acked=acked, place=place))
         found.lost += asyncio.run(lost(place, acked))
     most = Figure(tuple(run.per_second for run in found.rest)).median
     for share in SHARES:
         rate = share * most
-        found.rest_at[share] = load("rest", gateway, sessions, seconds=plan.seconds / 2, warm=2, rate=rate, connections=256)
+        found.rest_at[share] = load("rest", gateway, sessions, seconds=plan.seconds / 2, warm=plan.warm, rate=rate, connections=256)
     load("grpc", direct, sessions, seconds=plan.touch, warm=0, connections=8)
     for _ in range(plan.rounds):
         c.append(measure_c(sessions, plan.c_seconds))
-        found.grpc.append(load("grpc", direct, sessions, seconds=plan.seconds / 3, warm=2, connections=8, place=place))
+        found.grpc.append(load("grpc", direct, sessions, seconds=plan.seconds / 3, warm=plan.warm, connections=8, place=place))
     return found
 
 
@@ -123,7 +126,7 @@ def peers(place: Stack, sessions: Path, plan: Plan, c: list[float]) -> Mapping[s
                         address,
                         sessions,
                         seconds=plan.seconds / 3,
-                        warm=2,
+                        warm=plan.warm,
                         connections=8 if mode == "grpc" else 128,
                         place=place,
                         also={"peer": peer.pid},
@@ -173,7 +176,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a smoke of everything: figures mean nothing")
     given = parser.parse_args()
     touch = max(5, given.sessions / 4_000)
-    plan = Plan(300, 3, 1, 1, 1) if given.short else Plan(given.sessions, given.seconds, given.rounds, touch, 4)
+    plan = Plan(300, 3, 1, 1, 1, warm=0.5) if given.short else Plan(given.sessions, given.seconds, given.rounds, touch, 4)
     build_load()
     measured: dict[str, Measured] = {}
     others: Mapping[str, list[Run]] = {}

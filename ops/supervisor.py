@@ -23,6 +23,8 @@ from ops.selling import sandboxed
 READY_SECONDS = 120.0
 DRAIN_SECONDS = 15.0
 GONE_SECONDS = 10.0
+LIVES_TO_START = 3
+"""How often a unit of ours is started before the start is given up: on a busy machine a store may not answer it in time."""
 
 Say = Callable[[str], None]
 
@@ -145,6 +147,11 @@ class Supervisor:
             self._heed()
             for child in waiting:
                 if (code := child.ended()) is not None:
+                    if child.process.unit and child.restarts + 1 < LIVES_TO_START:
+                        self.say(f"{child.process.name} ended {_cause(code)} at its start; starting it again")
+                        child.restarts += 1
+                        self._launch(child)
+                        continue
                     name, log = child.process.name, self.home.tail(child.process.name)
                     raise CannotStart(f"{name} ended {_cause(code)} at its start; its log, {self.home.log(name)}, ends:\n{log}")
             if time.monotonic() > deadline:

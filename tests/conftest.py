@@ -4,6 +4,7 @@ Tests share it and stay apart by ids of their own: every exam and student a test
 """
 
 import json
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,11 @@ from hypothesis import settings
 
 from tests.stack import Stack, running
 
+sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # httpcore looks for it at every call, a sixth of our CPU
 settings.register_profile("finalbell", deadline=None)  # timing is never asserted
 settings.load_profile("finalbell")
 ROOT = Path(__file__).parent.parent
-LONG_ONES = ("chaos", "test_readme.py", "faults", "ops", "flows")
+LONG_ONES = ("chaos", "test_readme.py", "bad_input", "faults", "browser", "bench", "ops", "flows", "payments", "stores")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

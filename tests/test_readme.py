@@ -22,6 +22,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.timeout(300)
 def test_a_reader_can_paste_every_command(stack: Stack, tmp_path: Path) -> None:
     script = _here("\n".join(blocks("bash")), stack)
     if GRPCURL is None:
@@ -90,5 +91,5 @@ def _bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     script = script.replace("session.json", str(folder / "session.json")).replace("bob.json", str(folder / "bob.json"))
     path = f"{Path(GRPCURL).parent}{os.pathsep}{os.environ['PATH']}" if GRPCURL else os.environ["PATH"]
     return subprocess.run(
-        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=90, check=False
+        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=280, check=False
     )

@@ -33,9 +33,14 @@ class Held:
         self._postgres = psycopg.connect(stack.read()["postgres"], autocommit=True, prepare_threshold=0)
         tables = sorted(name for (name,) in self._postgres.execute(TABLES))
         self._whole = " UNION ALL ".join(f"SELECT '{table}', ({ROWS.format(table)})" for table in tables)
+        self._tables_at: tuple[str, dict[str, str]] = "", {}
+        self._keys_at: tuple[int, dict[str, str]] = -1, {}
 
     def digest(self) -> dict[str, str]:
-        """Return a digest of every table and of every key, but for those that live by themselves."""
+        """Return a digest of every table and of every key, but for those that live by themselves.
+
+        What the servers themselves say was not written to since the last time is not read again.
+        """
         return {**self._tables(), **self._keys()}
 
     def close(self) -> None:
@@ -44,9 +49,21 @@ class Held:
         self._postgres.close()
 
     def _tables(self) -> dict[str, str]:
-        return {name: str(digest) for name, digest in self._postgres.execute(cast(LiteralString, self._whole))}
+        """No table changes unless the log's end moves, which is read first: what is written meanwhile counts as later."""
+        ((end,),) = self._postgres.execute("SELECT pg_current_wal_insert_lsn()::text")
+        if end != self._tables_at[0]:
+            read = self._postgres.execute(cast(LiteralString, self._whole))
+            self._tables_at = end, {name: str(digest) for name, digest in read}
+        return self._tables_at[1]
 
     def _keys(self) -> dict[str, str]:
+        """No key changes unless the count of changes does, which is read first likewise."""
+        changes = self._redis.info("persistence")["rdb_changes_since_last_save"]
+        if changes != self._keys_at[0]:
+            self._keys_at = changes, self._all_keys()
+        return self._keys_at[1]
+
+    def _all_keys(self) -> dict[str, str]:
         names = sorted(key for key in self._redis.scan_iter(count=10_000) if not key.decode().startswith(PASSING))
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:

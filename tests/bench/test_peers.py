@@ -23,7 +23,7 @@ from ops.home import Home
 from ops.keys import AUDIENCE, ISSUER, mint
 from stores.pipeline import function_name
 from tests.flows.transports import Native, Reply, Rest, Transport
-from tests.stack import ROOT, Stack, free_port, fresh
+from tests.stack import PLAIN, ROOT, Stack, free_port, fresh
 
 pytestmark = pytest.mark.timeout(400)  # the Go peer is built from nothing
 SIGNERS = {"ES256": ECKey.generate_key("P-256"), "EdDSA": OKPKey.generate_key("Ed25519")}
@@ -70,7 +70,7 @@ class Peer:
         """Its way in, for one caller."""
         if self.name == "fastapi":
             headers = {"authorization": f"Bearer {token}"} if token else {}
-            async with httpx.AsyncClient(base_url=f"http://{self.address}", headers=headers, timeout=15) as http:
+            async with httpx.AsyncClient(base_url=f"http://{self.address}", headers=headers, timeout=15, verify=PLAIN) as http:
                 yield Rest(http)
         else:
             async with grpc.aio.insecure_channel(self.address) as channel:

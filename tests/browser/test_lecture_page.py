@@ -1,6 +1,5 @@
 """The lecture page in a real browser, over a whole stack: it plays, shows captions, renews its link, and locks."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -202,6 +201,16 @@ def hasty() -> Iterator[Stack]:
         yield stack
 
 
+async def expired(stack: Stack, url: str) -> None:
+    """Wait until a link is good no more."""
+    async with stack.rest() as http:
+
+        async def refused() -> bool:
+            return (await http.get(url)).status_code == 403
+
+        await eventually(refused)
+
+
 @pytest.mark.parametrize("player", ["hls.js", "native"])
 async def test_a_segment_that_is_wanted_after_the_link_has_expired_comes_by_the_next_one(
     hasty: Stack, page: Page, player: str
@@ -213,7 +222,7 @@ async def test_a_segment_that_is_wanted_after_the_link_has_expired_comes_by_the_
 
     async def late(route: Route) -> None:
         if not refused:
-            await asyncio.sleep(7)
+            await expired(hasty, route.request.url)
         await route.continue_()
 
     await page.route("**/3.m4s", late)
@@ -223,6 +232,7 @@ async def test_a_segment_that_is_wanted_after_the_link_has_expired_comes_by_the_
     )
     await opened(hasty, page, lecture, hasty.token())
     await play(page)
+    await page.locator("video").evaluate("video => { video.playbackRate = 4; }")
 
     await so(page, "document.querySelector('video').ended", 60)
 
@@ -238,12 +248,7 @@ async def test_captions_that_are_first_chosen_after_the_link_has_expired_are_sho
     await opened(hasty, page, lecture, hasty.token())
     await page.locator("video").evaluate("video => { video.currentTime = 3; }")
     first = await page.evaluate("document.querySelector('track').src")
-    async with hasty.rest() as http:
-
-        async def expired() -> bool:
-            return (await http.get(first)).status_code == 403
-
-        await eventually(expired)
+    await expired(hasty, first)
 
     await page.get_by_label("Captions").select_option("uz")
 

@@ -16,6 +16,7 @@ from finalbell.v1 import session_pb2
 from google.protobuf.message import Message
 
 from tests.flows.transports import BrokenOff, Native, Reply, Rest, Transport, Web
+from tests.stack import PLAIN
 
 CANARY = re.compile(rb"canary-[a-z0-9-]+")
 SECONDS = 6.0
@@ -44,7 +45,7 @@ class Ways:
     def __init__(self, gateway: str, recorder: Recorder) -> None:
         self._recorder = recorder
         # Many clients with few connections each: httpx looks at all of a client's connections for every request.
-        self._http = [httpx.AsyncClient(base_url=gateway, timeout=SECONDS) for _ in range(HTTP_CLIENTS)]
+        self._http = [httpx.AsyncClient(base_url=gateway, timeout=SECONDS, verify=PLAIN) for _ in range(HTTP_CLIENTS)]
         options = [("grpc.max_reconnect_backoff_ms", 1_000)]
         target = gateway.removeprefix("http://")
         self._channels = [grpc.aio.insecure_channel(target, [*options, ("grpc.channel_id", n)]) for n in range(CHANNELS)]

@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -21,6 +24,9 @@ import pytest
 from nats.js import JetStreamContext
 from redis.asyncio import Redis
 
+from ops.home import Home
+from ops.nursery import Nursery
+from ops.processes import Process
 from tests.stack import Stack, eventually, free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,8 +77,16 @@ def _parent(entry: Path) -> int:
         return -1
 
 
+class Life(Protocol):
+    """A process that tests have started: a `subprocess.Popen`, or as much of one."""
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
 @contextmanager
-def crashing(stack: Stack, unit: str, step: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def crashing(stack: Stack, unit: str, step: str) -> Iterator[tuple[str, Life]]:
     """Run one more process of a unit, which kills itself at a step; gives its address and its handle."""
     with another(stack, unit, CRASH_AT=step) as running:
         yield running
@@ -81,23 +95,45 @@ def crashing(stack: Stack, unit: str, step: str) -> Iterator[tuple[str, "subproc
 @contextmanager
 def another(
     stack: Stack, unit: str, variables: Mapping[str, str] = MappingProxyType({}), **settings: str
-) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+) -> Iterator[tuple[str, Life]]:
     """Run one more process of a unit; gives its address and its handle.
 
     It has the configuration of the supervised one, but for these settings, variables and ports of its own: so every
-    other process of the stack stays as it is, and the next life of nobody is another.
+    other process of the stack stays as it is, and the next life of nobody is another. It is forked, as a supervisor
+    does it; variables are what a process has to have from its first moment, so that one is started anew.
     """
     environment = configuration(stack, unit)
     listen = f"127.0.0.1:{free_port()}"
     environment |= {**variables, **{f"FINALBELL_{name}": value for name, value in settings.items()}}
     environment |= {"FINALBELL_LISTEN": listen, "FINALBELL_LISTEN_ALONE": "", "FINALBELL_METRICS": f"127.0.0.1:{free_port()}"}
+    command = [sys.executable, "-m", "servers", unit]
+    born = Process(unit, command, lambda: True, 0, environment=environment, unit=unit)
     with (stack.home / "logs" / "another.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", "servers", unit], cwd=ROOT, env=environment, stdout=log, stderr=log)
+        forked = None if variables else _nursery()[0].bear(born, log.fileno())
+        process: Life = forked or subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         yield listen, process
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGKILL)
+        ended(process, 20)
+
+
+@cache
+def _nursery() -> tuple[Nursery, "TemporaryDirectory[str]"]:
+    """The nursery of this run's tests, and its folder; both end with the run."""
+    folder = TemporaryDirectory(prefix="finalbell-nursery-")
+    home = Home(Path(folder.name))
+    home.make()
+    return Nursery(home), folder
+
+
+def ended(process: Life, seconds: float) -> int:
+    """Wait until a process has ended, and return its exit code."""
+    until = time.monotonic() + seconds
+    while (code := process.poll()) is None:
+        assert time.monotonic() < until, "it did not end in time"
+        time.sleep(0.02)
+    return code
 
 
 def configuration(stack: Stack, unit: str) -> dict[str, str]:
@@ -116,9 +152,9 @@ def wrong_clock(**more: str) -> Mapping[str, str]:
     return {"LD_PRELOAD": str(found[0]), "FAKETIME_DONT_FAKE_MONOTONIC": "1", **more}
 
 
-async def dies(process: "subprocess.Popen[bytes]", seconds: float = 20) -> None:
+async def dies(process: Life, seconds: float = 20) -> None:
     """Wait until a process has killed itself."""
-    assert await asyncio.to_thread(process.wait, seconds) == -signal.SIGKILL
+    assert await asyncio.to_thread(ended, process, seconds) == -signal.SIGKILL
 
 
 async def insist(call: Callable[[], Awaitable[httpx.Response]], seconds: float = 30) -> httpx.Response:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.stack import eventually, free_port
+from tests.stack import PLAIN, eventually, free_port
 
 BINARY = Path(__file__).parent.parent.parent / ".tools" / "bin" / "toxiproxy-server"
 Way = Literal["upstream", "downstream"]
@@ -57,16 +57,17 @@ class Hop:
         self._switch(on=True)
 
     def _switch(self, *, on: bool) -> None:
-        httpx.post(f"{self.api}/proxies/{self.name}", json={"enabled": on}).raise_for_status()
+        httpx.post(f"{self.api}/proxies/{self.name}", json={"enabled": on}, verify=PLAIN).raise_for_status()
 
     @contextmanager
     def _toxic(self, kind: str, way: Way, **attributes: int) -> Iterator[None]:
         toxics = f"{self.api}/proxies/{self.name}/toxics"
-        httpx.post(toxics, json={"name": kind, "type": kind, "stream": way, "attributes": attributes}).raise_for_status()
+        toxic = {"name": kind, "type": kind, "stream": way, "attributes": attributes}
+        httpx.post(toxics, json=toxic, verify=PLAIN).raise_for_status()
         try:
             yield
         finally:
-            httpx.delete(f"{toxics}/{kind}").raise_for_status()
+            httpx.delete(f"{toxics}/{kind}", verify=PLAIN).raise_for_status()
 
 
 class Hops:
@@ -80,7 +81,7 @@ class Hops:
         port = free_port()
         name = f"to-{address.replace(':', '-')}-{port}"
         proxy = {"name": name, "listen": f"127.0.0.1:{port}", "upstream": address, "enabled": True}
-        httpx.post(f"{self._api}/proxies", json=proxy).raise_for_status()
+        httpx.post(f"{self._api}/proxies", json=proxy, verify=PLAIN).raise_for_status()
         return Hop(self._api, name, port)
 
 
@@ -96,7 +97,7 @@ async def toxiproxy() -> AsyncIterator[Hops]:
 
     async def answers() -> bool:
         try:
-            return httpx.get(f"{api}/version").status_code == 200
+            return httpx.get(f"{api}/version", verify=PLAIN).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -25,7 +25,7 @@ async def a_service_whose_clock_is_off(stack: Stack, seconds: int, token: str) -
     variables = wrong_clock(FAKETIME=f"{seconds:+d}s")
     with another(stack, "session", variables) as (address, _):
         async with grpc.aio.insecure_channel(address) as channel:
-            await asyncio.wait_for(channel.channel_ready(), 20)
+            await asyncio.wait_for(channel.channel_ready(), 60)
             yield Native(channel, token)
 
 

@@ -143,7 +143,7 @@ async def test_a_payment_whose_process_died_before_it_answered_is_one(
 
             gateway.line = line
             await gateway.act(Act.PAY, order, order.amount)
-        assert process.returncode is not None
+        assert process.poll() is not None
         await gateway.catch_up()
 
         await granted_once(shop, student, order)

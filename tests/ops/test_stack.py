@@ -231,6 +231,20 @@ def test_ctrl_c_during_the_start_stops_what_was_started(tmp_path: Path, options:
     assert not local.stack()
 
 
+def test_a_service_that_dies_while_the_stack_starts_is_started_again(tmp_path: Path) -> None:
+    local = Local(tmp_path / "home")
+    try:
+        local.begin()
+        eventually(lambda: "bell" in local.stack().get("services", {}))
+        os.kill(local.pid("bell"), signal.SIGKILL)
+
+        eventually(local.ready, 60)
+
+        eventually(lambda: local.rows()["bell"].restarts == 1 and local.healthy())
+    finally:
+        local.stop()
+
+
 # From here on, tests end the stacks that they share.
 
 

@@ -23,7 +23,7 @@ from servers.payments.sandbox import Sandbox, verify
 from stores.money import FactKind, Order, OrderStatus
 from tests.payments.books import PRODUCT, Till
 from tests.payments.gateways import Act, Call, Line, Told, Truth
-from tests.stack import ROOT, free_port, fresh
+from tests.stack import PLAIN, ROOT, free_port, fresh
 
 KEY = "sk_sandbox_of_the_tests"
 SECRET, OLD_SECRET = "whsec_new_of_the_tests", "whsec_old_of_the_tests"
@@ -145,7 +145,8 @@ class Process:
         self._secrets = home / "secrets.json"
         self.sign_with(*secrets)
         self._handle: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.base, headers={"authorization": f"Bearer {KEY}"}, timeout=20, trust_env=False)
+        bearer = {"authorization": f"Bearer {KEY}"}
+        self.http = httpx.Client(base_url=self.base, headers=bearer, timeout=20, trust_env=False, verify=PLAIN)
 
     def sign_with(self, *secrets: str) -> None:
         """Have it sign with these from its next start on."""

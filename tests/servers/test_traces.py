@@ -1,6 +1,7 @@
 """A submit is one trace, from the session service through JetStream to the scoring worker, where somebody collects traces."""
 
 import asyncio
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ import pytest
 from finalbell.v1 import session_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from tests.faults.harm import another, nobody_pulls, stopped
+from tests.faults.harm import another, ended, nobody_pulls, stopped
 from tests.flows.sitting import Student, good
 from tests.flows.transports import Native
 from tests.stack import Stack, eventually, free_port
@@ -67,8 +68,8 @@ async def test_a_submit_is_one_trace_through_both_services(
                 refused = await caller.call("SaveAnswer", save, key=uuid.uuid4().hex, headers=headers)
             await student.outcome(session)
             for process in (serving, working):
-                process.terminate()  # what is left is sent at the end
-                await asyncio.to_thread(process.wait, 20)
+                process.send_signal(signal.SIGTERM)  # what is left is sent at the end
+                await asyncio.to_thread(ended, process, 20)
 
     async def whole() -> dict[str, Span] | None:
         found = {span.name: (name, span) for name, span in collecting.spans if span.trace_id.hex() == TRACE}

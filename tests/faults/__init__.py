@@ -1,0 +1,1 @@
+"""Faults: one package, so that their stack ends with the last of them."""
