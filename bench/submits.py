@@ -297,7 +297,7 @@ def main() -> None:
     given = parser.parse_args()
     count = 200 if given.short else given.sessions
     build_load()
-    bursts, measured_c: list[float] = [], []
+    bursts, measured_c = list[Burst](), list[float]()
     with tempfile.TemporaryDirectory() as scratch, stack() as place:
         import_mock(place)
         for name in given.bursts:
