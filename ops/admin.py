@@ -72,6 +72,16 @@ class Admin:
         request = payment_pb2.RefundPaymentRequest(payment_id=payment, reason=reason, amount=amount, idempotency_key=key)
         return self._payments.RefundPayment(request).payment
 
+    def grant(self, student: str, product: str, reason: str, days: int | None) -> None:
+        """Give a student a product without money; `days` None: for good."""
+        wanted = payment_pb2.GrantEntitlementRequest(student_id=student, product_id=product, reason=reason, days=days)
+        self._payments.GrantEntitlement(wanted)
+
+    def revoke(self, student: str, product: str, reason: str) -> None:
+        """Take back what staff gave."""
+        wanted = payment_pb2.RevokeEntitlementRequest(student_id=student, product_id=product, reason=reason)
+        self._payments.RevokeEntitlement(wanted)
+
     def reconcile(self, provider: str) -> payment_pb2.ReconcilePaymentsResponse:
         """Ask the gateways what has become of open orders."""
         return self._payments.ReconcilePayments(payment_pb2.ReconcilePaymentsRequest(provider=provider))

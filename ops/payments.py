@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from finalbell.v1 import payment_pb2
 
 app = typer.Typer(help="Look after orders: what was paid, granted, refunded.", no_args_is_help=True)
+StudentArgument = Annotated[str, typer.Argument(metavar="STUDENT")]
+ProductArgument = Annotated[str, typer.Argument(metavar="PRODUCT")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -55,6 +57,37 @@ def refund(
         paid = admin.refund(str(payment), reason, amount, key)
     some = f"; {shown(amount, paid.currency)} of it is given back" if amount else ""
     typer.echo(f"{payment}: {_status(paid)}{some}")
+
+
+@app.command()
+def grant(
+    student: StudentArgument,
+    product: ProductArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes on record.")],
+    days: Annotated[int | None, typer.Option("--days", min=1, help="For how long; else for good.")] = None,
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
+) -> None:
+    """Give a student a product with all its parts, without money."""
+    with client(home, server, token) as admin:
+        admin.grant(student, product, reason, days)
+    typer.echo(f"{student} owns {product}{f' for {days} days' if days else ''}")
+
+
+@app.command()
+def revoke(
+    student: StudentArgument,
+    product: ProductArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes on record.")],
+    home: Path = HomeOption,
+    server: str | None = ServerOption,
+    token: str | None = TokenOption,
+) -> None:
+    """Take back what `grant` gave; what is paid for stays until it is refunded."""
+    with client(home, server, token) as admin:
+        admin.revoke(student, product, reason)
+    typer.echo(f"what was granted of {product} is taken back from {student}")
 
 
 @app.command()

@@ -234,6 +234,19 @@ async def test_the_operator_reads_which_order_a_message_in_quarantine_names(shop
     assert f"{order.id}  it pays 25, and the order is 2500" in ran.stdout
 
 
+async def test_the_operator_gives_a_product_without_money_and_takes_it_back(shop: Shop, student: Student) -> None:
+    product = await shop.sell()
+    given = _payments(shop, "grant", student.name, product, "--reason", "won the quiz", "--days", "30")
+    owned = good(await student.http.get("/api/v1/entitlements"))["entitlements"]
+    taken = _payments(shop, "revoke", student.name, product, "--reason", "it was Bo")
+    after = good(await student.http.get("/api/v1/entitlements"))["entitlements"]
+
+    assert (given.returncode, given.stdout) == (0, f"{student.name} owns {product} for 30 days\n"), given.stderr
+    assert (taken.returncode, taken.stderr) == (0, "")
+    assert [(one["productId"], one["active"], "expiresAt" in one) for one in owned] == [(product, True, True)]
+    assert [one.get("active", False) for one in after] == [False]
+
+
 async def test_the_operator_reads_money_as_people_write_it(shop: Shop, student: Student) -> None:
     product = await shop.sell()
     order = await shop.order(student, product)
