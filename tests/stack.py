@@ -145,16 +145,17 @@ def key() -> dict[str, str]:
 
 
 async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
-    """Wait until `check` gives something true, and return it; fail when it never does."""
+    """Wait until `check` gives something true, and return it; fail when it never does. What has taken long is asked seldomer."""
     import asyncio
 
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         found = await check()
         if found:
             return found
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.05)
+        waited = time.monotonic() - began
+        assert waited < seconds, "it did not happen in time"
+        await asyncio.sleep(min(max(0.05, waited / 20), 0.25))
 
 
 def free_port() -> int:

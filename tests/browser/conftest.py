@@ -9,7 +9,10 @@ from playwright.async_api import Browser, Page, async_playwright
 from tests.gateway.conftest import _servers, edge, lonely_edge, services  # noqa: F401  # the gateway, in front of what a test says
 from tests.payments.conftest import ledger, pool  # noqa: F401  # the books of what is bought
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+"""The first of them that is here. The first is the same browser without a window: a page takes 0.2 s of CPU, the others' 0.8 s."""
+
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 OPTIONS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
