@@ -1,5 +1,6 @@
 """Ledger: what is sold, ordered and paid, and who owns what because of it. One transaction per thing that happens."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,7 +38,8 @@ Price = Callable[[Product, Coupon | None, int, int], int | str]
 cannot be used."""
 
 TOGETHER = 64
-"""Messages of gateways in one transaction."""
+LONGEST_SECONDS = 8.0
+"""How many messages of gateways go in one transaction, and how long one waits: a gateway that is refused in time comes again."""
 
 EVENT = "SELECT provider, event_id, kind, outcome, why, received_at, payment_id FROM webhook_event"
 EVENTS_OF = f"{EVENT} WHERE payment_id = $1 ORDER BY received_at, event_id"
@@ -421,8 +423,9 @@ class Ledger:
     async def tell(self, provider: str, event: Event) -> Told:
         """Keep an event and do what it says, once: inbox, facts, fold and grants commit together, with those of whatever else was
         told meanwhile. What does not match the order that it names is quarantined and changes nothing. Raises Overloaded when too
-        many wait; then nothing was kept."""
-        return await self._told.submit(Telling(provider, event))
+        many wait: then nothing was kept; TimeoutError when it takes too long: whoever tells it again learns whether it was."""
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return await self._told.submit(Telling(provider, event))
 
     async def _tell_each(self, told: Sequence[Telling]) -> Sequence[Told | Exception]:
         async def together(some: Sequence[Telling]) -> Sequence[Told]:

@@ -173,7 +173,7 @@ async def test_a_webhook_while_postgresql_is_away_is_to_come_again_and_counts_th
         refused = await shop.post(shop.signed(call))
     told = await insist(lambda: shop.post(shop.signed(call)))
 
-    assert refused.status_code in (503, 504)  # the gateway's 15 s may be over before the service's own, on a busy machine
+    assert refused.status_code == 503
     assert told.status_code == 200
     await granted_once(shop, student, order)
 
