@@ -54,10 +54,10 @@ LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 class Gateway:
     """Where the gateway listens, what stands behind it, and whose tokens it takes.
 
-    `upstreams` has the keys session, scoring, leaderboard, content, payments and admin, each with the addresses of its workers;
-    every address is an IP address. `saves` is where the session service's workers take saves and submits as REST, `results`
-    where the scoring service's take GetResult: sockets on the same machine, or addresses too. `media` is where the media origin's
-    workers are, none where media come from elsewhere; `media_hosts` says where players get them, as sources of a
+    `upstreams` has the keys session, scoring, leaderboard, content, payments, admin and integrity, each with the addresses
+    of its workers; every address is an IP address. `saves` is where the session service's workers take saves and submits as
+    REST, `results` where the scoring service's take GetResult: sockets on the same machine, or addresses too. `media` is where the
+    media origin's workers are, none where media come from elsewhere; `media_hosts` says where players get them, as sources of a
     Content-Security-Policy. Envoy reads `jwks` once, when it starts, and does not start while there is no key in it. Where keys
     change while it runs, `auth` is a file in a folder of its own that holds `auth_config`, written before Envoy starts and
     replaced by a rename whenever `jwks` changes.

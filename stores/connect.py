@@ -37,6 +37,9 @@ class StoreSettings:
     pool_size: int = 10
     statement_seconds: float = 2.0
     needs_nats: bool = True
+    needs_postgres: bool = True
+    """Whether PostgreSQL must answer before this process begins; where not, it is dialled when it is first asked."""
+
     guards_sessions: bool = False
     """Whether this process answers for sessions, and so must know that Redis has the memory it wrote to (generation.py)."""
 
@@ -59,9 +62,9 @@ class Stores:
 async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
     """Open all stores, and close all of them whatever happens.
 
-    PostgreSQL must answer at once, Redis connects on first use, and NATS is not asked where it is not needed: content
-    stays up while the others are away. Where it is needed it is dialled until it answers, but not waited for: a session
-    service that was restarted meanwhile saves answers, and keeps submits in PostgreSQL.
+    PostgreSQL must answer at once where it is needed, Redis connects on first use, and NATS is not asked where it is not
+    needed: content stays up while the others are away. Where it is needed it is dialled until it answers, but not waited for:
+    a session service that was restarted meanwhile saves answers, and keeps submits in PostgreSQL.
     """
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(_postgres(settings))
@@ -102,7 +105,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 def _postgres(settings: StoreSettings) -> asyncpg.Pool:
     return _Pool(
         settings.postgres,
-        min_size=1,
+        min_size=int(settings.needs_postgres),
         max_size=settings.pool_size,
         max_queries=50_000,
         max_inactive_connection_lifetime=300.0,

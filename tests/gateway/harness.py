@@ -19,6 +19,8 @@ from finalbell.v1 import (
     admin_pb2_grpc,
     content_pb2,
     content_pb2_grpc,
+    integrity_pb2,
+    integrity_pb2_grpc,
     leaderboard_pb2,
     leaderboard_pb2_grpc,
     payment_pb2,
@@ -51,6 +53,7 @@ SERVICES: dict[str, tuple[ModuleType, ModuleType, str]] = {
     "content": (content_pb2, content_pb2_grpc, "ContentService"),
     "payments": (payment_pb2, payment_pb2_grpc, "PaymentService"),
     "admin": (admin_pb2, admin_pb2_grpc, "ExamAdminService"),
+    "integrity": (integrity_pb2, integrity_pb2_grpc, "IntegrityService"),
 }
 
 Reply = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Message]]
