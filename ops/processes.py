@@ -238,7 +238,7 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
     upstreams = {unit: [("127.0.0.1", at.own(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in SERVED}
     sockets = {
         unit: [home.socket(worker_name(unit, worker)) for worker in range(workers.get(unit, 1))]
-        for unit in ("session", "scoring", "media")
+        for unit in ("session", "scoring", "media", "integrity")
     }
     config = envoy_config(
         Gateway(
@@ -247,6 +247,7 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
             upstreams=upstreams,
             saves=sockets["session"],
             results=sockets["scoring"],
+            signals=sockets["integrity"],
             media=sockets["media"],
             jwks=home.jwks,
             issuer=ISSUER,

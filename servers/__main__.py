@@ -30,6 +30,7 @@ from servers.integrity.feed import Feed
 from servers.integrity.frames import Frames
 from servers.integrity.live import Views
 from servers.integrity.owners import Owners
+from servers.integrity.rest import REPORT_SIGNALS
 from servers.integrity.service import IntegrityService
 from servers.integrity.worker import IntegrityWorker
 from servers.leaderboard.service import LeaderboardService
@@ -304,7 +305,7 @@ async def integrity(parts: Parts) -> Hosted:
         (named["IntegrityService"], servicer),
         (named["IntegrityAdminService"], IntegrityAdminService(parts.signals, pictures)),
     ]
-    return Hosted(services=services, workers=[feed.run, views.run])
+    return Hosted(services=services, rest=[REPORT_SIGNALS], workers=[feed.run, views.run], drains=[feed.drain])
 
 
 async def integrity_worker(parts: Parts) -> Hosted:

@@ -11,9 +11,6 @@ from stores.catalog import record
 from stores.sessions import milliseconds, moment
 from stores.signal_records import ONLY_COUNTED, OWN, Count, Counted, Feed, Finished, Kind, Pace, Presence, Signal, Wanted
 
-MOST_ROWS = 20_000
-"""How many counts over their thresholds are looked at for one view."""
-
 LOOK_BACK = "2 days"
 """How long after its start a session is looked for that has a score and was not looked at: the longest exam, and a day off."""
 
@@ -200,31 +197,41 @@ class Signals:
         """Whether there is such an exam."""
         return bool(await self._pool.fetchval("SELECT EXISTS (SELECT FROM exam WHERE id = $1)", exam))
 
-    async def over(self, exam: str, wanted: Sequence[Wanted]) -> Sequence[Counted]:
-        """Return an exam's sessions with a count that is looked for, in no particular order."""
+    async def over(self, exam: str, wanted: Sequence[Wanted], most: int) -> tuple[Sequence[Counted], int]:
+        """Return an exam's sessions with a count that is looked for, the strongest first (the sum of how many times what is looked
+        for they are, each up to ten), at most so many; and how many there are in all."""
         rows = await self._pool.fetch(
             """
-            SELECT s.id, s.student_id, s.alias, c.kind, c.count, c.amount, c.peak, c.last_at
-            FROM integrity_count c JOIN exam_session s ON s.id = c.session_id
-            WHERE c.exam_id = $1 AND EXISTS (
-              SELECT FROM unnest($2::text[], $3::text[], $4::bigint[]) AS w (kind, measure, least)
-              WHERE w.kind = c.kind
-                AND w.least <= CASE w.measure WHEN 'count' THEN c.count WHEN 'amount' THEN c.amount ELSE c.peak END)
-            LIMIT $5
+            WITH hit AS (
+              SELECT c.session_id, c.kind, c.count, c.amount, c.peak, c.last_at,
+                sum(least(10, v.value::float8 / w.least)) AS strength
+              FROM unnest($2::text[], $3::text[], $4::bigint[]) AS w (kind, measure, least)
+                JOIN integrity_count c ON c.exam_id = $1 AND c.kind = w.kind AND c.last_at IS NOT NULL
+                CROSS JOIN LATERAL (
+                  SELECT CASE w.measure WHEN 'count' THEN c.count::bigint WHEN 'amount' THEN c.amount ELSE c.peak END AS value) AS v
+              WHERE v.value >= w.least GROUP BY 1, 2, 3, 4, 5, 6
+            ), strongest AS (
+              SELECT session_id, sum(strength) AS strength, count(*) OVER () AS total FROM hit GROUP BY session_id
+              ORDER BY 2 DESC, 1 LIMIT $5
+            )
+            SELECT s.id, s.student_id, s.alias, h.kind, h.count, h.amount, h.peak, h.last_at, g.total
+            FROM strongest g JOIN hit h USING (session_id) JOIN exam_session s ON s.id = g.session_id
+            ORDER BY g.strength DESC, s.id
             """,
             exam,
             [one.kind for one in wanted],
             [one.measure for one in wanted],
             [one.least for one in wanted],
-            MOST_ROWS,
+            most,
         )
         found: dict[UUID, list[asyncpg.Record]] = {}
         for row in rows:
             found.setdefault(row["id"], []).append(row)
-        return [
+        sessions = [
             Counted(session, counts[0]["student_id"], counts[0]["alias"], tuple(map(_count, counts)))
             for session, counts in found.items()
         ]
+        return sessions, rows[0]["total"] if rows else 0
 
     async def thresholds(self, exam: str) -> Mapping[str, int | None]:
         """Return the thresholds that were set for an exam; None: never."""

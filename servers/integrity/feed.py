@@ -38,7 +38,7 @@ class Feed:
         self._waiting: deque[tuple[events.SignalReport, int]] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
-        self._publisher = uuid4().bytes
+        self.publisher = uuid4().bytes
         self._published = 0
         gauges.WAITING.labels("signals").set_function(lambda: len(self._waiting))
 
@@ -54,11 +54,16 @@ class Feed:
         self._news.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Publish what comes, until it is time to stop; then once more, for what is left."""
+        """Publish what comes, until it is time to stop."""
         while not stop.is_set():
             await self._wait(stop)
             await self._publish_all(stop)
-        await self._publish_all(stop)
+
+    async def drain(self) -> None:
+        """Publish what came since then; what the stream does not take at once is lost."""
+        over = asyncio.Event()
+        over.set()
+        await self._publish_all(over)
 
     async def _wait(self, stop: asyncio.Event) -> None:
         """Wait for the first report, and a moment for more."""
@@ -75,7 +80,7 @@ class Feed:
         while self._waiting:
             reports = self._take()
             count = sum(len(report.signals) for report in reports)
-            event = events.SignalsReported(reports=reports, publisher=self._publisher, published_before=self._published)
+            event = events.SignalsReported(reports=reports, publisher=self.publisher, published_before=self._published)
             if not await self._publish(event.SerializeToString(), stop):
                 return
             self._published += count
@@ -84,21 +89,25 @@ class Feed:
     async def _publish(self, event: bytes, stop: asyncio.Event) -> bool:
         """Publish an event, as often as it takes: the queue behind it stays bounded. A copy that the stream has twice is kept once.
         False: it is time to stop, and the stream does not take it."""
-        since = monotonic()
+        began, told = monotonic(), False
         while not await self._log.publish(event, PUBLISH_SECONDS):
+            if not told:
+                log.warning("signals not published yet", waiting=len(self._waiting))
+                told = True
             if stop.is_set():
                 return False
-            log.warning("signals not published yet", seconds=round(monotonic() - since), waiting=len(self._waiting))
             await sleep_until(stop, AGAIN_SECONDS)
             await self._mend()
+        if told:
+            log.info("signals published again", seconds=round(monotonic() - began), waiting=len(self._waiting))
         return True
 
     async def _mend(self) -> None:
         """Make the stream again, where it is gone; a failure is the next try's."""
         try:
             await self._log.prepare()
-        except Exception as failure:  # it is away
-            log.info("no stream for signals", error=type(failure).__name__)
+        except Exception:  # it is away
+            return
 
     def _take(self) -> Sequence[events.SignalReport]:
         """Take what fits into one event, the oldest first."""

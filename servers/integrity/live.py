@@ -1,7 +1,7 @@
 """What proctors watch: one reader for each exam that is watched, and the same bytes for all who watch it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 
 import structlog
@@ -15,7 +15,7 @@ from servers.integrity.rules import Suspect
 from servers.serving.run import sleep_until
 from stores.signals import Signals
 
-TOP = 50
+TOP, MOST = 50, 500
 TICK_SECONDS = 2.0
 SHARE = 10
 """A reading that takes long is repeated later: this times as long as it took."""
@@ -33,7 +33,7 @@ class Hub:
     def __init__(self, signals: Signals, exam: str) -> None:
         self._signals = signals
         self._exam = exam
-        self._found: tuple[Suspect, ...] | None = None
+        self._found: tuple[Sequence[Suspect], int] | None = None
         self._messages: dict[int, bytes] = {}
         self._as_of = pb.IntegrityView()
         self._due = 0.0
@@ -66,7 +66,7 @@ class Hub:
         """Return the view with so many sessions, encoded once for everybody."""
         known = self._messages.get(top)
         if known is None:
-            shown = view(self._found or (), top)
+            shown = view(*(self._found or ((), 0)), top)
             shown.as_of.CopyFrom(self._as_of.as_of)
             known = self._messages[top] = pb.WatchIntegrityResponse(view=shown).SerializeToString()
         return known
@@ -74,7 +74,8 @@ class Hub:
     async def _read(self) -> None:
         began = monotonic()
         now = rules.thresholds(await self._signals.thresholds(self._exam))
-        found = tuple(rules.suspects(await self._signals.over(self._exam, rules.wanted(now)), now))
+        counted, total = await self._signals.over(self._exam, rules.wanted(now), MOST)
+        found = rules.suspects(counted, now), total
         self._due = monotonic() + max(TICK_SECONDS, SHARE * (monotonic() - began))
         if found != self._found:
             self._as_of.as_of.GetCurrentTime()

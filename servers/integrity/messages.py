@@ -96,9 +96,9 @@ def kept(report: events.SignalReport) -> list[Signal]:
     return found
 
 
-def view(found: Sequence[Suspect], top: int) -> pb.IntegrityView:
+def view(found: Sequence[Suspect], total: int, top: int) -> pb.IntegrityView:
     """Return what staff are shown, but for when it was read."""
-    return pb.IntegrityView(sessions=[_suspect(one) for one in found[:top]], total=len(found))
+    return pb.IntegrityView(sessions=[_suspect(one) for one in found[:top]], total=total)
 
 
 def _suspect(one: Suspect) -> pb.SuspectSession:

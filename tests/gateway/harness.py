@@ -40,6 +40,7 @@ from joserfc.jwk import KeySet, RSAKey
 from ops.gateway import Gateway, auth_config, envoy_config
 from servers.engine import Answer, Answering, Metadata, Reading
 from servers.errors import DeadlineExceeded, InvalidField, status
+from servers.integrity.rest import REPORT_SIGNALS
 from servers.scoring.reading import GET_RESULT
 from servers.serving.rest import RestFront
 from servers.session.handing_in import SUBMIT_SESSION
@@ -252,6 +253,7 @@ def rest_front(services: Services) -> RestFront:
             (SAVE_ANSWER, answering("session", "SaveAnswer", session_pb2.SaveAnswerResponse())),
             (SUBMIT_SESSION, answering("session", "SubmitSession", session_pb2.SubmitSessionResponse())),
             (GET_RESULT, answering("scoring", "GetResult", scoring_pb2.GetResultResponse())),
+            (REPORT_SIGNALS, answering("integrity", "ReportSignals", integrity_pb2.ReportSignalsResponse())),
         ],
         lambda: True,
     )
@@ -280,6 +282,7 @@ async def run_edge(
         upstreams=upstreams,
         saves=[rest_socket],
         results=[rest_socket],
+        signals=[rest_socket],
         jwks=jwks,
         issuer=ISSUER,
         audience=AUDIENCE,

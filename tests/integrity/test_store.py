@@ -106,14 +106,27 @@ async def test_only_what_is_looked_for_is_found(signals: Signals, exam: str, sit
     await signals.keep([signal(sitting, Kind.PASTE, 150), signal(sitting, Kind.PASTE, 20), signal(sitting)], (), (), GRACE)
 
     async def kinds(*wanted: Wanted) -> list[str]:
-        return [count.kind for one in await signals.over(exam, wanted) for count in one.counts]
+        return [count.kind for one in (await signals.over(exam, wanted, 9))[0] for count in one.counts]
 
     assert await kinds(Wanted(Kind.PASTE, "count", 2)) == ["PASTE"]
     assert await kinds(Wanted(Kind.PASTE, "peak", 150)) == ["PASTE"]
     assert await kinds(Wanted(Kind.PASTE, "amount", 170)) == ["PASTE"]
     assert await kinds(Wanted(Kind.PASTE, "count", 3), Wanted(Kind.PASTE, "peak", 151), Wanted(Kind.PASTE, "amount", 171)) == []
-    (found,) = await signals.over(exam, [Wanted(Kind.COPY, "count", 1)])
-    assert (found.session, found.student) == sitting
+    (found,), total = await signals.over(exam, [Wanted(Kind.COPY, "count", 1)], 9)
+    assert (found.session, found.student, total) == (*sitting, 1)
+
+
+async def test_the_strongest_come_first_and_the_others_are_counted(stack: Stack, signals: Signals, exam: str) -> None:
+    sittings = []
+    for count in (2, 4, 3, 1):
+        async with Student(stack) as student:
+            sittings.append((UUID((await student.sit(exam))["sessionId"]), student.name))
+        await signals.keep([signal(sittings[-1]) for _ in range(count)], (), (), GRACE)
+
+    found, total = await signals.over(exam, [Wanted(Kind.COPY, "count", 2)], 2)
+
+    assert [one.session for one in found] == [sittings[1][0], sittings[2][0]]
+    assert total == 3
 
 
 # Forgetting
@@ -140,7 +153,7 @@ async def test_an_erased_student_leaves_counts_that_lead_nowhere_and_what_was_un
     assert {(row["kind"], row["count"], row["amount"]) for row in left} == {("COPY", 1, 0), ("PASTE", 1, 9)}
     assert {(row["first_at"], row["last_at"]) for row in left} == {(None, None)}
     assert len({row["session_id"] for row in left}) == 1
-    assert await signals.over(exam, [Wanted(Kind.COPY, "count", 1)]) == []
+    assert await signals.over(exam, [Wanted(Kind.COPY, "count", 1)], 9) == ([], 0)
     records = await stores.postgres.fetch(
         "SELECT actor, details FROM audit_log WHERE action = 'integrity.erase' AND subject = $1 ORDER BY id", student
     )
