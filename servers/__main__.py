@@ -308,7 +308,7 @@ async def integrity(parts: Parts) -> Hosted:
     return Hosted(services=services, rest=[REPORT_SIGNALS], workers=[feed.run, views.run], drains=[feed.drain])
 
 
-async def integrity_worker(parts: Parts) -> Hosted:
+async def signal_worker(parts: Parts) -> Hosted:
     settings = parts.settings
     worker = IntegrityWorker(parts.signal_log, parts.signals, days=settings.integrity_days, collecting=settings.integrity == "on")
     return Hosted(workers=[worker.run, worker.run_inference, worker.tidy])
@@ -340,13 +340,13 @@ UNITS = {
     "payments": payments,
     "admin": admin,
     "integrity": integrity,
-    "integrity-worker": integrity_worker,
+    "signal-worker": signal_worker,
 }
 
 MEDIA = "media"
 """The unit that needs no store; it has a process for itself."""
 
-SUBMITTING = {"session", "bell", "scoring", "scoring-worker", "integrity", "integrity-worker"}
+SUBMITTING = {"session", "bell", "scoring", "scoring-worker", "integrity", "signal-worker"}
 """The units that need NATS."""
 
 UNASKING = {"integrity"}

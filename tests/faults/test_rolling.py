@@ -27,7 +27,7 @@ OURS = (
     "admin",
     "media",
     "integrity",
-    "integrity-worker",
+    "signal-worker",
 )
 STUDENTS = 4
 SERVED_AGAIN = 20.0

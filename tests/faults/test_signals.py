@@ -59,7 +59,7 @@ async def test_with_the_service_killed_the_exam_goes_on(stack: Stack, sitting: t
     await eventually(again, 30)
 
 
-@pytest.mark.parametrize("unit", ["integrity", "integrity-worker"])
+@pytest.mark.parametrize("unit", ["integrity", "signal-worker"])
 async def test_with_a_process_frozen_the_exam_goes_on_and_nothing_else_is_lost(
     stack: Stack, sitting: tuple[Student, str], unit: str
 ) -> None:
@@ -67,11 +67,11 @@ async def test_with_a_process_frozen_the_exam_goes_on_and_nothing_else_is_lost(
     good(await report(student, session, LOST), 202)
 
     with stopped(stack, unit):
-        if unit == "integrity-worker":
+        if unit == "signal-worker":
             good(await report(student, session, LOST), 202)
         await sits_on(student, session)
 
-    await counted(stack, session, {"FOCUS_LOST": 2 if unit == "integrity-worker" else 1}, 60)
+    await counted(stack, session, {"FOCUS_LOST": 2 if unit == "signal-worker" else 1}, 60)
 
 
 async def test_with_nats_frozen_reports_are_taken_and_written_later(stack: Stack, sitting: tuple[Student, str]) -> None:
@@ -92,9 +92,9 @@ async def test_nats_killed_with_its_memory_takes_signals_along_and_they_are_coun
     student, session = sitting
     good(await report(student, session, LOST), 202)
     await counted(stack, session, {"FOCUS_LOST": 1}, 60)
-    lost = await metric(stack, "integrity-worker", "finalbell_signals_lost")
+    lost = await metric(stack, "signal-worker", "finalbell_signals_lost")
 
-    with stopped(stack, "integrity-worker"):
+    with stopped(stack, "signal-worker"):
         await nobody_pulls(stack)
         good(await report(student, session, LOST, LOST), 202)
         await published(stack, 1)
@@ -105,7 +105,7 @@ async def test_nats_killed_with_its_memory_takes_signals_along_and_they_are_coun
     async def more() -> bool:
         await asyncio.sleep(0.5)
         good(await report(student, session, LOST), 202)
-        return (await metric(stack, "integrity-worker", "finalbell_signals_lost")) == lost + 2
+        return (await metric(stack, "signal-worker", "finalbell_signals_lost")) == lost + 2
 
     await eventually(more, 60)
 
@@ -156,7 +156,7 @@ async def test_a_full_stream_drops_its_oldest_and_every_signal_is_written_or_cou
         async with AsyncExitStack() as open_ones:
             students = [await open_ones.enter_async_context(Student(stack)) for _ in range(30)]
             sessions = [(await student.sit(exam))["sessionId"] for student in students]
-            with stopped(stack, "integrity-worker"):
+            with stopped(stack, "signal-worker"):
                 await nobody_pulls(stack)
                 taken = 0
                 for student, session in zip(students, sessions, strict=True):
@@ -175,7 +175,7 @@ async def test_a_full_stream_drops_its_oldest_and_every_signal_is_written_or_cou
             kept = {row["session_id"] for row in await fetch(stack, "SELECT DISTINCT session_id FROM integrity_signal")}
             assert last in kept
             assert first not in kept
-            assert await metric(stack, "integrity-worker", "finalbell_signals_lost") > 0
+            assert await metric(stack, "signal-worker", "finalbell_signals_lost") > 0
 
 
 async def test_switched_off_reports_are_answered_and_nothing_is_kept(small_exam: dict[str, Any]) -> None:
