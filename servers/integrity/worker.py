@@ -28,13 +28,13 @@ from stores.signal_log import SignalLog
 from stores.signal_records import Feed, Finished, Kind, Pace, Presence, Signal
 from stores.signals import Signals
 
-EVENTS = 16
+EVENTS = 32
 """At most 1,000 signals each."""
 
 GRACE_SECONDS = 600
 """How long after its submit a session's signals are still taken: what a client had not sent yet."""
 
-GATHER_SECONDS = 0.5
+GATHER_SECONDS = 1.0
 MEASURED_SECONDS = 1.0
 PRESENCE_EVERY_MS = 60_000
 """How often it is noted that a device is still there; another device or address is noted at once."""
