@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from uuid import UUID
 
+import asyncpg
 import structlog
 from finalbell.v1 import events_pb2 as events
 from google.protobuf.message import DecodeError
@@ -111,7 +112,20 @@ class IntegrityWorker:
             await sleep_until(stop, TIDY_SECONDS)
 
     async def write(self, messages: Sequence[Msg]) -> None:
-        """Write one batch of events, then acknowledge it."""
+        """Write a batch of events, and acknowledge it; what PostgreSQL refuses for good is found by halving, and dropped."""
+        try:
+            await self._write(messages)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError, OverflowError) as refused:
+            self._forget()
+            if len(messages) > 1:
+                await self.write(messages[: len(messages) // 2])
+                await self.write(messages[len(messages) // 2 :])
+                return
+            DROPPED.labels("broken").inc()
+            log.error("signals refused for good", error=type(refused).__name__)
+            await self._log.acknowledge(messages)
+
+    async def _write(self, messages: Sequence[Msg]) -> None:
         reports: list[events.SignalReport] = []
         feeds: list[Feed] = []
         for message in messages:
@@ -138,9 +152,15 @@ class IntegrityWorker:
         answers = await self._signals.answer_times(sessions)
         taken = {one.session: rules.times_taken(one.started_ms, answers.get(one.session, ())) for one in found}
         fresh = [one for one in found if not one.again]
+        returns = await self._signals.times_of([one.session for one in fresh], Kind.FOCUS_REGAINED)
+        bursts = [
+            _burst(one, back_ms, changes)
+            for one in fresh
+            for back_ms, changes in rules.bursts(returns.get(one.session, ()), answers.get(one.session, ()))
+        ]
+        WRITTEN.inc((await self._signals.keep(bursts, (), (), GRACE_SECONDS)).new)  # first: a repetition keeps them once
         if fresh and not await self._signals.add_pace(fresh, _paces(fresh, taken)):
             return True
-        returns = await self._signals.times_of([one.session for one in fresh], Kind.FOCUS_REGAINED)
         paces = await self._signals.paces([(one.exam, one.exam_version) for one in found])
         own: list[Signal] = []
         judged: list[UUID] = []
@@ -153,8 +173,6 @@ class IntegrityWorker:
             for question, seconds in taken[one.session].items():
                 if rules.too_fast(seconds, of_paper[question]):
                     own.append(_fast(one, question, seconds, of_paper[question], ended_ms[question]))
-            for back_ms, changes in rules.bursts(returns.get(one.session, ()), answers.get(one.session, ())):
-                own.append(_burst(one, back_ms, changes))
         WRITTEN.inc((await self._signals.keep(own, (), (), GRACE_SECONDS)).new)
         await self._signals.judged(judged)
         return len(found) == FINISHED

@@ -10,13 +10,14 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from finalbell.v1 import events_pb2 as events
 from finalbell.v1 import integrity_pb2 as pb
 from finalbell.v1.integrity_pb2_grpc import IntegrityServiceStub
 from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stores.signal_records import Kind
-from tests.faults.harm import fetch
+from tests.faults.harm import fetch, jetstream
 from tests.flows.sitting import Student, good, refusal, wrong_fields
 from tests.flows.transports import TRANSPORTS, native_refusal, transport
 from tests.integrity.reporting import LOST, counted, counts, kept, report
@@ -183,6 +184,24 @@ async def test_a_stream_is_about_one_session(stack: Stack, exam: str, second: st
             await IntegrityServiceStub(channel).StreamSignals(happening(), metadata=bearer(student.token))
 
     assert (native_refusal(refused.value).reason, native_refusal(refused.value).fields) == ("INVALID_FIELD", ["sessionId"])
+
+
+async def test_an_event_that_cannot_be_written_or_read_holds_up_no_other(stack: Stack, exam: str) -> None:
+    async with Student(stack) as student:
+        session = (await student.sit(exam))["sessionId"]
+        good(await report(student, session, LOST), 202)
+        await counted(stack, session, {"FOCUS_LOST": 1})
+        nul = events.SignalReport(
+            report_id=uuid4().bytes, session_id=UUID(session).bytes, student_id=student.name, device_id="a\0b"
+        )
+        nul.signals.add().copy.length = 1
+        poison = events.SignalsReported(reports=[nul], publisher=uuid4().bytes).SerializeToString()
+        async with jetstream(stack) as stream:
+            for event in (poison, b"not an event", poison):
+                await stream.publish("signals.reported", event)
+        good(await report(student, session, LOST), 202)
+
+        await counted(stack, session, {"FOCUS_LOST": 2})
 
 
 async def test_the_address_is_the_gateways_word_and_not_the_clients(stack: Stack, exam: str) -> None:
