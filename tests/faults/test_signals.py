@@ -175,7 +175,11 @@ async def test_a_full_stream_drops_its_oldest_and_every_signal_is_written_or_cou
             kept = {row["session_id"] for row in await fetch(stack, "SELECT DISTINCT session_id FROM integrity_signal")}
             assert last in kept
             assert first not in kept
-            assert await metric(stack, "signal-worker", "finalbell_signals_lost") > 0
+
+            async def shown() -> bool:
+                return await metric(stack, "signal-worker", "finalbell_signals_lost") > 0
+
+            await eventually(shown)
 
 
 async def test_switched_off_reports_are_answered_and_nothing_is_kept(small_exam: dict[str, Any]) -> None:
