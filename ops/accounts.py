@@ -23,6 +23,12 @@ CONSUMER_API = (
     "$JS.API.CONSUMER.MSG.NEXT.SUBMITS.>",
     "$JS.ACK.SUBMITS.>",
 )
+SIGNAL_API = (
+    "$JS.API.INFO",
+    *(f"$JS.API.STREAM.{act}.SIGNALS" for act in ("INFO", "CREATE", "UPDATE")),
+    *(f"$JS.API.CONSUMER.{act}.SIGNALS.>" for act in ("CREATE", "DURABLE.CREATE", "INFO", "MSG.NEXT")),
+    "$JS.ACK.SIGNALS.>",
+)
 SESSION_KEYS = tuple(
     f"{noun}:*" for noun in ("s", "log", "gen", "run", "due", "unscored", "parked", "dirty", "r", "hold", "beat", "lease", "paper")
 )
@@ -39,6 +45,7 @@ ACCOUNTS = (
     Account("leaderboard", BOARD_KEYS),
     Account("content"),
     Account("payments"),
+    Account("integrity", (), ("signals.>", *SIGNAL_API)),
     Account("admin", ("s:*", "gen:*", "due:*", "r:*", "unscored:*", "parked:*", "paper:*", *BOARD_KEYS)),
 )
 NAMES = (OWNER, *(account.name for account in ACCOUNTS))

@@ -1,14 +1,15 @@
 """Calls to a finalbell as an admin, over gRPC."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, cast
 
 import grpc
-from finalbell.v1 import admin_pb2, content_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, integrity_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub, SessionAdminServiceStub
 from finalbell.v1.content_pb2_grpc import ContentServiceStub
+from finalbell.v1.integrity_pb2_grpc import IntegrityAdminServiceStub, IntegrityServiceStub
 from finalbell.v1.lecture_pb2_grpc import LectureAdminServiceStub, LectureServiceStub
 from finalbell.v1.payment_pb2_grpc import PaymentAdminServiceStub, PaymentServiceStub
 from finalbell.v1.scoring_pb2_grpc import ScoringServiceStub
@@ -22,6 +23,7 @@ from grpc_status import rpc_status
 CHUNK = 512 * 1024
 SECONDS = 120
 EXPORT_SECONDS = 600
+WATCH_SECONDS = 3_700
 OPTIONS = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 21)]  # room for every error of a file
 
 
@@ -46,10 +48,32 @@ class Admin:
         self._content = ContentServiceStub(authorized)
         self._lectures = LectureAdminServiceStub(authorized)
         self._shown_lectures = LectureServiceStub(authorized)
+        self._integrity = IntegrityServiceStub(authorized)
+        self._integrity_admin = IntegrityAdminServiceStub(authorized)
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
+
+    def watch_integrity(self, exam: str, top: int) -> Iterator[integrity_pb2.IntegrityView]:
+        """Return an exam's sessions with something over its threshold, and again whenever they change, for an hour at most."""
+        request = integrity_pb2.WatchIntegrityRequest(exam_id=exam, top=top)
+        for message in self._integrity.WatchIntegrity(request, timeout=WATCH_SECONDS):
+            if message.HasField("view"):
+                yield message.view
+
+    def thresholds(self, exam: str) -> integrity_pb2.GetThresholdsResponse:
+        """Return from which number on each indicator of an exam is shown."""
+        return self._integrity_admin.GetThresholds(integrity_pb2.GetThresholdsRequest(exam_id=exam))
+
+    def set_thresholds(self, exam: str, changes: Mapping[str, int | None]) -> integrity_pb2.SetThresholdsResponse:
+        """Set some of an exam's thresholds; None: never shown."""
+        wanted = [integrity_pb2.ThresholdChange(name=name, threshold=threshold) for name, threshold in changes.items()]
+        return self._integrity_admin.SetThresholds(integrity_pb2.SetThresholdsRequest(exam_id=exam, changes=wanted))
+
+    def erase_signals(self, student: str) -> integrity_pb2.EraseSignalsResponse:
+        """Delete what is kept of what happened around a student's sessions."""
+        return self._integrity_admin.EraseSignals(integrity_pb2.EraseSignalsRequest(student_id=student))
 
     def import_products(self, request: payment_pb2.ImportProductsRequest) -> payment_pb2.ImportProductsResponse:
         """Keep products and coupons."""
@@ -358,8 +382,7 @@ def revision_row(revision: scoring_pb2.ResultRevision) -> list[str]:
 
 def as_json(message: Message) -> str:
     """Return a reply as the REST contract would, but numbers of 64 bits as numbers: scripts reckon with them, and round none."""
-    found = MessageToDict(message, always_print_fields_with_no_presence=True)
-    return json.dumps(_with_numbers(cast(Descriptor, message.DESCRIPTOR), found), indent=2, ensure_ascii=False)
+    return json.dumps(_plain(message), indent=2, ensure_ascii=False)
 
 
 def _with_numbers(described: Descriptor, found: dict[str, Any]) -> dict[str, Any]:
@@ -379,6 +402,16 @@ def _with_numbers(described: Descriptor, found: dict[str, Any]) -> dict[str, Any
         return _with_numbers(kind, value)
 
     return {name: plain(fields[name], value) for name, value in found.items()}
+
+
+def as_line(message: Message) -> str:
+    """Return a reply as JSON on one line."""
+    return json.dumps(_plain(message), ensure_ascii=False)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    found = MessageToDict(message, always_print_fields_with_no_presence=True)
+    return _with_numbers(cast(Descriptor, message.DESCRIPTOR), found)
 
 
 def explain(failure: grpc.RpcError) -> list[str]:

@@ -25,6 +25,7 @@ from grpc import StatusCode
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of site-packages
 SAVE = "/finalbell.v1.SessionService/SaveAnswer"
 SUBMIT = "/finalbell.v1.SessionService/SubmitSession"
+REPORT = "/finalbell.v1.IntegrityService/ReportSignals"
 RESULT = "/finalbell.v1.ScoringService/GetResult"
 ROOM, ROOM_TOGETHER = 256, 1024
 """How many calls may be with one worker at a time; more are refused at once. One that answers 1,000 a second and takes a quarter
@@ -54,13 +55,13 @@ LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 class Gateway:
     """Where the gateway listens, what stands behind it, and whose tokens it takes.
 
-    `upstreams` has the keys session, scoring, leaderboard, content, payments and admin, each with the addresses of its workers;
-    every address is an IP address. `saves` is where the session service's workers take saves and submits as REST, `results`
-    where the scoring service's take GetResult: sockets on the same machine, or addresses too. `media` is where the media origin's
-    workers are, none where media come from elsewhere; `media_hosts` says where players get them, as sources of a
-    Content-Security-Policy. Envoy reads `jwks` once, when it starts, and does not start while there is no key in it. Where keys
-    change while it runs, `auth` is a file in a folder of its own that holds `auth_config`, written before Envoy starts and
-    replaced by a rename whenever `jwks` changes.
+    `upstreams` has the keys session, scoring, leaderboard, content, payments, admin and integrity, each with the addresses of
+    its workers; every address is an IP address. `saves` is where the session service's workers take saves and submits as REST,
+    `results` where the scoring service's take GetResult, `signals` where the integrity service's take ReportSignals: sockets on
+    the same machine, or addresses too. `media` is where the media origin's workers are, none where media come from elsewhere;
+    `media_hosts` says where players get them, as sources of a Content-Security-Policy. Envoy reads `jwks` once, when it starts,
+    and does not start while there is no key in it. Where keys change while it runs, `auth` is a file in a folder of its own
+    that holds `auth_config`, written before Envoy starts and replaced by a rename whenever `jwks` changes.
     `origins` is an RE2 pattern of the web origins that may call from a browser, matched whole. `frames` says which origins may
     show the pages of boards and lectures within a page of theirs, as a Content-Security-Policy's `frame-ancestors` does. `sources`
     holds `envoy.yaml`, `response.lua`, the pages and hls.js, `descriptors` is `api.binpb`; they are read here and written into
@@ -72,6 +73,7 @@ class Gateway:
     upstreams: Mapping[str, Sequence[tuple[str, int]]]
     saves: Sequence[Path | tuple[str, int]]
     results: Sequence[Path | tuple[str, int]]
+    signals: Sequence[Path | tuple[str, int]]
     jwks: Path
     issuer: str
     audience: str
@@ -112,6 +114,7 @@ def envoy_config(gateway: Gateway) -> str:
         "local_replies": [mapper for reply in LOCAL_REPLIES for mapper in _mappers(reply)],
         "save_path": _rest_path(api, SAVE, "[0-9A-Fa-f-]{36}"),
         "submit_path": _rest_path(api, SUBMIT, "[0-9A-Fa-f-]{36}"),
+        "report_path": _rest_path(api, REPORT, "[0-9A-Fa-f-]{36}"),
         "result_path": _rest_path(api, RESULT, "[0-9A-Fa-f-]{36}"),
         "board_path": BOARD_PATH,
         "board_page": page,
@@ -126,7 +129,7 @@ def envoy_config(gateway: Gateway) -> str:
         "path_fields_in_query": "|".join(_path_fields_in_query(api)),
         "descriptors": b64encode(_for_envoy(api).SerializeToString()).decode(),
     }
-    beside = {"saves": gateway.saves, "results": gateway.results, "media": gateway.media}
+    beside = {"saves": gateway.saves, "results": gateway.results, "signals": gateway.signals, "media": gateway.media}
     for name, workers in {**gateway.upstreams, **beside}.items():
         values |= {
             name: [_endpoint(worker) for worker in workers],

@@ -28,6 +28,8 @@ LAGS: Mapping[str, Mapping[str, str]] = {
         "holding": "finalbell_bell_held",
         "clock skew seconds": "finalbell_clock_skew_seconds",
     },
+    "integrity": {"waiting reports": 'finalbell_queue_waiting{queue="signals"}'},
+    "signal-worker": {"backlog": "finalbell_signals_backlog", "lost": "finalbell_signals_lost"},
     "scoring-worker": {"backlog": "finalbell_scoring_backlog", "unacknowledged": "finalbell_scoring_unacknowledged"},
 }
 """What waits for each unit, by the names that people read, and the metrics behind them."""

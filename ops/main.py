@@ -5,7 +5,22 @@ These files import what is slow (gRPC, drivers, cryptography) inside the command
 
 import typer
 
-from ops import bank, exam, grading, leaderboard, lecture, payments, product, receipt, scoring, series, session, stack, tokens
+from ops import (
+    bank,
+    exam,
+    grading,
+    integrity,
+    leaderboard,
+    lecture,
+    payments,
+    product,
+    receipt,
+    scoring,
+    series,
+    session,
+    stack,
+    tokens,
+)
 from ops.audit.command import audit
 from ops.rehearse.command import rehearse
 
@@ -23,6 +38,7 @@ app.add_typer(grading.app, name="grading")
 app.add_typer(product.app, name="product")
 app.add_typer(payments.app, name="payments")
 app.add_typer(receipt.app, name="receipt")
+app.add_typer(integrity.app, name="integrity")
 
 if __name__ == "__main__":
     app()

@@ -28,10 +28,12 @@ UNITS = {
     "payments": "payments",
     "admin": "admin",
     "media": "",
+    "integrity": "integrity",
+    "signal-worker": "integrity",
 }
 """Each unit of `python -m servers`, and the account that it uses; one without an account uses no store."""
 
-SERVED = ("session", "scoring", "leaderboard", "content", "payments", "admin")
+SERVED = ("session", "scoring", "leaderboard", "content", "payments", "admin", "integrity")
 """The units that the gateway routes to."""
 
 ENGINES = ("native", "grpcio")
@@ -47,8 +49,9 @@ LINKING = {"content", "media"}
 MEDIA_URL = "/media"
 """Where the gateway has the media origin."""
 
-NICENESS = {"scoring-worker": 19}
-"""Scores may come a little later; a save may not wait for them. Batches grow with what waits, so that nothing is lost by it."""
+NICENESS = {"scoring-worker": 19, "integrity": 10, "signal-worker": 19}
+"""Scores may come a little later, and signals too; a save may not wait for them. Batches grow with what waits, so that nothing is
+lost by it."""
 
 ENGINED_BYTES = 3 << 30
 """The most memory of their processes: the native engine checks a message's size only when it has all of it, so whoever reaches
@@ -169,7 +172,7 @@ def nats(home: Home, at: Addresses) -> Process:
     """NATS with JetStream, which syncs before it acknowledges."""
     config = (
         f"listen: 127.0.0.1:{at.ports['nats']}\nmax_payload: {MAX_PAYLOAD}\n"
-        f'jetstream {{ store_dir: "{home.data("nats")}", sync_interval: always, max_file_store: 64GB }}\n'
+        f'jetstream {{ store_dir: "{home.data("nats")}", sync_interval: always, max_file_store: 64GB, max_memory_store: 256MB }}\n'
     )
     write_private(home.config("nats.conf"), config + accounts.nats_users(dict(at.passwords)))
     command = [str(nats_binary()), "-c", str(home.config("nats.conf"))]
@@ -235,7 +238,7 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
     upstreams = {unit: [("127.0.0.1", at.own(unit, worker)) for worker in range(workers.get(unit, 1))] for unit in SERVED}
     sockets = {
         unit: [home.socket(worker_name(unit, worker)) for worker in range(workers.get(unit, 1))]
-        for unit in ("session", "scoring", "media")
+        for unit in ("session", "scoring", "media", "integrity")
     }
     config = envoy_config(
         Gateway(
@@ -244,6 +247,7 @@ def envoy(home: Home, at: Addresses, workers: Mapping[str, int]) -> Process:
             upstreams=upstreams,
             saves=sockets["session"],
             results=sockets["scoring"],
+            signals=sockets["integrity"],
             media=sockets["media"],
             jwks=home.jwks,
             issuer=ISSUER,

@@ -20,6 +20,7 @@ SUCCESSES = {  # what answers with another status than 200, or with one more
     "SubmitSession": {"200": "Scored and released within the wait.", "202": "Stored safely; the score is on its way."},
     "RegradeExam": {"202": "Asked for; ask GetRegrade how far it is."},
     "GetResult": {"200": "The result.", "202": "Not scored yet; ask again after `Retry-After` seconds."},
+    "ReportSignals": {"202": "Taken, as far as the reply says."},
     "ComputeItemStatistics": {"200": "The statistics.", "202": "Still computing; repeat after `Retry-After` seconds."},
 }
 HTTP_BODY = "google.api.HttpBody"

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import structlog
 import uvloop
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, integrity_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from structlog.tracebacks import ExceptionDictTransformer
 
@@ -25,6 +25,14 @@ from servers.content.lectures import LectureService
 from servers.content.service import ContentService
 from servers.content.shelves import Shelves
 from servers.deadline import deadline
+from servers.integrity.admin import IntegrityAdminService
+from servers.integrity.feed import Feed
+from servers.integrity.frames import Frames
+from servers.integrity.live import Views
+from servers.integrity.owners import Owners
+from servers.integrity.rest import REPORT_SIGNALS
+from servers.integrity.service import IntegrityService
+from servers.integrity.worker import IntegrityWorker
 from servers.leaderboard.service import LeaderboardService
 from servers.links import Gate, MediaKey, PathSigner, read_keys
 from servers.payments import rules as money
@@ -43,6 +51,7 @@ from servers.scoring.service import ScoringService
 from servers.scoring.showing import Showing
 from servers.scoring.telling import Telling
 from servers.scoring.worker import ScoringWorker
+from servers.serving.rates import Rates
 from servers.serving.run import MAX_MESSAGE_BYTES, Hosted, Worker, serve
 from servers.session.bell import Bell
 from servers.session.handing_in import SUBMIT_SESSION
@@ -74,6 +83,8 @@ from stores.results import Results
 from stores.revisions import Revisions
 from stores.series import AllSeries
 from stores.sessions import Sessions
+from stores.signal_log import SignalLog
+from stores.signals import Signals
 from stores.standings import Standings
 from stores.starts import Starts
 from stores.statistics import Statistics
@@ -86,7 +97,8 @@ through: as seldom as can be. grpc.aio leaves one of ten objects for each call: 
 100,000 of them take 90 ms."""
 
 FILES = [
-    module.DESCRIPTOR for module in (admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2)
+    module.DESCRIPTOR
+    for module in (*(admin_pb2, content_pb2, integrity_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2),)
 ]
 
 
@@ -115,6 +127,8 @@ class Parts:
         self.boards = Boards(stores.boards)
         self.places = Places(self.boards, self.standings, self.catalog)
         self.submit_log = SubmitLog(stores.nats)
+        self.signal_log = SignalLog(stores.nats, settings.signals_stream_bytes)
+        self.signals = Signals(stores.postgres)
         self.deadlines = Deadlines(stores.postgres, deadline)
         self.dead_letters = DeadLetters(stores.postgres)
         restorer = Restorer(self.sessions, self.deadlines, self.submit_log, self.dead_letters, decode)
@@ -265,13 +279,49 @@ async def admin(parts: Parts) -> Hosted:
     return Hosted(services=services, max_message_bytes=MAX_IMPORT_MESSAGE_BYTES)
 
 
+def frames(settings: Settings) -> Frames | None:
+    """The bucket of webcam pictures, where there is one; its libraries are loaded for it only."""
+    if not settings.frames_bucket:
+        return None
+    from stores.buckets import Bucket
+
+    return Frames(Bucket(settings.frames_bucket, settings.frames_endpoint), settings.frames_days)
+
+
+async def integrity(parts: Parts) -> Hosted:
+    settings, pictures = parts.settings, frames(parts.settings)
+    feed, views = Feed(parts.signal_log), Views(parts.signals)
+    servicer = IntegrityService(
+        Owners(parts.signals),
+        feed,
+        views,
+        pictures,
+        rates=Rates(settings.signals_per_second, settings.signals_at_once, "signal buckets"),
+        most=settings.signals_per_session,
+        collecting=settings.integrity == "on",
+    )
+    named = integrity_pb2.DESCRIPTOR.services_by_name
+    services: list[tuple[ServiceDescriptor, object]] = [
+        (named["IntegrityService"], servicer),
+        (named["IntegrityAdminService"], IntegrityAdminService(parts.signals, pictures)),
+    ]
+    return Hosted(services=services, rest=[REPORT_SIGNALS], workers=[feed.run, views.run], drains=[feed.drain])
+
+
+async def signal_worker(parts: Parts) -> Hosted:
+    settings = parts.settings
+    worker = IntegrityWorker(parts.signal_log, parts.signals, days=settings.integrity_days, collecting=settings.integrity == "on")
+    return Hosted(workers=[worker.run, worker.run_inference, worker.tidy])
+
+
 async def media(settings: Settings) -> Hosted:
     """The media origin. It needs no store, so that none is opened."""
     from servers.media.origin import FolderShelf, Origin, OriginServer, Shelf  # its libraries are for this unit only
 
     shelf: Shelf = FolderShelf(Path(settings.media_folder))
     if settings.media_bucket:
-        from servers.media.bucket import Bucket, BucketShelf
+        from servers.media.bucket import BucketShelf
+        from stores.buckets import Bucket
 
         shelf = BucketShelf(Bucket(settings.media_bucket, settings.media_endpoint))
     origin = Origin(Gate(media_keys(settings)), shelf)
@@ -289,13 +339,16 @@ UNITS = {
     "content": content,
     "payments": payments,
     "admin": admin,
+    "integrity": integrity,
+    "signal-worker": signal_worker,
 }
 
 MEDIA = "media"
 """The unit that needs no store; it has a process for itself."""
 
-SUBMITTING = {"session", "bell", "scoring", "scoring-worker"}
+SUBMITTING = {"session", "bell", "scoring", "scoring-worker", "integrity", "signal-worker"}
 """The units that need NATS."""
+
 
 GUARDING = {"session", "snapshots", "bell"}
 """The units that answer for sessions, and so must notice when Redis has lost its memory."""

@@ -167,6 +167,11 @@ class MediaNotConfigured(Refusal):
     reason = "MEDIA_NOT_CONFIGURED"
 
 
+class FramesNotConfigured(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "FRAMES_NOT_CONFIGURED"
+
+
 class StatisticsNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "STATISTICS_NOT_FOUND"

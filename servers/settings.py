@@ -93,5 +93,32 @@ class Settings(BaseSettings):
     reconcile_seconds: float = 30.0
     """How often gateways are asked what has become of open orders."""
 
+    integrity: Literal["on", "off"] = "on"
+    """Whether signals are collected. Off: reports are answered 202 and dropped, and nothing is worked out (docs/integrity.md)."""
+
+    signals_per_second: float = 5.0
+    """How many signals a student may report in each process, over time; 0: as many as they like."""
+
+    signals_at_once: int = 300
+    """How many of them may come in one burst; at least 100, which is one report."""
+
+    signals_per_session: int = 5_000
+    """How many signals of one session each process takes in all; the rest is counted and dropped."""
+
+    signals_stream_bytes: int = 64 * 1024 * 1024
+    """How much memory of NATS signals may fill on their way; then the oldest make room."""
+
+    integrity_days: int = 180
+    """How long signals, devices and addresses are kept, by whole months; their counts stay, of nobody."""
+
+    frames_bucket: str = ""
+    """The bucket that webcam pictures are uploaded to, with the credentials that botocore finds (extra `s3`); empty: none are."""
+
+    frames_endpoint: str = ""
+    """Where that bucket is, https://…, where it is not at AWS."""
+
+    frames_days: int = 30
+    """How long the bucket keeps a picture: what students are told. Its lifecycle rule deletes it (docs/integrity.md)."""
+
     crash_at: str = ""
     """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9), or of a purchase (P1…P5)."""

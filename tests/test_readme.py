@@ -78,7 +78,8 @@ def _here(text: str, stack: Stack) -> str:
         ".venv/bin/finalbell", f"{sys.executable} -m ops.main"
     )
     return re.sub(
-        r"(-m ops\.main (?:scoring dlq \w+|(?:bank|exam|grading|leaderboard|lecture|payments|product|receipt|session|scoring) \w+"
+        r"(-m ops\.main (?:scoring dlq \w+"
+        r"|(?:bank|exam|grading|integrity|leaderboard|lecture|payments|product|receipt|session|scoring) \w+"
         r"|audit|token|status|rehearse))",
         rf"\1 --home {stack.home}",
         text,

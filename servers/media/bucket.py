@@ -2,30 +2,19 @@
 
 import asyncio
 from time import time
-from typing import Any
 
 import structlog
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.session import get_session
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
+
+from stores.buckets import Bucket
 
 LARGEST_PLAYLIST = 4 << 20
 REDIRECT_SECONDS, REDIRECT_SPARE_SECONDS = 300, 60
 GONE = {"NoSuchKey", "404"}
 log = structlog.get_logger()
-
-
-class Bucket:
-    """A bucket, with the credentials and the region that botocore finds (AWS_ACCESS_KEY_ID and so on)."""
-
-    def __init__(self, name: str, endpoint: str = "") -> None:
-        self.name = name
-        # Two tries within seconds: a player asks again by itself.
-        config = Config(signature_version="s3v4", connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2})
-        self.client: Any = get_session().create_client("s3", endpoint_url=endpoint or None, config=config)
 
 
 class Presigner:

@@ -73,6 +73,9 @@ class RestMethod:
     stands: bool = False
     """Whether a request that has arrived is carried out though its caller goes."""
 
+    headers: frozenset[bytes] = frozenset()
+    """What else of a request's headers the method is told; a front tells all its methods."""
+
 
 class RestFront:
     """Serves REST methods to the gateway on one address; `serving` says whether health is well.
@@ -88,6 +91,7 @@ class RestFront:
         self._server: asyncio.Server | None = None
         self._waiting: deque[Callable[[], None]] = deque()
         self.serving = serving
+        self.passed_on = PASSED_ON.union(*(method.headers for method, _ in methods))
         self.connections: set[_Connection] = set()
 
     async def listen(self, address: str) -> None:
@@ -180,7 +184,7 @@ class _Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name in PASSED_ON:  # Envoy writes names in lower case
+        if name in self._front.passed_on:  # Envoy writes names in lower case
             self._metadata.append((name.decode(), value.decode("latin-1")))
         elif name == b"grpc-timeout" and (given := TIMEOUT.fullmatch(value)):  # REST clients may shorten a deadline too
             self._seconds = int(given[1]) * TIMEOUT_UNITS[given[2]]

@@ -530,6 +530,90 @@ LECTURES = [
     Row("lectures: NUL in the topic", "ListLectures", {"topic": "a\0b"}, names="topic"),
 ]
 
+NO_SIGNAL: dict[str, Any] = {"focusLost": {}}
+
+
+def signals(what: str, names: str, *reported: Mapping[str, Any], **more: Any) -> Row:
+    return Row(f"signals: {what}", "ReportSignals", {"sessionId": "$live", "signals": list(reported), **more}, names=names)
+
+
+SIGNALS = [
+    signals("over a hundred", "signals", *[NO_SIGNAL] * 101),
+    signals("away for less than no time", "signals[1].focusRegained.awayMs", NO_SIGNAL, {"focusRegained": {"awayMs": -1}}),
+    signals("away for more than a day", "signals[0].focusRegained.awayMs", {"focusRegained": {"awayMs": 86_400_001}}),
+    signals("a text of less than no length", "signals[0].paste.length", {"paste": {"length": -5}}),
+    signals("a hash that is a text", "signals[0].copy.digest", {"copy": {"digest": "QUFB" * 20}}),
+    signals("a label of 129 characters", "signals[0].deviceChange.label", {"deviceChange": {"label": "x" * 129}}),
+    signals("65 displays", "signals[0].displayCount.count", {"displayCount": {"count": 65}}),
+    signals("a frame that has no id", "signals[0].webcamFrame.frameId", {"webcamFrame": {"frameId": "../x"}}),
+    signals("a device id with a space", "deviceId", NO_SIGNAL, deviceId="a b"),
+    Row("signals: malformed session", "ReportSignals", {"sessionId": "x"}, names="sessionId"),
+    Row("signals: another's session", "ReportSignals", {"sessionId": "$theirs", "signals": [NO_SIGNAL]}, *UNKNOWN_SESSION),
+    Row("signals: nobody's session", "ReportSignals", {"sessionId": NOBODYS, "signals": [NO_SIGNAL]}, *UNKNOWN_SESSION),
+    Row(
+        "signals: a kind that nobody knows",
+        "ReportSignals",
+        {"sessionId": "$live", "signals": [{"telepathy": {}}]},
+        "OK",
+        "",
+        status=202,
+        way="rest",
+    ),
+    Row(
+        "signals: control characters",
+        "ReportSignals",
+        {"sessionId": "$live", "signals": [{"deviceChange": {"label": "\0\x1b[31m"}}]},
+        "OK",
+        "",
+        status=202,
+    ),
+    Row(
+        "frame: of no size",
+        "CreateFrameUpload",
+        {"sessionId": "$live", "contentType": "image/jpeg", "sizeBytes": 0},
+        names="sizeBytes",
+    ),
+    Row(
+        "frame: no picture",
+        "CreateFrameUpload",
+        {"sessionId": "$live", "contentType": "text/html", "sizeBytes": 1},
+        names="contentType",
+    ),
+    Row(
+        "frame: of another's session",
+        "CreateFrameUpload",
+        {"sessionId": "$theirs", "contentType": "image/jpeg", "sizeBytes": 1},
+        *UNKNOWN_SESSION,
+    ),
+    role("SetThresholds", "proctor", examId="w-open", changes=[{"name": "copy"}]),
+    role("GetThresholds", "wally", examId="w-open"),
+    role("EraseSignals", "proctor", studentId="wally"),
+    Row("thresholds: none to set", "SetThresholds", {"examId": "w-open"}, names="changes", who="admin"),
+    Row(
+        "thresholds: no such indicator",
+        "SetThresholds",
+        {"examId": "w-open", "changes": [{"name": "copy", "threshold": 9}, {"name": "telepathy"}]},
+        names="changes[1].name",
+        who="admin",
+    ),
+    Row(
+        "thresholds: 0",
+        "SetThresholds",
+        {"examId": "w-open", "changes": [{"name": "copy", "threshold": 0}]},
+        names="changes[0].threshold",
+        who="admin",
+    ),
+    Row(
+        "thresholds: of no exam",
+        "SetThresholds",
+        {"examId": "w-nowhere", "changes": [{"name": "copy"}]},
+        "NOT_FOUND",
+        "EXAM_NOT_FOUND",
+        who="admin",
+    ),
+    Row("erasure: malformed student", "EraseSignals", {"studentId": "a b"}, names="studentId", who="admin"),
+]
+
 # Staff
 
 
@@ -754,4 +838,4 @@ STAFF = [
     ),
 ]
 
-ROWS = [*EVERYWHERE, *START, *SAVE, *BATCH, *PAUSE, *SUBMIT, *READ, *BOARD, *LECTURES, *STAFF]
+ROWS = [*EVERYWHERE, *START, *SAVE, *BATCH, *PAUSE, *SUBMIT, *READ, *BOARD, *LECTURES, *SIGNALS, *STAFF]

@@ -17,7 +17,7 @@ from tests.flows.sitting import Student, good, refusal
 from tests.flows.transports import TRANSPORTS
 from tests.stack import ROOT, Stack, eventually, running
 
-BACKGROUND = ("bell", "snapshots", "scoring-worker")
+BACKGROUND = ("bell", "snapshots", "scoring-worker", "signal-worker")
 PASSING = ("lease:", "beat:", "hold:", "r:")
 """Keys that come and go by themselves: leases, heartbeats, holds, restore tokens."""
 

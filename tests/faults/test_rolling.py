@@ -15,7 +15,20 @@ from tests.faults.harm import fetch, restarted
 from tests.flows.sitting import Student, answers, good
 from tests.stack import Stack, eventually
 
-OURS = ("session", "snapshots", "bell", "scoring", "scoring-worker", "leaderboard", "content", "payments", "admin", "media")
+OURS = (
+    "session",
+    "snapshots",
+    "bell",
+    "scoring",
+    "scoring-worker",
+    "leaderboard",
+    "content",
+    "payments",
+    "admin",
+    "media",
+    "integrity",
+    "signal-worker",
+)
 STUDENTS = 4
 SERVED_AGAIN = 20.0
 BROKEN_OFF = (499, 503)

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from finalbell.v1 import content_pb2, payment_pb2, policy_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import content_pb2, integrity_pb2, payment_pb2, policy_pb2, scoring_pb2, session_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -103,6 +103,13 @@ ACCESS = {
     "DiscardDeadLetter": ADMIN,
     "CreateRehearsal": ADMIN,
     "RemoveRehearsal": ADMIN,
+    "ReportSignals": STUDENT,
+    "StreamSignals": STUDENT,
+    "CreateFrameUpload": STUDENT,
+    "WatchIntegrity": STAFF,
+    "GetThresholds": STAFF,
+    "SetThresholds": ADMIN,
+    "EraseSignals": ADMIN,
 }
 ENOUGH = {STAFF: ("proctor",), GRADER: ("grader",)}
 """Which roles but admin may call what is not for students; there any will do."""
@@ -121,6 +128,11 @@ OWNED: dict[str, Callable[[str], Message]] = {
     "GetResult": lambda session: scoring_pb2.GetResultRequest(session_id=session),
     "WatchResult": lambda session: scoring_pb2.WatchResultRequest(session_id=session),
     "StreamResult": lambda session: scoring_pb2.StreamResultRequest(session_id=session),
+    "ReportSignals": lambda session: integrity_pb2.ReportSignalsRequest(session_id=session),
+    "StreamSignals": lambda session: integrity_pb2.StreamSignalsRequest(session_id=session),
+    "CreateFrameUpload": lambda session: integrity_pb2.CreateFrameUploadRequest(
+        session_id=session, content_type="image/jpeg", size_bytes=1
+    ),
 }
 """The RPCs by which a student reaches a session; it has to be their own."""
 
@@ -147,6 +159,8 @@ UNITS = {
     "LectureAdminService": "admin",
     "ExamAdminService": "admin",
     "SessionAdminService": "admin",
+    "IntegrityService": "integrity",
+    "IntegrityAdminService": "integrity",
 }
 FORGED = {"x-student-id": "", "x-user": "", "x-jwt-payload": "e30", "x-forwarded-user": ""}
 

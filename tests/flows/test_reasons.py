@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, integrity_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
 from finalbell.v1.payment_pb2_grpc import PaymentServiceStub
 from google.protobuf.message import Message
@@ -100,6 +100,19 @@ IMPORTS = {"INVALID_EXAM", "INVALID_BANK", "EXAM_IN_USE"}
 @gives("INVALID_FIELD")
 async def malformed_exam_id(stack: Stack, small_exam: dict[str, Any]) -> Case:
     return Case("StartSession", session_pb2.StartSessionRequest(exam_id="Not-An-Id"), stack.token())
+
+
+@gives("FRAMES_NOT_CONFIGURED")
+async def a_picture_that_nobody_takes(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    request = integrity_pb2.CreateFrameUploadRequest(session_id=session, content_type="image/jpeg", size_bytes=1)
+    return Case("CreateFrameUpload", request, token)
+
+
+@gives("SESSION_NOT_FOUND")
+async def signals_of_anothers_session(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, _ = await started(stack, small_exam)
+    return Case("ReportSignals", integrity_pb2.ReportSignalsRequest(session_id=session), stack.token())
 
 
 @gives("INVALID_FIELD")

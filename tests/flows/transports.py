@@ -16,7 +16,7 @@ from urllib.parse import quote
 import grpc
 import grpc.aio
 import httpx
-from finalbell.v1 import admin_pb2, content_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, content_pb2, integrity_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2
 from google.api import annotations_pb2
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import json_format
@@ -30,7 +30,7 @@ from tests.stack import Stack, bearer
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
-    for file in (session_pb2, scoring_pb2, leaderboard_pb2, content_pb2, lecture_pb2, payment_pb2, admin_pb2)
+    for file in (session_pb2, scoring_pb2, leaderboard_pb2, content_pb2, lecture_pb2, payment_pb2, admin_pb2, integrity_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

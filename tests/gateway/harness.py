@@ -19,6 +19,8 @@ from finalbell.v1 import (
     admin_pb2_grpc,
     content_pb2,
     content_pb2_grpc,
+    integrity_pb2,
+    integrity_pb2_grpc,
     leaderboard_pb2,
     leaderboard_pb2_grpc,
     payment_pb2,
@@ -38,6 +40,7 @@ from joserfc.jwk import KeySet, RSAKey
 from ops.gateway import Gateway, auth_config, envoy_config
 from servers.engine import Answer, Answering, Metadata, Reading
 from servers.errors import DeadlineExceeded, InvalidField, status
+from servers.integrity.rest import REPORT_SIGNALS
 from servers.scoring.reading import GET_RESULT
 from servers.serving.rest import RestFront
 from servers.session.handing_in import SUBMIT_SESSION
@@ -51,6 +54,7 @@ SERVICES: dict[str, tuple[ModuleType, ModuleType, str]] = {
     "content": (content_pb2, content_pb2_grpc, "ContentService"),
     "payments": (payment_pb2, payment_pb2_grpc, "PaymentService"),
     "admin": (admin_pb2, admin_pb2_grpc, "ExamAdminService"),
+    "integrity": (integrity_pb2, integrity_pb2_grpc, "IntegrityService"),
 }
 
 Reply = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[Message]]
@@ -249,6 +253,7 @@ def rest_front(services: Services) -> RestFront:
             (SAVE_ANSWER, answering("session", "SaveAnswer", session_pb2.SaveAnswerResponse())),
             (SUBMIT_SESSION, answering("session", "SubmitSession", session_pb2.SubmitSessionResponse())),
             (GET_RESULT, answering("scoring", "GetResult", scoring_pb2.GetResultResponse())),
+            (REPORT_SIGNALS, answering("integrity", "ReportSignals", integrity_pb2.ReportSignalsResponse())),
         ],
         lambda: True,
     )
@@ -277,6 +282,7 @@ async def run_edge(
         upstreams=upstreams,
         saves=[rest_socket],
         results=[rest_socket],
+        signals=[rest_socket],
         jwks=jwks,
         issuer=ISSUER,
         audience=AUDIENCE,

@@ -21,6 +21,7 @@ def gateway(tmp_path: Path) -> Gateway:
         upstreams={name: [("127.0.0.1", 50051 + number)] for number, name in enumerate(SERVICES)},
         saves=[tmp_path / "session.sock", ("127.0.0.1", 8081)],
         results=[tmp_path / "scoring.sock"],
+        signals=[tmp_path / "integrity.sock"],
         jwks=jwks,
         issuer='https://finalbell.test/"#: $x {{',
         audience="finalbell",

@@ -55,6 +55,15 @@ RIGHTS: dict[str, dict[str, str]] = {
         "audit_log": "I",
         "setting": "S",
     },
+    "integrity": {
+        **dict.fromkeys(("integrity_count", "integrity_erased", "integrity_feed", "integrity_presence", "integrity_seen"), "SIUD"),
+        **dict.fromkeys(("exam", "exam_session", "session_answer"), "s"),
+        "integrity_threshold": "SIUD",
+        "integrity_signal": "SID",
+        "integrity_pace": "SIU",
+        "audit_log": "I",
+        "setting": "S",
+    },
     "admin": {
         **dict.fromkeys(("result", "result_history", "session_answer", "session_pause", "setting"), "S"),
         "standing": "Su",

@@ -22,24 +22,29 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finalbell.v1 import integrity_pb2 as finalbell_dot_v1_dot_integrity__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66inalbell/v1/events.proto\x12\x0c\x66inalbell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x02\n\x10SessionSubmitted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xam_id\x18\x02 \x01(\t\x12\x14\n\x0c\x65xam_version\x18\x03 \x01(\x05\x12\x12\n\nstudent_id\x18\x04 \x01(\t\x12\x30\n\x0csubmitted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x06reason\x18\x06 \x01(\x0e\x32%.finalbell.v1.SessionSubmitted.Reason\x12\x0f\n\x07\x61nswers\x18\x07 \x01(\x0c\x12\x16\n\x0e\x61nswers_sha256\x18\x08 \x01(\x0c\x12\x10\n\x08reply_to\x18\t \x01(\t\x12\x12\n\nsubmit_key\x18\n \x01(\x0c\"5\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\t\n\x05\x43LICK\x10\x01\x12\x08\n\x04\x42\x45LL\x10\x02\"V\n\rSessionScored\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x05\x12\x11\n\tmax_score\x18\x03 \x01(\x05\x12\x0f\n\x07partial\x18\x04 \x01(\x08\"%\n\x0eResultsChanged\x12\x13\n\x0bsession_ids\x18\x01 \x03(\x0c\"?\n\x0eSessionsScored\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.finalbell.v1.SessionScoredb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66inalbell/v1/events.proto\x12\x0c\x66inalbell.v1\x1a\x1c\x66inalbell/v1/integrity.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x02\n\x10SessionSubmitted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xam_id\x18\x02 \x01(\t\x12\x14\n\x0c\x65xam_version\x18\x03 \x01(\x05\x12\x12\n\nstudent_id\x18\x04 \x01(\t\x12\x30\n\x0csubmitted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x06reason\x18\x06 \x01(\x0e\x32%.finalbell.v1.SessionSubmitted.Reason\x12\x0f\n\x07\x61nswers\x18\x07 \x01(\x0c\x12\x16\n\x0e\x61nswers_sha256\x18\x08 \x01(\x0c\x12\x10\n\x08reply_to\x18\t \x01(\t\x12\x12\n\nsubmit_key\x18\n \x01(\x0c\"5\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\t\n\x05\x43LICK\x10\x01\x12\x08\n\x04\x42\x45LL\x10\x02\"V\n\rSessionScored\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x05\x12\x11\n\tmax_score\x18\x03 \x01(\x05\x12\x0f\n\x07partial\x18\x04 \x01(\x08\"%\n\x0eResultsChanged\x12\x13\n\x0bsession_ids\x18\x01 \x03(\x0c\"?\n\x0eSessionsScored\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.finalbell.v1.SessionScored\"k\n\x0fSignalsReported\x12+\n\x07reports\x18\x01 \x03(\x0b\x32\x1a.finalbell.v1.SignalReport\x12\x11\n\tpublisher\x18\x02 \x01(\x0c\x12\x18\n\x10published_before\x18\x03 \x01(\x03\"\x8b\x02\n\x0cSignalReport\x12\x11\n\treport_id\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\x0c\x12\x12\n\nstudent_id\x18\x03 \x01(\t\x12/\n\x0breceived_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nclient_now\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x11\n\tdevice_id\x18\x07 \x01(\t\x12\x14\n\x0ctoken_digest\x18\x08 \x01(\x0c\x12%\n\x07signals\x18\t \x03(\x0b\x32\x14.finalbell.v1.Signalb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finalbell.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONSUBMITTED']._serialized_start=77
-  _globals['_SESSIONSUBMITTED']._serialized_end=413
-  _globals['_SESSIONSUBMITTED_REASON']._serialized_start=360
-  _globals['_SESSIONSUBMITTED_REASON']._serialized_end=413
-  _globals['_SESSIONSCORED']._serialized_start=415
-  _globals['_SESSIONSCORED']._serialized_end=501
-  _globals['_RESULTSCHANGED']._serialized_start=503
-  _globals['_RESULTSCHANGED']._serialized_end=540
-  _globals['_SESSIONSSCORED']._serialized_start=542
-  _globals['_SESSIONSSCORED']._serialized_end=605
+  _globals['_SESSIONSUBMITTED']._serialized_start=107
+  _globals['_SESSIONSUBMITTED']._serialized_end=443
+  _globals['_SESSIONSUBMITTED_REASON']._serialized_start=390
+  _globals['_SESSIONSUBMITTED_REASON']._serialized_end=443
+  _globals['_SESSIONSCORED']._serialized_start=445
+  _globals['_SESSIONSCORED']._serialized_end=531
+  _globals['_RESULTSCHANGED']._serialized_start=533
+  _globals['_RESULTSCHANGED']._serialized_end=570
+  _globals['_SESSIONSSCORED']._serialized_start=572
+  _globals['_SESSIONSSCORED']._serialized_end=635
+  _globals['_SIGNALSREPORTED']._serialized_start=637
+  _globals['_SIGNALSREPORTED']._serialized_end=744
+  _globals['_SIGNALREPORT']._serialized_start=747
+  _globals['_SIGNALREPORT']._serialized_end=1014
 # @@protoc_insertion_point(module_scope)

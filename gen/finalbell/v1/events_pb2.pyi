@@ -4,6 +4,7 @@ isort:skip_file
 What travels through JetStream. Events are self-contained: whoever reads one needs no other store to act on it."""
 
 from collections import abc as _abc
+from finalbell.v1 import integrity_pb2 as _integrity_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -186,3 +187,95 @@ class SessionsScored(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionsScored: _TypeAlias = SessionsScored  # noqa: Y015
+
+@_typing.final
+class SignalsReported(_message.Message):
+    """SignalsReported is what clients have reported within a moment, to one process. Subject: `signals.reported`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    PUBLISHER_FIELD_NUMBER: _builtins.int
+    PUBLISHED_BEFORE_FIELD_NUMBER: _builtins.int
+    publisher: _builtins.bytes
+    """publisher is the process, 16 bytes by chance."""
+    published_before: _builtins.int
+    """published_before is how many signals it had published before these: a gap between two events is what was lost."""
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalReport]:
+        """reports are in the order in which they came."""
+
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___SignalReport] | None = ...,
+        publisher: _builtins.bytes = ...,
+        published_before: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["published_before", b"published_before", "publisher", b"publisher", "reports", b"reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalsReported: _TypeAlias = SignalsReported  # noqa: Y015
+
+@_typing.final
+class SignalReport(_message.Message):
+    """SignalReport is one client's report. The signals of an event that comes twice are the same, and so are what is kept of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    CLIENT_NOW_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_DIGEST_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    report_id: _builtins.bytes
+    """report_id is 16 bytes by chance, from which signals without a sequence get their ids."""
+    session_id: _builtins.bytes
+    """session_id is the session, a UUID of 16 bytes."""
+    student_id: _builtins.str
+    """student_id is who reported, by their token. Whose session it is the writer looks up once more."""
+    address: _builtins.str
+    """address is where the call came from, as the gateway saw it; empty: not known."""
+    device_id: _builtins.str
+    """device_id is the client's own."""
+    token_digest: _builtins.bytes
+    """token_digest is 8 bytes of the token's SHA-256: enough to see that two tokens differ, and of no other use."""
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """received_at is the server's clock."""
+
+    @_builtins.property
+    def client_now(self) -> _timestamp_pb2.Timestamp:
+        """client_now is the client's clock at the same moment, as far as it said; absent: it did not."""
+
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[_integrity_pb2.Signal]:
+        """signals are those of a kind that is known."""
+
+    def __init__(
+        self,
+        *,
+        report_id: _builtins.bytes = ...,
+        session_id: _builtins.bytes = ...,
+        student_id: _builtins.str = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+        client_now: _timestamp_pb2.Timestamp | None = ...,
+        address: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        token_digest: _builtins.bytes = ...,
+        signals: _abc.Iterable[_integrity_pb2.Signal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_now", b"client_now", "received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "client_now", b"client_now", "device_id", b"device_id", "received_at", b"received_at", "report_id", b"report_id", "session_id", b"session_id", "signals", b"signals", "student_id", b"student_id", "token_digest", b"token_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalReport: _TypeAlias = SignalReport  # noqa: Y015

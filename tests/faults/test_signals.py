@@ -1,0 +1,196 @@
+"""Signals down, slow, full or gone: no save and no submit fails for it, and what is lost is counted (I27, I31)."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from tests.faults.harm import fetch, jetstream, kill, restarted, stopped
+from tests.flows.sitting import Student, good
+from tests.integrity.reporting import LOST, counted, counts, report
+from tests.stack import Stack, eventually, fresh, running
+
+
+@pytest.fixture
+async def exam(stack: Stack, small_exam: dict[str, Any], exam_id: str) -> str:
+    await stack.import_exam(small_exam, exam_id)
+    return exam_id
+
+
+@pytest.fixture
+async def sitting(stack: Stack, exam: str) -> AsyncIterator[tuple[Student, str]]:
+    async with Student(stack) as student:
+        yield student, (await student.sit(exam))["sessionId"]
+
+
+async def metric(stack: Stack, unit: str, name: str) -> float:
+    """Read a number of a process's own."""
+    async with httpx.AsyncClient() as http:
+        text = (await http.get(f"http://{stack.read()['services'][unit]['metrics']}/metrics")).text
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def sits_on(student: Student, session: str) -> None:
+    """Save and hand in, as if nothing were wrong."""
+    assert good(await student.save(session, "q1", choice="B"))["saved"]
+    assert good(await student.save(session, "q4", text="Ankara"))["saved"]
+    good(await student.submit(session), 200, 202)
+    assert (await student.outcome(session))["status"] == "SCORED"
+
+
+async def test_with_the_service_killed_the_exam_goes_on(stack: Stack, sitting: tuple[Student, str]) -> None:
+    student, session = sitting
+
+    before = kill(stack, "integrity")
+    during = await report(student, session, LOST)
+    await sits_on(student, session)
+    await restarted(stack, "integrity", before)
+
+    async def again() -> bool:
+        return (await report(student, session, LOST)).status_code == 202
+
+    assert during.status_code in (202, 503)
+    await eventually(again, 30)
+
+
+@pytest.mark.parametrize("unit", ["integrity", "signal-worker"])
+async def test_with_a_process_frozen_the_exam_goes_on_and_nothing_else_is_lost(
+    stack: Stack, sitting: tuple[Student, str], unit: str
+) -> None:
+    student, session = sitting
+    good(await report(student, session, LOST), 202)
+
+    with stopped(stack, unit):
+        if unit == "signal-worker":
+            good(await report(student, session, LOST), 202)
+        await sits_on(student, session)
+
+    await counted(stack, session, {"FOCUS_LOST": 2 if unit == "signal-worker" else 1}, 60)
+
+
+async def test_with_nats_frozen_reports_are_taken_and_written_later(stack: Stack, sitting: tuple[Student, str]) -> None:
+    student, session = sitting
+
+    with stopped(stack, "nats"):
+        for _ in range(5):
+            good(await report(student, session, LOST), 202)
+        assert good(await student.save(session, "q1", choice="B"))["saved"]
+        good(await student.submit(session), 200, 202)
+
+    await counted(stack, session, {"FOCUS_LOST": 5}, 60)
+
+
+async def test_nats_killed_with_its_memory_takes_signals_along_and_they_are_counted(
+    stack: Stack, sitting: tuple[Student, str]
+) -> None:
+    student, session = sitting
+    good(await report(student, session, LOST), 202)
+    await counted(stack, session, {"FOCUS_LOST": 1}, 60)
+    lost = await metric(stack, "signal-worker", "finalbell_signals_lost")
+
+    with stopped(stack, "signal-worker"):
+        await nobody_pulls(stack)
+        good(await report(student, session, LOST, LOST), 202)
+        await published(stack, 1)
+        before = kill(stack, "nats")
+        await restarted(stack, "nats", before)
+        assert good(await student.save(session, "q1", choice="B"))["saved"]
+
+    async def more() -> bool:
+        await asyncio.sleep(0.5)
+        good(await report(student, session, LOST), 202)
+        return (await metric(stack, "signal-worker", "finalbell_signals_lost")) == lost + 2
+
+    await eventually(more, 60)
+
+
+async def test_with_postgresql_frozen_a_report_is_taken_and_the_writer_looks_whose_it_is(
+    stack: Stack, exam: str, sitting: tuple[Student, str]
+) -> None:
+    student, session = sitting
+    async with Student(stack) as other:
+        theirs = (await other.sit(exam))["sessionId"]
+        with stopped(stack, "postgres"):
+            own = await report(student, session, LOST)
+            foreign = await report(student, theirs, LOST)
+            assert good(await student.save(session, "q1", choice="B"))["saved"]
+        await counted(stack, session, {"FOCUS_LOST": 1}, 60)
+        good(await report(other, theirs, {"copy": {}}), 202)
+        await counted(stack, theirs, {"COPY": 1}, 60)
+
+    assert (own.status_code, foreign.status_code) == (202, 202)
+
+
+async def nobody_pulls(stack: Stack) -> None:
+    """Wait until no worker waits for signals: a frozen one's last request has run out."""
+    async with jetstream(stack) as stream:
+
+        async def idle() -> bool:
+            return (await stream.consumer_info("SIGNALS", "integrity")).num_waiting == 0
+
+        await eventually(idle, 30)
+
+
+async def published(stack: Stack, events: int) -> None:
+    """Wait until the stream has that many events."""
+    async with jetstream(stack) as stream:
+
+        async def there() -> bool:
+            return (await stream.stream_info("SIGNALS")).state.messages >= events
+
+        await eventually(there, 30)
+
+
+async def test_a_full_stream_drops_its_oldest_and_every_signal_is_written_or_counted_as_lost(
+    small_exam: dict[str, Any],
+) -> None:
+    exam, filling = fresh("t"), {"deviceChange": {"label": "x" * 128, "device": "y" * 32}}
+    with running(FINALBELL_SIGNALS_STREAM_BYTES="200000") as stack:
+        await stack.import_exam(small_exam, exam)
+        async with AsyncExitStack() as open_ones:
+            students = [await open_ones.enter_async_context(Student(stack)) for _ in range(30)]
+            sessions = [(await student.sit(exam))["sessionId"] for student in students]
+            with stopped(stack, "signal-worker"):
+                await nobody_pulls(stack)
+                taken = 0
+                for student, session in zip(students, sessions, strict=True):
+                    taken += good(await report(student, session, *[filling] * 100), 202)["accepted"]
+                    await asyncio.sleep(0.15)  # an event each
+                assert good(await students[0].save(sessions[0], "q1", choice="B"))["saved"]
+                good(await students[0].submit(sessions[0]), 200, 202)
+
+            async def all_told() -> bool:
+                written = sum([(await counts(stack, session)).get("DEVICE_CHANGE", 0) for session in sessions])
+                rows = await fetch(stack, "SELECT coalesce(sum(lost), 0)::int AS lost FROM integrity_feed")
+                return bool(written + rows[0]["lost"] == taken and rows[0]["lost"] > 0 and written > 0)
+
+            await eventually(all_told, 60)
+            first, last = UUID(sessions[0]), UUID(sessions[-1])
+            kept = {row["session_id"] for row in await fetch(stack, "SELECT DISTINCT session_id FROM integrity_signal")}
+            assert last in kept
+            assert first not in kept
+
+            async def shown() -> bool:
+                return await metric(stack, "signal-worker", "finalbell_signals_lost") > 0
+
+            await eventually(shown)
+
+
+async def test_switched_off_reports_are_answered_and_nothing_is_kept(small_exam: dict[str, Any]) -> None:
+    exam = fresh("t")
+    with running(FINALBELL_INTEGRITY="off") as stack:
+        await stack.import_exam(small_exam, exam)
+        async with Student(stack) as student:
+            session = (await student.sit(exam))["sessionId"]
+            reply = good(await report(student, session, LOST, LOST), 202)
+            await sits_on(student, session)
+
+        assert (reply["accepted"], reply["dropped"], reply["collecting"]) == (0, 2, False)
+        assert await metric(stack, "integrity", 'finalbell_signals_dropped_total{why="off"}') == 2
+        assert await counts(stack, session) == {}

@@ -1,0 +1,184 @@
+"""What the server sees itself: two at once, a login that moves, a clock that jumps, times that are implausible."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import grpc.aio
+import pytest
+from finalbell.v1 import integrity_pb2 as pb
+from finalbell.v1.integrity_pb2_grpc import IntegrityServiceStub
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from servers.integrity.worker import IntegrityWorker
+from stores.connect import Stores
+from stores.signal_log import SignalLog
+from stores.signal_records import Finished
+from stores.signals import Signals
+from tests.faults.harm import fetch
+from tests.flows.sitting import Student
+from tests.integrity.reporting import counted, counts, kept
+from tests.stack import Stack, bearer, eventually, fresh, uuid7
+
+WIFI, MOBILE = "192.0.2.1", "198.51.100.7"
+
+
+async def tell(channel: grpc.aio.Channel, token: str, session: str, device: str = "", address: str = "", **fields: Any) -> None:
+    """Report to the service itself, as the gateway would for a caller at an address."""
+    request = pb.ReportSignalsRequest(session_id=session, device_id=device, **fields)
+    headers = [*bearer(token), ("x-forwarded-for", address)]
+    await IntegrityServiceStub(channel).ReportSignals(request, metadata=headers)
+    await asyncio.sleep(0.002)  # so that no two have one millisecond
+
+
+async def test_two_devices_at_two_addresses_with_one_login_are_seen_once_each(stack: Stack, exam: str) -> None:
+    async with Student(stack) as student, stack.channel("integrity") as channel:
+        session = (await student.sit(exam))["sessionId"]
+        for device, address in [("laptop", WIFI), ("phone", MOBILE)] * 3:
+            await tell(channel, student.token, session, device, address)
+
+        await counted(stack, session, {"TWO_DEVICES": 1, "TWO_ADDRESSES": 1, "TOKEN_MOVED": 1})
+        pairs = {row["kind"]: json.loads(row["details"])["pair"] for row in await kept(stack, session)}
+
+    assert pairs == {"TWO_DEVICES": ["laptop", "phone"], "TWO_ADDRESSES": [WIFI, MOBILE], "TOKEN_MOVED": ["laptop", "phone"]}
+
+
+async def test_a_second_login_on_another_device_that_takes_over_is_nothing(stack: Stack, exam: str) -> None:
+    async with Student(stack) as student, stack.channel("integrity") as channel:
+        session, second = (await student.sit(exam))["sessionId"], stack.token(student.name, cohorts=["c"])
+        await tell(channel, student.token, session, "laptop", WIFI)
+        await tell(channel, second, session, "phone", MOBILE, signals=[pb.Signal(focus_lost=pb.FocusLost())])
+
+        await counted(stack, session, {"FOCUS_LOST": 1})
+
+
+async def test_a_clock_that_jumps_between_two_reports_is_seen_and_one_that_is_only_wrong_is_not(stack: Stack, exam: str) -> None:
+    async with Student(stack) as student, stack.channel("integrity") as channel:
+        session = (await student.sit(exam))["sessionId"]
+        for device, hours in [("wrong", 5), ("wrong", 5), ("set", 0), ("set", 1)]:
+            clock = Timestamp()
+            clock.FromDatetime(datetime.now(UTC) + timedelta(hours=hours))
+            await tell(
+                channel,
+                student.token if device == "set" else stack.token(student.name, cohorts=["c"]),
+                session,
+                device,
+                client_now=clock,
+            )
+
+        await counted(stack, session, {"CLOCK_JUMP": 1})
+        (row,) = await kept(stack, session)
+
+    assert row["device_id"] == "set"
+    assert abs(json.loads(row["details"])["milliseconds"] - 3_600_000) < 10_000
+
+
+# After the submit
+
+
+@pytest.fixture
+def worker(stores: Stores, signals: Signals) -> IntegrityWorker:
+    """A worker beside the stack's own, which does the same: who comes first makes no difference."""
+    return IntegrityWorker(SignalLog(stores.nats, 1 << 20), signals, days=180, collecting=True)
+
+
+async def sat(stack: Stack, exam: str, times: list[float], *, back: float | None = None) -> str:
+    """Put a scored session into PostgreSQL that has answered its questions after so many seconds each, and came back to the window
+    so many seconds after its start, from 20 s away."""
+    session, name = uuid7(), fresh("s")
+    started = datetime.now(UTC) - timedelta(minutes=30)
+    if back is not None:
+        signal = (
+            "INSERT INTO integrity_signal (session_id, id, kind, amount, received_at) VALUES ($1, $2, 'FOCUS_REGAINED', 20000, $3)"
+        )
+        await fetch(stack, signal, session, uuid7(), started + timedelta(seconds=back))
+    await fetch(
+        stack,
+        """
+        INSERT INTO exam_session (id, student_id, exam_id, exam_version, cohorts, attempt, alias, started_at, ends_at, status,
+                                  submitted_at)
+        VALUES ($1, $2, $3, 1, '{}', 1, 'alias', $4, now(), 'SCORED', now() - interval '1 minute')
+        """,
+        *(session, name, exam, started),
+    )
+    at = started
+    for number, seconds in enumerate(times):
+        at += timedelta(seconds=seconds)
+        await fetch(
+            stack,
+            "INSERT INTO session_answer VALUES ($1, $2, 'c:A', 1, $3, '\\x00', '\\x00', NULL)",
+            *(session, f"q{number + 1}", at),
+        )
+    return str(session)
+
+
+async def looked_at(worker: IntegrityWorker, stack: Stack, exam: str, *, judged: int) -> None:
+    """Have finished sessions looked at, until so many of an exam's are done with."""
+
+    async def done() -> bool:
+        await worker.infer()
+        rows = await fetch(stack, "SELECT count(*) FROM integrity_seen WHERE exam_id = $1 AND judged", exam)
+        return bool(rows[0]["count"] == judged)
+
+    await eventually(done)
+
+
+async def test_an_answer_far_faster_than_the_others_is_seen_and_a_quick_one_is_not(
+    stack: Stack, exam: str, worker: IntegrityWorker
+) -> None:
+    for n in range(32):
+        await sat(stack, exam, [40 + n, 50 + n])
+    known, quick = await sat(stack, exam, [0.5, 60]), await sat(stack, exam, [25, 60])
+
+    await looked_at(worker, stack, exam, judged=34)
+
+    await counted(stack, known, {"FAST_ANSWER": 1})
+    (row,) = await kept(stack, known)
+    assert json.loads(row["details"])["question"] == "q1"
+    assert await counts(stack, quick) == {}
+
+
+async def test_who_was_among_the_first_is_judged_when_enough_have_answered_and_counted_once(
+    stack: Stack, exam: str, worker: IntegrityWorker
+) -> None:
+    known = await sat(stack, exam, [0.5])
+    for n in range(10):
+        await sat(stack, exam, [40 + n])
+    await looked_at(worker, stack, exam, judged=0)
+
+    async def seen() -> bool:
+        await worker.infer()
+        return len(await fetch(stack, "SELECT FROM integrity_seen WHERE exam_id = $1", exam)) == 11
+
+    await eventually(seen)
+    early = await counts(stack, known)
+    for n in range(25):
+        await sat(stack, exam, [40 + n])
+    await looked_at(worker, stack, exam, judged=36)
+
+    assert early == {}
+    await counted(stack, known, {"FAST_ANSWER": 1})
+    (pace,) = await fetch(stack, "SELECT answers FROM integrity_pace WHERE exam_id = $1", exam)
+    assert pace["answers"] == 36
+
+
+async def test_two_workers_count_a_finished_session_once(stack: Stack, exam: str, signals: Signals) -> None:
+    session = await sat(stack, exam, [10])
+    one = Finished(UUID(session), "s", exam, 1, 0, again=False)
+
+    added = [await signals.add_pace([one], {}) for _ in range(2)]
+
+    assert added.count(True) <= 1  # the stack's own worker may have been the first
+    assert added[1] is False
+
+
+async def test_many_answers_right_after_a_return_are_seen(stack: Stack, exam: str, worker: IntegrityWorker) -> None:
+    session = await sat(stack, exam, [600, 2, 2, 2, 2], back=599)
+
+    async def seen() -> bool:
+        await worker.infer()
+        return (await counts(stack, session)).get("CHANGES_AFTER_FOCUS") == 1
+
+    await eventually(seen)
