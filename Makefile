@@ -60,7 +60,7 @@ lint: setup ## format, lint, types, import rules, protos
 gen: setup ## regenerate gen/ from protos/
 	@$(BIN)/python protos/generate.py gen
 
-tools: .tools/bin/grpcurl .tools/bin/toxiproxy-server ## grpcurl and toxiproxy, pinned, into .tools/ (needs Go)
+tools: .tools/bin/grpcurl .tools/bin/toxiproxy-server .tools/bin/stripe-mock ## grpcurl, toxiproxy and stripe-mock, pinned, into .tools/ (needs Go)
 
 .tools/bin/grpcurl:
 	@GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
@@ -68,6 +68,12 @@ tools: .tools/bin/grpcurl .tools/bin/toxiproxy-server ## grpcurl and toxiproxy, 
 .tools/bin/toxiproxy-server:
 	@GOBIN=$(CURDIR)/.tools/go go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0
 	@mv .tools/go/server $@
+
+.tools/bin/versitygw: ## a real S3 bucket for the tests of links, which are skipped without it (minutes to compile)
+	@GOBIN=$(CURDIR)/.tools/bin go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+.tools/bin/stripe-mock:
+	@GOBIN=$(CURDIR)/.tools/bin go install github.com/stripe/stripe-mock@v0.203.0
 
 lock: ## pin every dependency again (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \

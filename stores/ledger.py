@@ -1,55 +1,42 @@
 """Ledger: what is sold, ordered and paid, and who owns what because of it. One transaction per thing that happens."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from stores.catalog import record
-from stores.money import Claimed, Coupon, Event, Fact, FactKind, Grant, Order, OrderState, OrderStatus, Product
-from stores.sessions import milliseconds, moment
+from stores.facts import (
+    ORDER,
+    OWNER_LOCKS,
+    Change,
+    Entering,
+    Facts,
+    Fold,
+    Mismatch,
+    Telling,
+    Until,
+    Whole,
+    enter,
+    fact_of,
+    moment_or_none,
+    ms_or_none,
+    order_of,
+    products_of,
+    words_of,
+)
+from stores.money import Coupon, Event, EventOutcome, Fact, FactKind, Grant, Order, Product, Told
+from stores.pipeline import Coalescer
+from stores.refused import each
+from stores.sessions import milliseconds
 
-Fold = Callable[[int, Iterable[Fact]], OrderState]
-Mismatch = Callable[[Order, Claimed, Sequence[Fact]], str]
-Whole = Callable[[Product, Mapping[str, Product]], Sequence[str]]
-Until = Callable[[int, int | None], int | None]
 Price = Callable[[Product, Coupon | None, int, int], int | str]
 """What a product costs with a coupon that was used so often, in all and by the student; a text says why it cannot be used."""
 
-OWNER_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('owner/' || $1, 0))"
-"""One change at a time of what a student owns: two orders that are paid at once both count."""
-
-ORDER = """p.id, p.student_id, p.product_id, p.provider, p.amount, p.currency, p.live, p.gateway_ref, p.url, p.secret, p.status,
-  p.created_at, p.expires_at"""
-
-ENTER = """
-  WITH new AS (
-    INSERT INTO entitlement_entry (student_id, product_id, source, granted, reason, starts_at, ends_at, actor)
-    SELECT $1, unnest($2::text[]), $3, $4, $5, $6, $7, $8 RETURNING id, product_id, source, granted, starts_at, ends_at
-  ), latest AS (
-    SELECT DISTINCT ON (product_id, source) product_id, granted, starts_at, ends_at
-    FROM (
-      SELECT id, product_id, source, granted, starts_at, ends_at FROM new
-      UNION ALL
-      SELECT id, product_id, source, granted, starts_at, ends_at FROM entitlement_entry
-      WHERE student_id = $1 AND product_id = ANY ($2)
-    ) AS entries ORDER BY product_id, source, id DESC
-  )
-  INSERT INTO entitlement AS e (student_id, product_id, granted_at, expires_at, revoked_at)
-  SELECT $1, product_id, coalesce(min(starts_at) FILTER (WHERE granted), min(starts_at), now()),
-    CASE WHEN bool_or(granted AND ends_at IS NULL) THEN NULL ELSE max(ends_at) FILTER (WHERE granted) END,
-    CASE WHEN bool_or(granted) THEN NULL ELSE now() END
-  FROM latest GROUP BY product_id
-  ON CONFLICT (student_id, product_id) DO UPDATE
-  SET granted_at = excluded.granted_at, expires_at = excluded.expires_at,
-    revoked_at = CASE WHEN excluded.revoked_at IS NULL THEN NULL ELSE coalesce(e.revoked_at, excluded.revoked_at) END
-"""
-"""Adds words to the ledger, and makes what the student owns of these products the fold of each source's latest word. One that
-grants is enough; the longest counts. Whoever runs it holds OWNER_LOCK."""
+TOGETHER = 64
+"""Messages of gateways in one transaction."""
 
 EVENT = "SELECT provider, event_id, kind, outcome, why, received_at FROM webhook_event"
 
@@ -84,14 +71,6 @@ DRIFT = """
 """What is paid is read off the facts here, in other words than the rules', so that a mistake in those shows."""
 
 
-class _Word(NamedTuple):
-    """What a source has said of a product."""
-
-    product: str
-    granted: bool
-    ends_ms: int | None
-
-
 class NotOrdered(StrEnum):
     """Why an order was not made."""
 
@@ -100,14 +79,6 @@ class NotOrdered(StrEnum):
     OWNED = "OWNED"
     KEY_REUSED = "KEY_REUSED"
     NO_COUPON = "NO_COUPON"
-
-
-class EventOutcome(StrEnum):
-    """What an event did."""
-
-    APPLIED = "APPLIED"
-    STORED = "STORED"
-    QUARANTINED = "QUARANTINED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,24 +174,14 @@ class Drift:
     lines: Sequence[DriftLine]
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What became of an event, and why it was quarantined; one that is told again came to what it came to first."""
-
-    outcome: EventOutcome
-    why: str = ""
-    again: bool = False
-
-
 class Ledger:
     """Orders, facts, grants. The rules are given: it states facts and lets them decide."""
 
     def __init__(self, pool: asyncpg.Pool, fold: Fold, mismatch: Mismatch, whole: Whole, until: Until) -> None:
         self._pool = pool
-        self._fold = fold
-        self._mismatch = mismatch
         self._whole = whole
-        self._until = until
+        self._facts = Facts(fold, mismatch, whole, until)
+        self._told: Coalescer[Telling, Told] = Coalescer(self._tell_each, queue="payment events", in_flight=1, batch=TOGETHER)
 
     # What is sold
 
@@ -257,34 +218,34 @@ class Ledger:
                       starts_at = $8, ends_at = $9
                     """,
                     *(coupon.code, coupon.percent, coupon.amount, coupon.currency, coupon.products),
-                    *(coupon.most_uses, coupon.most_uses_each, _moment(coupon.starts_ms), _moment(coupon.ends_ms)),
+                    *(coupon.most_uses, coupon.most_uses_each, moment_or_none(coupon.starts_ms), moment_or_none(coupon.ends_ms)),
                 )
                 await record(connection, actor, "coupon.import", coupon.code)
 
     async def products(self) -> Mapping[str, Product]:
         """Return all that is or was sold, by id."""
         async with self._pool.acquire() as connection:
-            return await _products(connection)
+            return await products_of(connection)
 
     async def product(self, product: str) -> Product | None:
         """Return one of them."""
         async with self._pool.acquire() as connection:
-            return (await _products(connection, product)).get(product)
+            return (await products_of(connection, [product])).get(product)
 
     # Orders
 
     async def order(self, wanted: Wanted, price: Price) -> Order | NotOrdered | CouponRefused | Superseded:
         """Return the order that a student's wish makes, or has made before. What costs nothing is paid at once."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(OWNER_LOCK, wanted.student)
+            await connection.fetch(OWNER_LOCKS, [wanted.student])
             before = await connection.fetchrow(
                 f"SELECT {ORDER}, p.coupon FROM payment p WHERE student_id = $1 AND order_key = $2",  # noqa: S608
                 *(wanted.student, wanted.key),
             )
             if before is not None:
                 same = (before["product_id"], before["provider"], before["coupon"] or "")
-                return _order(before) if same == (wanted.product, wanted.provider, wanted.coupon) else NotOrdered.KEY_REUSED
-            product = (await _products(connection, wanted.product)).get(wanted.product)
+                return order_of(before) if same == (wanted.product, wanted.provider, wanted.coupon) else NotOrdered.KEY_REUSED
+            product = (await products_of(connection, [wanted.product])).get(wanted.product)
             if product is None:
                 return NotOrdered.NO_PRODUCT
             if not product.available:
@@ -300,7 +261,7 @@ class Ledger:
                 *(wanted.student, product.id),
             )
             if open_one is not None:
-                known = _order(open_one)
+                known = order_of(open_one)
                 same_way = (known.provider, known.amount, known.currency, open_one["coupon"] or "") == (
                     *(wanted.provider, amount, product.currency, wanted.coupon),
                 )
@@ -314,9 +275,9 @@ class Ledger:
                 *(wanted.student, product.id, wanted.provider, amount, product.currency, product.amount, wanted.coupon),
                 *(wanted.live, wanted.key, wanted.valid_seconds),
             )
-            order = _order(row)
+            order = order_of(row)
             if amount == 0:
-                await self._apply(connection, order, [Fact(FactKind.PAID, "free", 0, order.created_ms)])
+                await self._facts.apply(connection, [Change(order, [Fact(FactKind.PAID, "free", 0, order.created_ms)])])
                 return await _read(connection, order.id) or order
             return order
 
@@ -350,7 +311,7 @@ class Ledger:
             """,  # noqa: S608
             *(provider, older_seconds, count),
         )
-        return [_order(row) for row in rows]
+        return [order_of(row) for row in rows]
 
     async def orders(self, student: str, count: int) -> Sequence[Order]:
         """Return a student's orders, the newest first."""
@@ -358,7 +319,7 @@ class Ledger:
             f"SELECT {ORDER} FROM payment p WHERE student_id = $1 ORDER BY id DESC LIMIT $2",  # noqa: S608
             *(student, count),
         )
-        return [_order(row) for row in rows]
+        return [order_of(row) for row in rows]
 
     async def story(self, order: UUID) -> Story | None:
         """Return all that is known of an order, as it is at one moment; None: there is no such order."""
@@ -375,9 +336,9 @@ class Ledger:
                 *(row["student_id"], f"payment:{order}"),
             )
         return Story(
-            _order(row),
+            order_of(row),
             row["refunded"],
-            [(_fact(fact), milliseconds(fact["told_at"])) for fact in facts],
+            [(fact_of(fact), milliseconds(fact["told_at"])) for fact in facts],
             [_event(event) for event in events],
             [Entry(one["product_id"], one["granted"], one["reason"], milliseconds(one["at"])) for one in entries],
         )
@@ -401,7 +362,7 @@ class Ledger:
             INSERT INTO gateway_read AS known VALUES ($1, $2)
             ON CONFLICT (provider) DO UPDATE SET until = greatest(known.until, excluded.until)
             """,
-            *(provider, _moment(until_ms)),
+            *(provider, moment_or_none(until_ms)),
         )
 
     async def untold(self, provider: str, ids: Sequence[str]) -> Set[str]:
@@ -441,81 +402,30 @@ class Ledger:
         )
 
     async def tell(self, provider: str, event: Event) -> Told:
-        """Keep an event and do what it says, once, in one transaction: inbox, facts, fold, grants. What does not match the order
-        that it names is quarantined and changes nothing."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            order = await _named(connection, provider, event.claimed) if event.facts else None
-            outcome, why = EventOutcome.STORED, ""
-            if event.facts:
-                why = "there is no such order" if order is None else self._mismatch(order, event.claimed, event.facts)
-                outcome = EventOutcome.QUARANTINED if why else EventOutcome.APPLIED
-            new = await connection.fetchval(
-                """
-                INSERT INTO webhook_event (provider, event_id, kind, body, outcome, why, payment_id)
-                VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING true
-                """,
-                *(provider, event.id, event.kind, event.body, outcome, why, order.id if order else None),
-            )
-            if not new:
-                first = await connection.fetchrow(
-                    "SELECT outcome, why FROM webhook_event WHERE (provider, event_id) = ($1, $2)", provider, event.id
-                )
-                return Told(EventOutcome(first["outcome"]), first["why"], again=True)
-            if order is not None and not why:
-                await self._apply(connection, order, event.facts, event.claimed.gateway_ref)
-            return Told(outcome, why)
+        """Keep an event and do what it says, once: inbox, facts, fold and grants commit together, with those of whatever else was
+        told meanwhile. What does not match the order that it names is quarantined and changes nothing. Raises Overloaded when too
+        many wait; then nothing was kept."""
+        return await self._told.submit(Telling(provider, event))
 
-    async def _apply(
-        self, connection: asyncpg.Connection, order: Order, facts: Sequence[Fact], gateway_ref: str | None = None
-    ) -> None:
-        """Add facts of an order that is locked, and bring what it grants up to their fold.
+    async def _tell_each(self, told: Sequence[Telling]) -> Sequence[Told | Exception]:
+        async def together(some: Sequence[Telling]) -> Sequence[Told]:
+            async with self._pool.acquire() as connection, connection.transaction():
+                return await self._facts.tell_all(connection, some)
 
-        `gateway_ref` is noted where we have none: an event can be quicker than our own note of the gateway's answer.
-        """
-        known = await connection.fetch(
-            """
-            WITH new AS (
-              INSERT INTO payment_fact (payment_id, kind, ref, amount, at)
-              SELECT $1, * FROM unnest($2::text[], $3::text[], $4::int[], $5::timestamptz[]) ON CONFLICT DO NOTHING
-              RETURNING kind, ref, amount, at
-            )
-            SELECT * FROM new UNION ALL SELECT kind, ref, amount, at FROM payment_fact WHERE payment_id = $1
-            """,
-            *(order.id, [fact.kind for fact in facts], [fact.ref for fact in facts], [fact.amount for fact in facts]),
-            [_moment(fact.at_ms) for fact in facts],
-        )
-        state = self._fold(order.amount, map(_fact, known))
-        await connection.execute(
-            "UPDATE payment SET status = $2, paid_at = $3, refunded = $4, gateway_ref = coalesce(gateway_ref, $5) WHERE id = $1",
-            *(order.id, state.status, _moment(state.paid_ms), state.refunded, gateway_ref),
-        )
-        if state.paid_ms is None:
-            return
-        source = f"payment:{order.id}"
-        words = await _words(connection, order.student, source)
-        bought = [word for word in words if word.granted]
-        if bought:  # it stays what it was, whatever the catalogue says by now
-            wanted = list(dict.fromkeys(word.product for word in bought))
-            ends_ms = bought[0].ends_ms
-        else:
-            products = await _products(connection, order.product)
-            wanted = list(self._whole(products[order.product], products))
-            ends_ms = self._until(state.paid_ms, products[order.product].validity_days)
-        grant = Grant(source, state.grants, state.status, state.paid_ms, ends_ms)
-        await _enter(connection, order.student, wanted, grant, order.provider, words)
+        return await each(told, together)
 
     # Who owns what
 
     async def grant(self, student: str, product: str, grant: Grant, actor: str) -> bool:
         """Give a student a product with its parts, or take back what the same source gave, on record; False: no such product."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(OWNER_LOCK, student)
-            products = await _products(connection, product)
+            await connection.fetch(OWNER_LOCKS, [student])
+            products = await products_of(connection, [product])
             if product not in products:
                 return False
-            words = await _words(connection, student, grant.source)
+            words = (await words_of(connection, [(student, grant.source)]))[student, grant.source]
             whole = {*self._whole(products[product], products), *(word.product for word in words if word.granted)}
-            await _enter(connection, student, sorted(whole), grant, actor, words)
+            await enter(connection, [Entering(student, sorted(whole), grant, actor, words)])
             act = "entitlement.grant" if grant.granted else "entitlement.revoke"
             await record(connection, actor, act, student, {"product": product, "source": grant.source, "reason": grant.reason})
         return True
@@ -527,36 +437,9 @@ class Ledger:
             student,
         )
         return [
-            Owned(r["product_id"], milliseconds(r["granted_at"]), _ms_or_none(r["expires_at"]), _ms_or_none(r["revoked_at"]))
+            Owned(r["product_id"], milliseconds(r["granted_at"]), ms_or_none(r["expires_at"]), ms_or_none(r["revoked_at"]))
             for r in rows
         ]
-
-
-async def _words(connection: asyncpg.Connection, student: str, source: str) -> Sequence[_Word]:
-    """Return what a source has said of a student so far, the first word first; whoever may add to it is the one who asks."""
-    rows = await connection.fetch(
-        "SELECT product_id, granted, ends_at FROM entitlement_entry WHERE (student_id, source) = ($1, $2) ORDER BY id",
-        *(student, source),
-    )
-    return [_Word(row["product_id"], row["granted"], _ms_or_none(row["ends_at"])) for row in rows]
-
-
-async def _enter(
-    connection: asyncpg.Connection, student: str, products: Sequence[str], grant: Grant, actor: str, words: Sequence[_Word]
-) -> None:
-    """Enter a source's word about products where it is not what it said last, and fold.
-
-    An order that was refunded before it ever granted leaves a word all the same, so that the ledger tells the whole story.
-    """
-    said = {word.product: (word.granted, word.ends_ms) for word in words}
-    new = [product for product in products if said.get(product) != (grant.granted, grant.ends_ms)]
-    if not new:
-        return
-    await connection.execute(OWNER_LOCK, student)
-    await connection.execute(
-        ENTER,
-        *(student, new, grant.source, grant.granted, grant.reason, _moment(grant.starts_ms), _moment(grant.ends_ms), actor),
-    )
 
 
 async def _price(
@@ -591,47 +474,9 @@ async def _owns(connection: asyncpg.Connection, student: str, product: str) -> b
     return bool(found)
 
 
-async def _named(connection: asyncpg.Connection, provider: str, claimed: Claimed) -> Order | None:
-    """Return the order that a message is about, locked: by our name of it, else by the gateway's."""
-    row = await connection.fetchrow(
-        f"""
-        SELECT {ORDER} FROM payment p WHERE provider = $1 AND (id = $2 OR ($2::uuid IS NULL AND gateway_ref = $3)) FOR UPDATE
-        """,  # noqa: S608
-        *(provider, claimed.order, claimed.gateway_ref),
-    )
-    return _order(row) if row else None
-
-
 async def _read(connection: asyncpg.Connection, order: UUID) -> Order | None:
     row = await connection.fetchrow(f"SELECT {ORDER} FROM payment p WHERE id = $1", order)  # noqa: S608
-    return _order(row) if row else None
-
-
-async def _products(connection: asyncpg.Connection, whole: str | None = None) -> dict[str, Product]:
-    """Return products by id: all, or one with its parts, and theirs. A catalogue of hundreds takes ten milliseconds to read."""
-    rows = await connection.fetch(
-        """
-        WITH RECURSIVE part (id) AS (
-          SELECT $1::text COLLATE "C" UNION SELECT b.part_id FROM part JOIN product_part b ON b.product_id = part.id
-        )
-        SELECT p.*, ARRAY(SELECT part_id FROM product_part WHERE product_id = p.id ORDER BY 1) AS parts,
-          ARRAY(SELECT kind || '/' || ref FROM product_opens WHERE product_id = p.id ORDER BY 1) AS opens
-        FROM product p WHERE $1::text IS NULL OR p.id IN (SELECT id FROM part) ORDER BY p.id
-        """,
-        whole,
-    )
-    return {
-        row["id"]: Product(
-            **{name: row[name] for name in ("id", "title", "description", "amount", "currency", "validity_days", "available")},
-            parts=tuple(row["parts"]),
-            opens=tuple((kind, ref) for kind, _, ref in (one.partition("/") for one in row["opens"])),
-        )
-        for row in rows
-    }
-
-
-def _fact(row: asyncpg.Record) -> Fact:
-    return Fact(FactKind(row["kind"]), row["ref"], row["amount"], milliseconds(row["at"]))
+    return order_of(row) if row else None
 
 
 def _event(row: asyncpg.Record) -> KeptEvent:
@@ -639,32 +484,6 @@ def _event(row: asyncpg.Record) -> KeptEvent:
     return KeptEvent(row["provider"], row["event_id"], row["kind"], outcome, row["why"], milliseconds(row["received_at"]))
 
 
-def _order(row: asyncpg.Record) -> Order:
-    return Order(
-        id=row["id"],
-        student=row["student_id"],
-        product=row["product_id"],
-        provider=row["provider"],
-        amount=row["amount"],
-        currency=row["currency"],
-        live=row["live"],
-        gateway_ref=row["gateway_ref"],
-        url=row["url"],
-        secret=row["secret"],
-        status=OrderStatus(row["status"]),
-        created_ms=milliseconds(row["created_at"]),
-        expires_ms=milliseconds(row["expires_at"]),
-    )
-
-
 def _coupon(row: asyncpg.Record) -> Coupon:
     kept = {name: row[name] for name in ("code", "percent", "amount", "currency", "products", "most_uses", "most_uses_each")}
-    return Coupon(**kept, starts_ms=_ms_or_none(row["starts_at"]), ends_ms=_ms_or_none(row["ends_at"]))
-
-
-def _ms_or_none(at: datetime | None) -> int | None:
-    return None if at is None else milliseconds(at)
-
-
-def _moment(at_ms: int | None) -> datetime | None:
-    return None if at_ms is None else moment(at_ms)
+    return Coupon(**kept, starts_ms=ms_or_none(row["starts_at"]), ends_ms=ms_or_none(row["ends_at"]))

@@ -128,6 +128,23 @@ class Event:
     facts: Sequence[Fact]
 
 
+class EventOutcome(StrEnum):
+    """What an event did."""
+
+    APPLIED = "APPLIED"
+    STORED = "STORED"
+    QUARANTINED = "QUARANTINED"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of an event, and why it was quarantined; one that is told again came to what it came to first."""
+
+    outcome: EventOutcome
+    why: str = ""
+    again: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Whose word says that a student owns a product, and for how long; `ends_ms` None: for good."""

@@ -8,6 +8,7 @@ import asyncpg
 
 from stores.pipeline import Coalescer, Overloaded
 from stores.records import Deadline, Terms
+from stores.refused import each
 from stores.sessions import moment
 from stores.start_records import New, Start, Started, decide_all, told_of
 
@@ -18,9 +19,6 @@ WAITING = 4_000
 LONGEST_SECONDS = 3.0
 """How many starts may wait, and for how long: then a client is better told to come back, since nobody's time should begin to
 run while they look at an error. While PostgreSQL hangs, it is this that lets nobody hang with it."""
-
-REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeError)
-"""What one start can do to its transaction by what it holds."""
 
 STEADY = "(SELECT set_config('enable_seqscan', 'off', true) || set_config('enable_hashjoin', 'off', true))"
 """Plans are kept: one that was made while a table was nearly empty would read all of it for each start of a herd."""
@@ -102,18 +100,9 @@ class Starts:
     async def _in_time(self, waiting: Sequence[_Waiting], locks: str) -> Sequence[Started | Exception | None]:
         """Start those that have not waited too long."""
         oldest = monotonic() - LONGEST_SECONDS
-        replies = iter(await self._each([start for since, start in waiting if since >= oldest], locks))
+        in_time = [start for since, start in waiting if since >= oldest]
+        replies = iter(await each(in_time, lambda starts: self._together(starts, locks)))
         return [next(replies) if since >= oldest else Overloaded() for since, _ in waiting]
-
-    async def _each(self, starts: Sequence[Start], locks: str) -> Sequence[Started | Exception | None]:
-        """Start all in one transaction; one that PostgreSQL refuses fails by itself, the halves of its batch go on."""
-        try:
-            return await self._together(starts, locks) if starts else []
-        except REFUSED as refused:
-            if len(starts) == 1:
-                return [refused]
-            middle = len(starts) // 2
-            return [*await self._each(starts[:middle], locks), *await self._each(starts[middle:], locks)]
 
     async def _together(self, starts: Sequence[Start], locks: str) -> Sequence[Started | Exception | None]:
         """Start all of which the locks are to be had; None in the place of the others."""

@@ -34,6 +34,8 @@ type session struct {
 	ID        string     `json:"sessionId"`
 	Token     string     `json:"token"`
 	Questions []question `json:"questions"`
+	Signature string     `json:"signature"` // of a gateway's message
+	Body      string     `json:"body"`
 	saves     atomic.Uint32
 }
 
@@ -85,7 +87,7 @@ func (l *load) take() *save {
 	if l.rate > 0 {
 		due = l.began.Add(time.Duration(float64(number) / l.rate * float64(time.Second)))
 	}
-	if due.After(l.ends) || now.After(l.ends) {
+	if due.After(l.ends) || now.After(l.ends) && l.mode != "hook" || l.mode == "hook" && number >= int64(len(l.sessions)) {
 		return nil
 	}
 	if wait := due.Sub(now); wait > 0 {
@@ -93,7 +95,7 @@ func (l *load) take() *save {
 	}
 	one := l.sessions[number%int64(len(l.sessions))]
 	seq := one.saves.Add(1)
-	if len(one.Questions) == 0 { // a board is asked for
+	if len(one.Questions) == 0 { // a board is asked for, or a gateway tells something
 		return &save{session: one, due: due}
 	}
 	asked := &one.Questions[int(seq)%len(one.Questions)]
@@ -106,7 +108,7 @@ func main() {
 	var sessions, acked string
 	var watchers int
 	var opens, stalled float64
-	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), ranks and ranks-grpc (GetLeaderboard), read (GET -path), files (serve -path), watch and sse (a crowd that watches a board, gRPC or events), or empty (gRPC calls of bench/peers/empty.py)")
+	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), ranks and ranks-grpc (GetLeaderboard), read (GET -path), hook (POST -path: a gateway tells of payments, each once), files (serve -path), watch and sse (a crowd that watches a board, gRPC or events), or empty (gRPC calls of bench/peers/empty.py)")
 	flag.StringVar(&o.address, "address", "127.0.0.1:8080", "host:port")
 	flag.StringVar(&sessions, "sessions", "", "file of sessions, one JSON object a line")
 	flag.IntVar(&o.connections, "connections", 128, "how many connections")
@@ -115,7 +117,7 @@ func main() {
 	flag.Float64Var(&o.seconds, "seconds", 10, "measured seconds")
 	flag.Float64Var(&o.warm, "warm", 0, "seconds of the same load before that, which are not measured")
 	flag.StringVar(&o.content, "content-type", "application/json", "rest: of the body")
-	flag.StringVar(&o.path, "path", "", "read: what is asked for; files: the folder")
+	flag.StringVar(&o.path, "path", "", "read, hook: where; files: the folder")
 	flag.StringVar(&o.tag, "tag", "", "read: the ETag of the copy that the student has")
 	flag.StringVar(&o.exam, "exam", "", "ranks, watch: whose board")
 	flag.IntVar(&o.top, "top", 10, "ranks, watch: how many places from the top")
@@ -157,7 +159,7 @@ func main() {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			if o.mode == "rest" || o.mode == "ranks" || o.mode == "read" {
+			if o.mode == "rest" || o.mode == "ranks" || o.mode == "read" || o.mode == "hook" {
 				l.rest()
 			} else {
 				l.grpc()
@@ -181,7 +183,7 @@ func used() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// readSessions reads sessions, or students without one, who have only a token.
+// readSessions reads sessions, or students without one, who have only a token, or gateways' messages.
 func readSessions(path string, withQuestions bool) ([]*session, error) {
 	file, err := os.Open(path)
 	if err != nil {

@@ -38,6 +38,8 @@ func (l *load) rest() {
 				buffer = l.ranksGet(buffer[:0], one)
 			case "read":
 				buffer = l.readGet(buffer[:0], one)
+			case "hook":
+				buffer = l.hookPost(buffer[:0], one)
 			default:
 				buffer = restRequest(buffer[:0], one, l.options)
 			}
@@ -79,8 +81,8 @@ func (l *load) answered(one *save, status int, body []byte) bool {
 		l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))
 		return false
 	}
-	if l.mode == "read" {
-		if l.found(status, body) {
+	if l.mode == "read" || l.mode == "hook" {
+		if l.mode == "hook" && status == 200 || l.mode == "read" && l.found(status, body) {
 			l.tally.saved(one)
 		} else {
 			l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))

@@ -97,7 +97,7 @@ func (t *tally) report(o options, cpu time.Duration) report {
 		P50: at(0.5), P90: at(0.9), P99: at(0.99), P999: at(0.999), Max: at(1),
 		Refused: t.refused, Broken: t.broken, Repeated: t.repeated, LoadCPU: cpu.Seconds(),
 	}
-	if o.mode != "rest" && o.mode != "ranks" {
+	if o.mode == "grpc" || o.mode == "ranks-grpc" || o.mode == "empty" {
 		found.Streams = o.streams
 	}
 	return found

@@ -27,8 +27,7 @@ from servers.payments.provider import (
     way_back,
 )
 from stores.click_payments import ClickBegun, ClickPayment, ClickState
-from stores.ledger import EventOutcome
-from stores.money import Claimed, Event, Fact, FactKind, Order, OrderStatus, Product
+from stores.money import Claimed, Event, EventOutcome, Fact, FactKind, Order, OrderStatus, Product
 
 CURRENCY = "UZS"
 NEVER_PAID = frozenset({OrderStatus.OPEN, OrderStatus.FAILED, OrderStatus.EXPIRED})

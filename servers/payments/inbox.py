@@ -10,8 +10,8 @@ from servers import errors
 from servers.payments import rules
 from servers.payments.provider import GatewayAway, GatewayRefused, Provider, our_clock
 from servers.serving.crash import crash
-from stores.ledger import EventOutcome, Ledger, Told
-from stores.money import Event, FactKind, Order
+from stores.ledger import Ledger
+from stores.money import Event, EventOutcome, FactKind, Order, Told
 
 EVENTS = Counter(
     "finalbell_payment_events_total", "What gateways told: one that is told again counts as REPLAYED", ["provider", "outcome"]

@@ -15,8 +15,7 @@ from uuid import UUID
 from servers.payments import payme_rpc as rpc
 from servers.payments.payme_rpc import Code, Json, Refused
 from servers.payments.provider import Books, Heard, Opened, RefundedByHand, Said, our_clock, way_back
-from stores.ledger import EventOutcome
-from stores.money import Claimed, Event, Fact, FactKind, Order, OrderStatus, Product
+from stores.money import Claimed, Event, EventOutcome, Fact, FactKind, Order, OrderStatus, Product
 from stores.payme_transactions import PaymeBegun, PaymeState, PaymeTransaction
 
 CURRENCY = "UZS"

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from time import time_ns
 from typing import Protocol
 
-from stores.ledger import Told
-from stores.money import Event, Order, Product
+from stores.money import Event, Order, Product, Told
 
 OLDEST_SECONDS = 300
 """How far the time in a signed message may be from ours, either way."""

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from servers.payments.provider import Heard, Said
-from stores.ledger import EventOutcome
-from stores.money import OrderStatus
+from stores.money import EventOutcome, OrderStatus
 from tests.flows.sitting import Student, good, refusal
 from tests.payments.gateways import Act, Call
 from tests.payments.shop import WEBHOOK, Shop, selling

@@ -20,6 +20,7 @@ from servers.links import Gate, MediaKey, PathSigner, Signer, good_until, read_k
 from servers.media.bucket import Bucket, Presigner
 from servers.media.origin import FolderShelf, Origin
 from tests.media import bucket as counterpart
+from tests.media import versity
 
 KEY, OLD = MediaKey("m2", b"n" * 32), MediaKey("m1", b"o" * 32)
 FILES = {"algebra-1/master.m3u8": b"#EXTM3U", "algebra-1/a/0.m4s": b"segment", "algebra-2/master.m3u8": b"#EXTM3U"}
@@ -39,7 +40,7 @@ class Way:
     get: Get
 
 
-@pytest.fixture(params=["path", "presigned"])
+@pytest.fixture(params=["path", "presigned", "presigned for a real bucket"])
 async def way(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Way]:
     async with AsyncExitStack() as opened:
         if request.param == "path":
@@ -53,7 +54,12 @@ async def way(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
             monkeypatch.setenv("AWS_ACCESS_KEY_ID", counterpart.KEY_ID)
             monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", counterpart.SECRET)
             monkeypatch.setenv("AWS_DEFAULT_REGION", counterpart.REGION)
-            endpoint = await opened.enter_async_context(counterpart.serving(FILES, "media"))
+            if request.param == "presigned":
+                endpoint = await opened.enter_async_context(counterpart.serving(FILES, "media"))
+            elif versity.BINARY.exists():
+                endpoint = await opened.enter_async_context(versity.serving(FILES, "media", tmp_path))
+            else:
+                pytest.skip("the Versity S3 gateway is not here: make .tools/bin/versitygw")
             http = await opened.enter_async_context(httpx.AsyncClient(trust_env=False))
             signer = Presigner(Bucket("media", endpoint))
 

@@ -11,8 +11,8 @@ import asyncpg
 from servers.payments import rules
 from servers.payments.inbox import Inbox
 from stores.connect import StoreSettings, connect
-from stores.ledger import EventOutcome, Ledger, Story, Told, Wanted
-from stores.money import Claimed, Event, Fact, FactKind, Order, OrderStatus, Product
+from stores.ledger import Ledger, Story, Wanted
+from stores.money import Claimed, Event, EventOutcome, Fact, FactKind, Order, OrderStatus, Product, Told
 from tests.payments.gateways import Told as Stated
 from tests.payments.gateways import Truth
 from tests.stack import Stack, fresh

@@ -11,18 +11,19 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
 import structlog
 
 from servers.payments.inbox import Inbox, end
-from servers.payments.provider import Forged, GatewayRefused, Said
+from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Said
 from servers.payments.reconciler import Reconciler
 from stores.ledger import Ledger, NotOrdered, Superseded, Wanted
 from stores.money import Order, OrderStatus, Product
@@ -31,6 +32,9 @@ from tests.payments.gateways import Act, Call, Gateway, Truth
 from tests.payments.simulated import GATEWAYS
 from tests.stack import Stack, fresh, running
 
+T = TypeVar("T")
+
+TRIES = 5
 TOGETHER = 16
 """Purchases at once."""
 
@@ -153,7 +157,8 @@ class Storm:
         order = await self._ledger.order(wanted, _price)
         if isinstance(order, Superseded):
             self.counted["ended for another"] += 1
-            await end(self._provider, self._books, order.order)
+            before = order.order
+            await self._repeated(lambda: end(self._provider, self._books, before))
             order = await self._ledger.order(wanted, _price)
         if isinstance(order, Superseded):  # another tab's, and over too by now
             return
@@ -180,10 +185,10 @@ class Storm:
     async def _open(self, chance: Random, order: Order, product: Product) -> Order:
         """Have the gateway take an order; sometimes we die before we have noted it, and do it again."""
         longer = replace(order, expires_ms=order.expires_ms + LONGER_MS)
-        opened = await self._provider.open(longer, product)
+        opened = await self._repeated(lambda: self._provider.open(longer, product))
         if chance.random() < 0.1:
             self.counted["opened again"] += 1
-            again = await self._provider.open(longer, product)
+            again = await self._repeated(lambda: self._provider.open(longer, product))
             self._expect(again == opened, f"I20: {order.id} was opened twice")
         if chance.random() < 0.03:  # and nobody comes back
             self.counted["never noted"] += 1
@@ -196,10 +201,19 @@ class Storm:
         amount = chance.choice([order.amount, order.amount // 3])
         try:
             for _ in range(chance.choice([1, 2])):
-                await self._provider.refund(order, amount, f"{order.id}-key")
+                await self._repeated(lambda: self._provider.refund(order, amount, f"{order.id}-key"))
             self.counted["our refund"] += 1
         except GatewayRefused:
             self.counted["our refund (refused)"] += 1
+
+    async def _repeated(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Do what whoever is told that the gateway does not answer does: ask again, for the same."""
+        for _ in range(TRIES):
+            try:
+                return await ask()
+            except GatewayAway:
+                self.counted["gateway away"] += 1
+        return await ask()
 
     def _tick(self) -> None:
         account = getattr(self._gateway, "account", None)

@@ -23,8 +23,7 @@ from servers.payments.click_api import MerchantApi
 from servers.payments.click_shop import Code
 from servers.payments.provider import GatewayAway, GatewayRefused, Heard, Provider, RefundedByHand
 from stores.click_payments import ClickPayment, ClickPayments, ClickState
-from stores.ledger import EventOutcome
-from stores.money import FactKind, Order, OrderStatus
+from stores.money import EventOutcome, FactKind, Order, OrderStatus
 from tests.payments.books import DAY_MS, PRODUCT, Clock, Till, ledger_in
 from tests.payments.click_simulator import (
     BASE_URL,

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servers.payments.provider import OLDEST_SECONDS, Forged, GatewayAway, Heard, RefundedByHand, Said
-from stores.ledger import EventOutcome, Ledger
-from stores.money import Fact, Order, OrderStatus
+from stores.ledger import Ledger
+from stores.money import EventOutcome, Fact, Order, OrderStatus
 from tests.payments.books import DAY_MS, PRODUCT, Till, stated
 from tests.payments.gateways import Act, Call, Gateway, Truth
 from tests.payments.simulated import GATEWAYS

@@ -17,8 +17,7 @@ from servers.payments import rules
 from servers.payments.payme import Payme
 from servers.payments.payme_rpc import Code
 from servers.payments.provider import Heard, Provider, RefundedByHand
-from stores.ledger import EventOutcome
-from stores.money import FactKind, Order, OrderStatus
+from stores.money import EventOutcome, FactKind, Order, OrderStatus
 from stores.payme_transactions import PaymeTransaction, PaymeTransactions
 from tests.payments.books import HOUR_MS, PRODUCT, Clock, Till, ledger_in
 from tests.payments.payme_simulator import KEY, TIMEOUT_MS, HttpCall, PaymeSimulator

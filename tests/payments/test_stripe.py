@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from servers.payments import stripe_gateway
 from servers.payments.provider import Forged, GatewayAway, GatewayRefused, Heard
 from servers.payments.stripe_objects import DISPUTE_KINDS, REFUND_KINDS, SESSION_KINDS
-from stores.ledger import EventOutcome, Ledger
-from stores.money import FactKind, Order, OrderStatus
+from stores.ledger import Ledger
+from stores.money import EventOutcome, FactKind, Order, OrderStatus
 from tests.payments.books import PRODUCT, Till
 from tests.payments.gateways import Act, Call
 from tests.payments.stripe_simulator import DAY_SECONDS, OLD_SECRET, SimulatedStripe, signed, simulated_stripe

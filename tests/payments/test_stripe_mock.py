@@ -1,17 +1,15 @@
 """Whether what we ask is what Stripe's own OpenAPI description allows: stripe-mock checks every parameter by it.
 
-It is looked for at $STRIPE_MOCK, else on the path. It knows one session and one payment for all ids, so nothing is asserted of what
-it answers.
+`make tools` brings it. It knows one session and one payment for all ids, so nothing is asserted of what it answers.
 """
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -25,8 +23,8 @@ from tests.payments.stripe_simulator import signed
 from tests.stack import fresh
 
 REFUND = {"id": "re_1", "status": "succeeded", "amount": 5, "currency": "usd", "payment_intent": "pi_1"}
-FOUND = os.environ.get("STRIPE_MOCK") or shutil.which("stripe-mock")
-pytestmark = pytest.mark.skipif(FOUND is None, reason="stripe-mock is not here")
+BINARY = Path(__file__).parent.parent.parent / ".tools" / "bin" / "stripe-mock"
+pytestmark = pytest.mark.skipif(not BINARY.exists(), reason="stripe-mock is not here: make tools")
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -34,7 +32,7 @@ async def provider() -> AsyncIterator[Stripe]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mock = subprocess.Popen([str(FOUND), "-http-addr", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL)
+    mock = subprocess.Popen([str(BINARY), "-http-addr", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL)
     provider = Stripe(
         api_key="sk_test_123",
         webhook_secrets=["whsec_mock"],

@@ -12,8 +12,8 @@ import pytest
 
 from servers.payments import rules
 from stores.connect import Stores
-from stores.ledger import CouponRefused, EventOutcome, Ledger, NotOrdered, Superseded, Wanted
-from stores.money import Claimed, Coupon, Event, Fact, FactKind, Grant, Order, OrderStatus, Product
+from stores.ledger import CouponRefused, Ledger, NotOrdered, Superseded, Wanted
+from stores.money import Claimed, Coupon, Event, EventOutcome, Fact, FactKind, Grant, Order, OrderStatus, Product
 from tests.stack import fresh
 
 NOW = time.time_ns() // 1_000_000
@@ -139,6 +139,75 @@ async def test_entitlements_are_the_fold_of_all_that_was_told(ledger: Ledger, so
     assert kept is not None
     assert kept.status is state.status
     assert await active(ledger, student) == ({sold.id, *sold.parts} if state.status is OrderStatus.PAID else set())
+
+
+async def test_a_crowd_of_events_at_once_comes_to_what_each_alone_would(ledger: Ledger, stores: Stores, sold: Product) -> None:
+    chance, students = random.Random(1), [fresh("s") for _ in range(20)]
+    products = (sold.id, *sold.parts)
+    orders = [await ordered(ledger, wanted(student, product)) for student in students for product in products]
+    told: dict[UUID, list[Fact]] = {order.id: [] for order in orders}
+    events = []
+    for order in orders:
+        for _ in range(chance.randrange(4)):
+            one = fact(chance.choice(list(FactKind)), f"ref_{chance.randrange(2)}")
+            told[order.id].append(one)
+            events += [event(order, one)] * chance.choice([1, 1, 2])
+    chance.shuffle(events)
+
+    outcomes = await asyncio.gather(*(ledger.tell("stripe", one) for one in events))
+
+    states = {order.id: rules.fold(order.amount, told[order.id]) for order in orders}
+    owned = {student: set[str]() for student in students}
+    for order in orders:
+        if states[order.id].grants:
+            owned[order.student] |= {order.product, *(sold.parts if order.product == sold.id else ())}
+    kept = [await ledger.read(order.id) for order in orders]
+    assert sum(not one.again for one in outcomes) == len({one.id for one in events})
+    assert {one.id: one.status for one in kept if one} == {order.id: states[order.id].status for order in orders}
+    assert {student: await active(ledger, student) for student in students} == owned
+    assert await stores.postgres.fetchval(
+        "SELECT count(*) FROM webhook_event WHERE event_id = ANY ($1)", [one.id for one in events]
+    ) == len({one.id for one in events})
+
+
+async def test_an_event_that_cannot_be_kept_takes_none_of_those_beside_it_along(ledger: Ledger, sold: Product) -> None:
+    orders = [await ordered(ledger, wanted(fresh("s"), sold.id)) for _ in range(9)]
+    events = [event(order, fact(FactKind.PAID)) for order in orders]
+    events[4] = replace(events[4], kind="\0")
+
+    told = await asyncio.gather(*(ledger.tell("stripe", one) for one in events), return_exceptions=True)
+
+    assert [isinstance(one, Exception) for one in told] == [number == 4 for number in range(9)]
+    owners = [bool(await active(ledger, order.student)) for order in orders]
+    assert owners == [number != 4 for number in range(9)]
+
+
+async def test_an_event_can_name_its_order_as_one_that_comes_beside_it_says(ledger: Ledger, sold: Product) -> None:
+    order = await ordered(ledger, wanted(fresh("s"), sold.id))
+    ref = fresh("cs")
+    other = event(order, fact(FactKind.DISPUTE_OPENED, "dp_1"), order=None, gateway_ref=ref)
+
+    told = await asyncio.gather(
+        ledger.tell("stripe", event(order, gateway_ref=ref)),  # keeps the one transaction busy while the others come
+        ledger.tell("stripe", event(order, fact(FactKind.PAID), gateway_ref=ref)),
+        ledger.tell("stripe", other),
+    )
+
+    after = await ledger.read(order.id)
+    assert after is not None
+    assert [one.outcome for one in told] == [EventOutcome.STORED, EventOutcome.APPLIED, EventOutcome.APPLIED]
+    assert (after.gateway_ref, after.status) == (ref, OrderStatus.DISPUTED)
+
+
+async def test_a_gateways_name_of_one_order_is_not_believed_of_another(ledger: Ledger, sold: Product) -> None:
+    first, second = [await ordered(ledger, wanted(fresh("s"), sold.id)) for _ in range(2)]
+    ref = fresh("cs")
+    await ledger.tell("stripe", event(first, fact(FactKind.PAID), gateway_ref=ref))
+
+    told = await ledger.tell("stripe", event(second, fact(FactKind.PAID), gateway_ref=ref))
+
+    assert (told.outcome, "another order" in told.why) == (EventOutcome.QUARANTINED, True)
+    assert await active(ledger, second.student) == set()
 
 
 @pytest.mark.parametrize(
