@@ -41,6 +41,9 @@ class Run:
     cpu_us: Mapping[str, float]
     """CPU-µs a save by process; `load` is the tool's own."""
 
+    accepted: int = 0
+    """Signals that were taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -81,6 +84,8 @@ def load(
     exam: str = "",
     path: str = "",
     tag: str = "",
+    report: int = 25,
+    niceness: int = 0,
     place: Stack | None = None,
     also: Mapping[str, int] | None = None,
 ) -> Run:
@@ -92,9 +97,9 @@ def load(
     options = {
         **{"mode": mode, "address": address, "sessions": sessions, "seconds": seconds, "warm": warm, "rate": rate},
         **{"connections": connections, "streams": streams, "acked": acked or "", "exam": exam},
-        **{"path": path, "tag": tag},
+        **{"path": path, "tag": tag, "report": report},
     }
-    command = [str(LOAD), *(f"-{name}={value}" for name, value in options.items())]
+    command = ["nice", "-n", str(niceness), str(LOAD), *(f"-{name}={value}" for name, value in options.items())]
     before = cpu(place, also)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=seconds + warm + 120)
     after, found = cpu(place, also), json.loads(done.stdout)
@@ -114,6 +119,7 @@ def load(
         broken=found["brokenConnections"],
         repeated=found["repeated"],
         cpu_us={name: round(us, 1) for name, us in used.items() if us >= 0.5},
+        accepted=found["accepted"],
     )
 
 

@@ -95,6 +95,28 @@ def draw_boards(measured: Path, to: Path) -> None:
     picture.savefig(to, metadata={"Date": None})
 
 
+def draw_signals(measured: Path, to: Path) -> None:
+    """Draw every pair: saves without and with signals, by how well the pipeline is."""
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figures = json.loads(measured.read_text())
+    picture, (p99, most) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    for axes, pairs, figure in ((p99, "at_rate", "p99_ms"), (most, "closed", "per_second")):
+        for place, state in enumerate(figures["states"]):
+            for pair in state[pairs]:
+                both = [pair["without"][figure], pair["with_"][figure]]
+                axes.plot([place - 0.15, place + 0.15], both, "o-", color=f"C{place}", markersize=4)
+        axes.set_xticks(range(len(figures["states"])), [state["name"] for state in figures["states"]])
+        axes.set(ylim=(0, None))
+        axes.grid(alpha=0.25, axis="y")
+    p99.set(ylabel="ms, p99", title="Saves at half of what goes through")
+    most.set(ylabel="saves/s", title="Saves as fast as they go")
+    offered = f"left: without signals, right: with {figures['signals_of_c']:.1f} C of them a second"
+    machine = figures["machine"]
+    picture.supxlabel(f"{offered}; {machine['cpu']}, {machine['cores']} cores for everything", fontsize=7, color="#666")
+    picture.savefig(to, metadata={"Date": None})
+
+
 def _line(axes: Axes, x: list[float], y: list[float], label: str) -> None:
     axes.plot(x, y, "o-", color=COLOURS[label.split(",")[0]], label=label, markersize=4)
 

@@ -56,6 +56,7 @@ type options struct {
 	top         int
 	path        string
 	tag         string
+	report      int
 }
 
 // A save is one request: its place in the schedule, and what makes it up again when it has to be repeated.
@@ -108,7 +109,7 @@ func main() {
 	var sessions, acked string
 	var watchers int
 	var opens, stalled float64
-	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), ranks and ranks-grpc (GetLeaderboard), read (GET -path), hook (POST -path: a gateway tells of payments, each once), files (serve -path), watch and sse (a crowd that watches a board, gRPC or events), or empty (gRPC calls of bench/peers/empty.py)")
+	flag.StringVar(&o.mode, "mode", "rest", "rest (HTTP/1.1 with JSON), grpc (HTTP/2 without TLS), submit (REST: every session is handed in once), ranks and ranks-grpc (GetLeaderboard), read (GET -path), hook (POST -path: a gateway tells of payments, each once), signals (clients report them), files (serve -path), watch and sse (a crowd that watches a board, gRPC or events), or empty (gRPC calls of bench/peers/empty.py)")
 	flag.StringVar(&o.address, "address", "127.0.0.1:8080", "host:port")
 	flag.StringVar(&sessions, "sessions", "", "file of sessions, one JSON object a line")
 	flag.IntVar(&o.connections, "connections", 128, "how many connections")
@@ -117,6 +118,7 @@ func main() {
 	flag.Float64Var(&o.seconds, "seconds", 10, "measured seconds")
 	flag.Float64Var(&o.warm, "warm", 0, "seconds of the same load before that, which are not measured")
 	flag.StringVar(&o.content, "content-type", "application/json", "rest: of the body")
+	flag.IntVar(&o.report, "report", 25, "signals: how many in each report")
 	flag.StringVar(&o.path, "path", "", "read, hook: where; files: the folder")
 	flag.StringVar(&o.tag, "tag", "", "read: the ETag of the copy that the student has")
 	flag.StringVar(&o.exam, "exam", "", "ranks, watch: whose board")
@@ -159,7 +161,7 @@ func main() {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			if o.mode == "rest" || o.mode == "ranks" || o.mode == "read" || o.mode == "hook" {
+			if o.mode == "rest" || o.mode == "ranks" || o.mode == "read" || o.mode == "hook" || o.mode == "signals" {
 				l.rest()
 			} else {
 				l.grpc()

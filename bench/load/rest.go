@@ -40,6 +40,8 @@ func (l *load) rest() {
 				buffer = l.readGet(buffer[:0], one)
 			case "hook":
 				buffer = l.hookPost(buffer[:0], one)
+			case "signals":
+				buffer = l.signalsPost(buffer[:0], one)
 			default:
 				buffer = restRequest(buffer[:0], one, l.options)
 			}
@@ -79,10 +81,10 @@ func backOff(tries int) time.Duration { return 20 * time.Millisecond << min(trie
 func (l *load) answered(one *save, status int, body []byte) bool {
 	if status == 503 || status == 429 {
 		l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))
-		return false
+		return l.mode == "signals" // clients throw away what is not taken
 	}
-	if l.mode == "read" || l.mode == "hook" {
-		if l.mode == "hook" && status == 200 || l.mode == "read" && l.found(status, body) {
+	if l.mode == "read" || l.mode == "hook" || l.mode == "signals" {
+		if l.mode == "hook" && status == 200 || l.mode == "read" && l.found(status, body) || l.mode == "signals" && taken(status, body) {
 			l.tally.saved(one)
 		} else {
 			l.tally.refuse(one, strconv.Itoa(status)+" "+reason(body))

@@ -72,6 +72,7 @@ type report struct {
 	Broken      int            `json:"brokenConnections"`
 	Repeated    int            `json:"repeated"`
 	LoadCPU     float64        `json:"loadCpuSeconds"`
+	Accepted    int64          `json:"accepted"` // signals
 }
 
 func (t *tally) report(o options, cpu time.Duration) report {
@@ -95,7 +96,7 @@ func (t *tally) report(o options, cpu time.Duration) report {
 		Mode: o.mode, Offered: o.rate, Connections: o.connections, Seconds: o.seconds,
 		Saved: len(t.latencies), Rate: float64(len(t.latencies)) / took, Slowest: slowest,
 		P50: at(0.5), P90: at(0.9), P99: at(0.99), P999: at(0.999), Max: at(1),
-		Refused: t.refused, Broken: t.broken, Repeated: t.repeated, LoadCPU: cpu.Seconds(),
+		Refused: t.refused, Broken: t.broken, Repeated: t.repeated, LoadCPU: cpu.Seconds(), Accepted: accepted.Load(),
 	}
 	if o.mode == "grpc" || o.mode == "ranks-grpc" || o.mode == "empty" {
 		found.Streams = o.streams
