@@ -29,7 +29,7 @@ from bench.plot import draw_signals
 from bench.sittings import prepare
 
 STREAM_BYTES = 4 << 20
-FRONT, WORKER = "integrity", "integrity-worker"
+FRONT, WORKER = "integrity", "signal-worker"
 UNITS = ("session", "envoy", "redis", FRONT, WORKER, "nats", "postgres")
 SLOW_SECONDS, TURN_SECONDS = 0.9, 0.1
 AHEAD_SECONDS = 2.0
