@@ -149,6 +149,8 @@ class IntegrityWorker:
         A crash anywhere has them looked at again: what is kept is kept once, and an answer is counted with its session's mark.
         """
         found = await self._signals.finished(FINISHED, rules.LEAST_ANSWERS)
+        if not found:
+            return False
         fresh = [one for one in found if not one.again]
         answers = await self._signals.answer_times([one.session for one in found])
         taken = {one.session: rules.times_taken(one.started_ms, answers.get(one.session, ())) for one in found}
@@ -181,7 +183,8 @@ class IntegrityWorker:
 
     async def _keep(self, own: Sequence[Signal]) -> None:
         """Keep signals of the server's own."""
-        WRITTEN.inc((await self._signals.keep(own, (), (), GRACE_SECONDS)).new)
+        if own:
+            WRITTEN.inc((await self._signals.keep(own, (), (), GRACE_SECONDS)).new)
 
     # From where sessions are reported on
 
