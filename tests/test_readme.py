@@ -41,6 +41,8 @@ def test_a_reader_can_paste_every_command(stack: Stack, tmp_path: Path) -> None:
     assert "power cut in hall B" in ran.stdout
     assert "#EXT-X-STREAM-INF" in ran.stdout
     assert '"right":true' in ran.stdout
+    assert "was away for 90 seconds in all (shown from 60)" in ran.stdout
+    assert "3 signals and 0 frames of 1 sessions are deleted" in ran.stdout
     assert '"ENTITLEMENT_REQUIRED"' in ran.stdout
     assert "0 days with a drift" in ran.stdout
     assert "finalbell-sealed-paper/1" in ran.stdout

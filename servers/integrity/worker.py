@@ -144,21 +144,17 @@ class IntegrityWorker:
         await self._log.acknowledge(messages)
 
     async def infer(self) -> bool:
-        """Look at some finished sessions; returns whether there may be more."""
+        """Look at some finished sessions; returns whether there may be more.
+
+        A crash anywhere has them looked at again: what is kept is kept once, and an answer is counted with its session's mark.
+        """
         found = await self._signals.finished(FINISHED, rules.LEAST_ANSWERS)
         if not found:
             return False
-        sessions = [one.session for one in found]
-        answers = await self._signals.answer_times(sessions)
-        taken = {one.session: rules.times_taken(one.started_ms, answers.get(one.session, ())) for one in found}
         fresh = [one for one in found if not one.again]
-        returns = await self._signals.times_of([one.session for one in fresh], Kind.FOCUS_REGAINED)
-        bursts = [
-            _burst(one, back_ms, changes)
-            for one in fresh
-            for back_ms, changes in rules.bursts(returns.get(one.session, ()), answers.get(one.session, ()))
-        ]
-        WRITTEN.inc((await self._signals.keep(bursts, (), (), GRACE_SECONDS)).new)  # first: a repetition keeps them once
+        answers = await self._signals.answer_times([one.session for one in found])
+        taken = {one.session: rules.times_taken(one.started_ms, answers.get(one.session, ())) for one in found}
+        await self._keep(await self._bursts(fresh, answers))
         if fresh and not await self._signals.add_pace(fresh, _paces(fresh, taken)):
             return True
         paces = await self._signals.paces([(one.exam, one.exam_version) for one in found])
@@ -166,16 +162,29 @@ class IntegrityWorker:
         judged: list[UUID] = []
         for one in found:
             of_paper = {question: paces.get((one.exam, one.exam_version, question)) for question in taken[one.session]}
-            enough = any(pace is not None and pace.answers >= rules.LEAST_ANSWERS for pace in of_paper.values())
-            if one.again or enough or not of_paper:
+            if one.again or not of_paper or any(pace and pace.answers >= rules.LEAST_ANSWERS for pace in of_paper.values()):
                 judged.append(one.session)
             ended_ms = dict(answers.get(one.session, ()))
             for question, seconds in taken[one.session].items():
                 if rules.too_fast(seconds, of_paper[question]):
                     own.append(_fast(one, question, seconds, of_paper[question], ended_ms[question]))
-        WRITTEN.inc((await self._signals.keep(own, (), (), GRACE_SECONDS)).new)
+        await self._keep(own)
         await self._signals.judged(judged)
         return len(found) == FINISHED
+
+    async def _bursts(self, sessions: Sequence[Finished], answers: Mapping[UUID, Sequence[tuple[str, int]]]) -> Sequence[Signal]:
+        """Return the returns to the window after which many answers of a session changed."""
+        returns = await self._signals.times_of([one.session for one in sessions], Kind.FOCUS_REGAINED)
+        return [
+            _burst(one, back_ms, changes)
+            for one in sessions
+            for back_ms, changes in rules.bursts(returns.get(one.session, ()), answers.get(one.session, ()))
+        ]
+
+    async def _keep(self, own: Sequence[Signal]) -> None:
+        """Keep signals of the server's own."""
+        if own:
+            WRITTEN.inc((await self._signals.keep(own, (), (), GRACE_SECONDS)).new)
 
     # From where sessions are reported on
 
