@@ -51,6 +51,8 @@ FDR = 0.05
 ALL_EXACT = 100_000
 STRONGEST = 100
 MOST_SHOWN = 10_000
+FIRST_CUT = 1_000
+"""Over all pairs: the p below which pairs are kept for the exact computation; if more are needed, all are gone over again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def analyse(
     """
     model = fit(exam.items, exam.answers)
     tested = sum(int(block.tested.sum()) for block in blocks(exam, everybody=everybody))
-    cut = 0.0 if tested <= all_exact else float(np.log(1e4 / tested))
+    cut = 0.0 if tested <= all_exact else float(np.log(FIRST_CUT / tested))
     found = screen(model, blocks(exam, everybody=everybody), dict.fromkeys(Index, cut))
     wanted = dict.fromkeys(Index, 0.0)
     if tested > all_exact:
