@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from servers.integrity.pairs import Block, Ids, Index
 from servers.integrity.responses import Model
-from servers.integrity.tails import Single, Sums, log_tail_bound
+from servers.integrity.tails import ROUNDING, Single, Sums, log_tail_bound
 
-MOST_KEPT = 2_000_000
-"""Pairs of an index that are kept for the exact computation, 12 bytes each."""
+MOST_KEPT = 4_000_000
+"""Pairs of an index that are kept for the exact computation, 40 bytes each while it runs."""
 
 STEP = 0.1
 FLOOR = -80.0
@@ -38,8 +38,10 @@ class _Side:
     choices: Single
     choices_in_twos: Single
     choices_in_threes: Single
+    choices_floored: Single
     given: Single
     wrong: Single
+    wrong_floored: Single
 
 
 class Sides:
@@ -52,6 +54,7 @@ class Sides:
         self._twos = _together(layout.item, 2)
         self._wrong_twos = _together(layout.item[self._wrong], 2)
         self._wrong_threes = _together(layout.item[self._wrong], 3)
+        self._floor = _floor(model, self._wrong)
 
     def of(self, rows: Ids) -> _Side:
         """Return what the products need of these students."""
@@ -74,9 +77,22 @@ class Sides:
             choices=choices,
             choices_in_twos=_powers(choices, self._wrong_twos),
             choices_in_threes=_powers(choices, self._wrong_threes),
+            choices_floored=choices * self._floor[layout.item[self._wrong]],
             given=given.astype(np.float32),
             wrong=wrong.astype(np.float32),
+            wrong_floored=wrong * self._floor,
         )
+
+
+def _floor(model: Model, wrong: Ids) -> Single:
+    """Return a number a for each item, so that ln p >= a (1 - p) for the chance p of any two students who both have it wrong.
+
+    p is at least l, the sum of the squares of each answer's least chance, and the logarithm is above its chord from l to 1.
+    """
+    least = model.choices[:, wrong].min(axis=0, initial=1.0) ** 2
+    low = np.bincount(model.layout.item[wrong], least, len(model.slope))
+    sure = (low <= 0) | (low > 1 - 1e-6)
+    return np.where(sure, 0, np.log(low, where=~sure, out=np.zeros(len(low))) / np.where(sure, 1, 1 - low)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,6 +209,7 @@ def _gbt(found: Screened, block: Block, first: _Side, second: _Side) -> None:
 
 
 def _shared_wrong(found: Screened, block: Block, first: _Side, second: _Side) -> None:
+    """Of few items that both have wrong all may match, where the bound of all tails has nothing to say; but P(all match) has."""
     sums = Sums(
         matches=first.wrong_picked @ second.wrong_picked.T,
         mean=first.choices @ second.choices.T,
@@ -200,7 +217,9 @@ def _shared_wrong(found: Screened, block: Block, first: _Side, second: _Side) ->
         cubes=first.choices_in_threes @ second.choices_in_threes.T,
         trials=first.wrong @ second.wrong.T,
     )
-    found.add(block, log_tail_bound(sums), (_value(sums),))
+    all_match = first.wrong_floored @ second.wrong.T * np.float32(1 + ROUNDING)
+    all_match -= first.choices_floored @ second.choices.T * np.float32(1 - ROUNDING)
+    found.add(block, np.maximum(log_tail_bound(sums), all_match), (_value(sums),))
 
 
 def _value(sums: Sums) -> Single:

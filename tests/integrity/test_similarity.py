@@ -14,6 +14,7 @@ from scipy import optimize, stats
 
 from servers.integrity.pairs import blocks, gbt, omega, p_values, shared_wrong
 from servers.integrity.responses import Model, fit
+from servers.integrity.screen import screen
 from servers.integrity.similarity import BLANK, NOT_PRESENTED, Exam, Grouping, Index, Item, Pair, adjusted, analyse
 from servers.integrity.tails import Sums, log_tail_bound, upper_tail
 
@@ -157,15 +158,19 @@ def test_no_tail_is_below_its_bound(cubes: bool, chances: list[float], data: st.
         assert bound[0] <= np.log(upper_tail(p, matches)[0])
 
 
-@pytest.mark.parametrize(("index", "share"), [(Index.OMEGA, 0.01), (Index.GBT, 0.001), (Index.SHARED_WRONG, 0.1)])
-def test_the_bound_is_close_enough_to_leave_out_most(index: Index, share: float) -> None:
-    paper = exam(sat(300, 40))
-    first, second = np.triu_indices(300, 1)
-    found = METHODS[index](fit(paper.items, paper.answers), first, second)
+@pytest.mark.parametrize("items", [20, 60])
+def test_screening_keeps_all_that_matters_and_little_else(items: int) -> None:
+    paper = exam(sat(400, items))
+    model, first, second = fit(paper.items, paper.answers), *np.triu_indices(400, 1)
+    cut = math.log(1e-5)
 
-    bound = log_tail_bound(sums(found.chances, found.matches, cubes=index is not Index.GBT))
+    found = screen(model, blocks(paper, everybody=True, size=150), dict.fromkeys(Index, cut))
 
-    assert (bound <= math.log(1e-5)).mean() < share
+    for index, one in found.items():
+        strong = np.flatnonzero(p_values(model, index, first, second) <= 1e-5)
+        kept = {tuple(sorted(pair)) for pair in zip(*(ids.tolist() for ids in one.pairs()), strict=True)}
+        assert {(int(first[at]), int(second[at])) for at in strong} <= kept
+        assert one.count == len(kept) < 0.01 * len(first)
 
 
 # --- the model
