@@ -7,8 +7,8 @@ A nested logit (Suh & Bolt, Psychometrika 75, 2010), fitted on the exam itself:
   sharpness κ of each student (a person's slope: Strandmark & Linn, Applied Psychological Measurement 11, 1987);
 - which of the right ones, if several count as right: the same without κ.
 
-Why κ: who guesses ticks any wrong option, who does not is drawn by the same ones as others. Of two who have many wrong and do not guess
-more wrong answers agree than of two average ones with their scores. Without κ p was at most 0.001 up to five times as often as it
+Why κ: who guesses ticks any wrong option, who does not is drawn by the same ones as others. Two who have much wrong and do not
+guess agree in more wrong answers than the average of their scores. Without κ p was at most 0.001 up to five times as often as it
 should be, in such pairs; with it, less often than it should.
 
 Why not Bock's model over all options at once, by EM over a normal ability, as Wollack (1997) had it: what errs in a screening of
