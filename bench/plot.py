@@ -117,6 +117,43 @@ def draw_signals(measured: Path, to: Path) -> None:
     picture.savefig(to, metadata={"Date": None})
 
 
+def draw_similarity(measured: Path, to: Path) -> None:
+    """Draw how often students who worked alone look as if they had copied, and how often copiers are found."""
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figures = json.loads(measured.read_text())
+    picture, (false, found) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    names = {
+        "omega": "ω",
+        "gbt": "GBT",
+        "shared_wrong": "shared wrong answers",
+        "omega, by the normal": "ω by the normal (not used)",
+    }
+    for number, (index, name) in enumerate(names.items()):
+        rows = [one for one in figures.get("clean", []) if one["index"] == index]
+        items = sorted({one["items"] for one in rows})
+        for level, style in (("0.01", "o-"), ("0.001", "s:")):
+            shares = [[one["at"][level] / one["pairs"] / float(level) for one in rows if one["items"] == at] for at in items]
+            label = f"{name}, p ≤ {level}" if level == "0.01" else None
+            false.plot(items, [sum(some) / len(some) for some in shares], style, color=f"C{number}", label=label, markersize=4)
+    false.axhline(1, color="#999", linewidth=0.8)
+    false.set(xlabel="items", ylabel="times the nominal rate", title="Who worked alone (dotted: p ≤ 0.001)", ylim=(0, None))
+    rows = [one for one in figures.get("power", []) if one["index"] == "gbt"]
+    for number, items in enumerate(sorted({one["items"] for one in rows})):
+        some = [one for one in rows if one["items"] == items]
+        shares = sorted({one["share"] for one in some})
+        hits = [[(one["flagged"], one["planted"]) for one in some if one["share"] == share] for share in shares]
+        rates = [sum(hit for hit, _ in pairs) / sum(all_ for _, all_ in pairs) for pairs in hits]
+        found.plot(shares, rates, "o-", color=f"C{number}", label=f"{items} items", markersize=4)
+    found.set(xlabel="share of items copied", ylabel="share of pairs flagged by GBT", title="Who copied (q ≤ 0.05 of 79,800 pairs)")
+    for axes in (false, found):
+        axes.grid(alpha=0.25)
+        if axes.lines[1:]:
+            axes.legend(frameon=False, fontsize=7)
+    picture.supxlabel("simulated students, by another model than the fitted one", fontsize=7, color="#666")
+    picture.savefig(to, metadata={"Date": None})
+
+
 def _line(axes: Axes, x: list[float], y: list[float], label: str) -> None:
     axes.plot(x, y, "o-", color=COLOURS[label.split(",")[0]], label=label, markersize=4)
 
