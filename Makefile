@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # a stack starts eight services, each of which would compile all modules anew
 
-.PHONY: up setup test test-engines bite chaos bench bench-saves bench-submits bench-leaderboard bench-content bench-similarity lint gen tools lock
+.PHONY: up setup test test-engines bite chaos bench bench-saves bench-submits bench-leaderboard bench-content bench-similarity bench-integrity lint gen tools lock
 
 up: setup ## the whole stack in the foreground
 	@$(BIN)/finalbell up
@@ -31,7 +31,7 @@ bite: setup ## every seeded bug, which a test has to catch (about eight minutes)
 chaos: setup ## random faults under load, then an audit: SEED=1 MINUTES=10 (both may be left out)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
-bench: bench-saves bench-submits bench-leaderboard bench-content bench-similarity ## every figure of docs/performance.md (about two hours; needs Go)
+bench: bench-saves bench-submits bench-leaderboard bench-content bench-similarity bench-integrity ## every figure of docs/performance.md (about two hours; needs Go)
 	@$(BIN)/python -m bench.starts --sessions 100000 --together 400
 	@$(BIN)/python -m bench.memory
 	@$(BIN)/python -m bench.losses wipe
@@ -45,6 +45,9 @@ bench-leaderboard: setup ## boards of a million, and up to 25,000 who watch one 
 
 bench-content: setup ## reads of content beside a file server, cold and warm (some minutes; needs Go)
 	@$(BIN)/python -m bench.content
+
+bench-integrity: setup ## what collecting signals costs saves (a quarter of an hour; needs Go)
+	@$(BIN)/python -m bench.integrity
 
 bench-similarity: setup ## answer similarity: how often it is wrong, what it finds, 50 million pairs (some minutes)
 	@$(BIN)/python -m bench.similarity
