@@ -154,12 +154,12 @@ class Storm:
         student, product = f"{self.name}-{chance.randrange(purchases // 2 + 1)}", chance.choice(products)
         seconds = VALID_SECONDS if chance.random() < 0.9 else 0.2  # over soon, while the gateway still takes it
         wanted = Wanted(student, product.id, self._provider.name, False, "", None, seconds)
-        order = await self._ledger.order(wanted, _price)
+        order = await self._repeated(lambda: self._ledger.order(wanted, _price))
         if isinstance(order, Superseded):
             self.counted["ended for another"] += 1
             before = order.order
             await self._repeated(lambda: end(self._provider, self._books, before))
-            order = await self._ledger.order(wanted, _price)
+            order = await self._repeated(lambda: self._ledger.order(wanted, _price))
         if isinstance(order, Superseded):  # another tab's, and over too by now
             return
         if not isinstance(order, Order):
@@ -207,12 +207,12 @@ class Storm:
             self.counted["our refund (refused)"] += 1
 
     async def _repeated(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Do what whoever is told that the gateway does not answer does: ask again, for the same."""
+        """Do what whoever is told that a gateway or a store does not answer does: ask again, for the same."""
         for _ in range(TRIES):
             try:
                 return await ask()
-            except GatewayAway:
-                self.counted["gateway away"] += 1
+            except (GatewayAway, TimeoutError) as failure:
+                self.counted[f"again after {type(failure).__name__}"] += 1
         return await ask()
 
     def _tick(self) -> None:
