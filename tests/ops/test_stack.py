@@ -46,7 +46,7 @@ def back(both: tuple[Local, Local]) -> Local:
 def test_two_stacks_run_side_by_side_on_ports_of_their_own(front: Local, back: Local) -> None:
     ports = [process["port"] for local in (front, back) for process in local.stack()["processes"] if process["name"] != "session.2"]
 
-    assert len(set(ports)) == len(ports) == 30
+    assert len(set(ports)) == len(ports) == 34
     for local in (front, back):
         assert local.run("status").returncode == 0
 

@@ -75,6 +75,14 @@ async def sit_and_leave_a_row_everywhere(stores: Stores, exam: str) -> object:
         INSERT INTO exam_series_member VALUES ('of-{exam}', '{exam}');
         INSERT INTO sealed_paper VALUES ('{exam}', 1, '{session}', '\\x00') ON CONFLICT DO NOTHING;
         INSERT INTO exam_statistics VALUES ('{exam}', 1, 1, '{{}}', now());
+        INSERT INTO integrity_signal (session_id, id, kind, received_at) VALUES ({whose}, gen_random_uuid(), 'COPY', now());
+        INSERT INTO integrity_count VALUES ({whose}, 'COPY', '{exam}', 1, 0, 0, now(), now());
+        INSERT INTO integrity_count VALUES (gen_random_uuid(), 'COPY', '{exam}', 1, 0, 0, NULL, NULL);
+        INSERT INTO integrity_presence VALUES ({whose}, 'd', '', '\\x00', now(), now());
+        INSERT INTO integrity_pace VALUES ('{exam}', 1, 'q1', 1, 0, 0);
+        INSERT INTO integrity_seen VALUES ({whose}, '{exam}', 1, true);
+        INSERT INTO integrity_erased VALUES ({whose}, now());
+        INSERT INTO integrity_threshold VALUES ('{exam}', 'copy', 9, 'boss', now());
         """
     )
     return session
