@@ -150,7 +150,7 @@ chance_lists = st.lists(st.one_of(st.floats(0.001, 1), st.sampled_from([0.001, 0
 
 @pytest.mark.parametrize("cubes", [False, True])
 @given(chances=chance_lists, data=st.data())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_no_tail_is_below_its_bound(cubes: bool, chances: list[float], data: st.DataObject) -> None:
     p, matches = np.array([chances]), np.array([data.draw(st.integers(0, len(chances)))])
 
@@ -393,7 +393,7 @@ def test_distributions_count_every_pair() -> None:
 def test_who_worked_alone_is_suspected_no_more_often_than_p_says(index: Index, students: int, items: int) -> None:
     first, second = np.triu_indices(students, 1)
     found = []
-    for seed in range(4):
+    for seed in range(2):
         paper = exam(sat(students, items, seed))
         found.append(p_values(fit(paper.items, paper.answers), index, first, second))
 
@@ -405,7 +405,7 @@ def test_who_worked_alone_is_suspected_no_more_often_than_p_says(index: Index, s
 
 def test_students_who_know_little_are_suspected_no_more_often_than_others() -> None:
     p = []
-    for seed in range(4):
+    for seed in range(3):
         answers = sat(240, 60, seed)
         ticks = np.random.default_rng(seed).integers(1, 5, (60, 60))
         answers[::4] = np.where(np.random.default_rng(seed).random((60, 60)) < 0.5, ticks, answers[::4])
@@ -422,7 +422,7 @@ def test_copiers_are_found_and_nobody_else() -> None:
     pairs = {0: 250, 1: 251, 2: 252, 3: 253}
     paper = exam(copied(sat(300, 60), pairs, 0.7))
 
-    found = analyse(paper, everybody=True)
+    found = analyse(paper, everybody=True, all_exact=0)
 
     planted = {(f"s{copier}", f"s{source}") for copier, source in pairs.items()}
     flagged = {index: {pair.students for pair in found.pairs if pair.flagged and pair.index is index} for index in Index}
@@ -436,7 +436,7 @@ def test_a_good_source_is_told_from_a_weak_copier() -> None:
     ranked = np.argsort((answers == RIGHT).sum(axis=1))
     weak, good = int(ranked[30]), int(ranked[200])
 
-    found = analyse(exam(copied(answers, {weak: good}, 0.6)), everybody=True).pairs
+    found = analyse(exam(copied(answers, {weak: good}, 0.6)), everybody=True, all_exact=0).pairs
 
     best = next(pair for pair in found if pair.index is Index.OMEGA)
     assert set(best.students) == {f"s{weak}", f"s{good}"}
