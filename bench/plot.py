@@ -130,7 +130,7 @@ def draw_similarity(measured: Path, to: Path) -> None:
         "omega, by the normal": "ω by the normal (not used)",
     }
     for number, (index, name) in enumerate(names.items()):
-        rows = [one for one in figures.get("clean", []) if one["index"] == index]
+        rows = [one for one in (*figures.get("clean", []), *figures.get("late", [])) if one["index"] == index]
         items = sorted({one["items"] for one in rows})
         for level, style in (("0.01", "o-"), ("0.001", "s:")):
             shares = [[one["at"][level] / one["pairs"] / float(level) for one in rows if one["items"] == at] for at in items]

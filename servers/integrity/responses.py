@@ -37,8 +37,8 @@ BLANK = 0
 NOT_PRESENTED = -1
 
 MOST_WRONG = 7
-"""So many wrong answers of an item have a category of their own, those picked most; all others are one more. A single choice of
-eight options is never pooled; sets of a multiple choice and numbers are."""
+"""So many wrong answers of an item are compared, those given most, and one more if that is the last. Rarer ones, of numbers and
+sets of a multiple choice, are left out like blanks: who types anything gives rare numbers, and two of them are alike in that."""
 
 ROWS = 4_096
 ROUNDS = 4
@@ -69,7 +69,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """The columns of all categories that anybody picked, item after item; an answer that nobody gave has none, and no chance."""
+    """The columns of all categories that are compared, item after item; an answer that nobody gave has none, and no chance."""
 
     item: NDArray[np.int64]
     right: NDArray[np.bool_]
@@ -78,7 +78,7 @@ class Layout:
     starts: NDArray[np.int64]
     """Where each item's columns begin, and the end."""
     picked: NDArray[np.int32]
-    """Students x items: the column of the answer given, or -1 for none."""
+    """Students x items: the column of the answer given, or -1 for none, or a rare one."""
 
     @property
     def columns(self) -> int:
@@ -98,7 +98,7 @@ class Layout:
 
 
 def lay_out(items: Sequence[Item], answers: NDArray[np.int16]) -> Layout:
-    """Give each category a column; rare wrong ones are pooled (`MOST_WRONG`)."""
+    """Give each category a column, but for rare wrong ones (`MOST_WRONG`)."""
     picked = np.full(answers.shape, -1, np.int32)
     of: list[int] = []
     right: list[bool] = []
@@ -108,15 +108,11 @@ def lay_out(items: Sequence[Item], answers: NDArray[np.int16]) -> Layout:
         ranked = sorted(
             zip(codes.tolist(), counts.tolist(), strict=True), key=lambda pair: (pair[0] not in item.right, -pair[1], pair[0])
         )
-        column, wrong = starts[-1], 0
-        for code, _ in ranked:
-            is_right = code in item.right
-            if is_right or wrong <= MOST_WRONG:
-                of.append(at)
-                right.append(is_right)
-                column = len(of) - 1
-                wrong += not is_right
-            picked[answers[:, at] == code, at] = column
+        wrong = sum(code not in item.right for code, _ in ranked)
+        for code, _ in ranked[: len(ranked) - wrong + (wrong if wrong <= MOST_WRONG + 1 else MOST_WRONG)]:
+            picked[answers[:, at] == code, at] = len(of)
+            of.append(at)
+            right.append(code in item.right)
         starts.append(len(of))
     columns, keys = np.array(of, np.int64), np.array(right, np.bool_)
     has_keys = np.array([bool(one.right) for one in items], np.bool_)

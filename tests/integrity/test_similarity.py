@@ -96,8 +96,8 @@ def tail_by_hand(chances: list[float], matches: int) -> float:
     return total
 
 
-small = st.tuples(st.integers(2, 7), st.integers(1, 7)).flatmap(
-    lambda shape: arrays.arrays(np.int16, shape, elements=st.sampled_from([NOT_PRESENTED, BLANK, 1, 1, 1, 2, 3, 4]))
+small = st.tuples(st.integers(2, 12), st.integers(1, 7)).flatmap(
+    lambda shape: arrays.arrays(np.int16, shape, elements=st.sampled_from([NOT_PRESENTED, BLANK, 1, 1, 1, *range(2, 13)]))
 )
 
 
@@ -150,7 +150,7 @@ chance_lists = st.lists(st.one_of(st.floats(0.001, 1), st.sampled_from([0.001, 0
 
 @pytest.mark.parametrize("cubes", [False, True])
 @given(chances=chance_lists, data=st.data())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_no_tail_is_below_its_bound(cubes: bool, chances: list[float], data: st.DataObject) -> None:
     p, matches = np.array([chances]), np.array([data.draw(st.integers(0, len(chances)))])
 
@@ -172,7 +172,7 @@ def test_screening_keeps_all_that_matters_and_little_else(items: int) -> None:
         strong = np.flatnonzero(p_values(model, index, first, second) <= 1e-5)
         kept = {tuple(sorted(pair)) for pair in zip(*(ids.tolist() for ids in one.pairs()), strict=True)}
         assert {(int(first[at]), int(second[at])) for at in strong} <= kept
-        assert one.count == len(kept) < 0.01 * len(first)
+        assert one.count == len(kept) < 0.02 * len(first)
 
 
 # --- the model
@@ -238,17 +238,22 @@ def test_sharpness_is_where_scipy_finds_the_peak_of_its_posterior() -> None:
         assert model.sharpness[student] == pytest.approx(wanted, abs=1e-5)
 
 
-def test_rare_wrong_answers_share_a_category_and_right_ones_never_do() -> None:
+def test_rare_wrong_answers_are_not_compared_and_right_ones_always_are() -> None:
     answers = np.array([[1], [99], *([code] for code in range(2, 14) for _ in range(20 - code))], np.int16)
     items = (Item("sets", frozenset({1, 99})),)
 
     layout = fit(items, answers).layout
 
     of = {int(code): int(column) for code, column in zip(answers[:, 0], layout.picked[:, 0], strict=True)}
-    assert len({of[code] for code in range(2, 9)}) == 7
-    assert len({of[code] for code in range(9, 14)}) == 1
-    assert [bool(layout.right[of[code]]) for code in (1, 99, 2, 13)] == [True, True, False, False]
-    assert of[1] != of[99]
+    assert len({of[code] for code in (1, 99, *range(2, 9))}) == 9
+    assert {of[code] for code in range(9, 14)} == {-1}
+    assert [bool(layout.right[of[code]]) for code in (1, 99, 2, 8)] == [True, True, False, False]
+
+
+def test_eight_wrong_answers_are_all_compared() -> None:
+    answers = np.array([[code] for code in range(1, 10) for _ in range(5)], np.int16)
+
+    assert fit((Item("eight", frozenset({1})),), answers).layout.columns == 9
 
 
 # --- what is compared
@@ -388,7 +393,7 @@ def test_distributions_count_every_pair() -> None:
 def test_who_worked_alone_is_suspected_no_more_often_than_p_says(index: Index, students: int, items: int) -> None:
     first, second = np.triu_indices(students, 1)
     found = []
-    for seed in range(4):
+    for seed in range(2):
         paper = exam(sat(students, items, seed))
         found.append(p_values(fit(paper.items, paper.answers), index, first, second))
 
@@ -400,7 +405,7 @@ def test_who_worked_alone_is_suspected_no_more_often_than_p_says(index: Index, s
 
 def test_students_who_know_little_are_suspected_no_more_often_than_others() -> None:
     p = []
-    for seed in range(4):
+    for seed in range(3):
         answers = sat(240, 60, seed)
         ticks = np.random.default_rng(seed).integers(1, 5, (60, 60))
         answers[::4] = np.where(np.random.default_rng(seed).random((60, 60)) < 0.5, ticks, answers[::4])
@@ -417,7 +422,7 @@ def test_copiers_are_found_and_nobody_else() -> None:
     pairs = {0: 250, 1: 251, 2: 252, 3: 253}
     paper = exam(copied(sat(300, 60), pairs, 0.7))
 
-    found = analyse(paper, everybody=True)
+    found = analyse(paper, everybody=True, all_exact=0)
 
     planted = {(f"s{copier}", f"s{source}") for copier, source in pairs.items()}
     flagged = {index: {pair.students for pair in found.pairs if pair.flagged and pair.index is index} for index in Index}
@@ -431,7 +436,7 @@ def test_a_good_source_is_told_from_a_weak_copier() -> None:
     ranked = np.argsort((answers == RIGHT).sum(axis=1))
     weak, good = int(ranked[30]), int(ranked[200])
 
-    found = analyse(exam(copied(answers, {weak: good}, 0.6)), everybody=True).pairs
+    found = analyse(exam(copied(answers, {weak: good}, 0.6)), everybody=True, all_exact=0).pairs
 
     best = next(pair for pair in found if pair.index is Index.OMEGA)
     assert set(best.students) == {f"s{weak}", f"s{good}"}
