@@ -75,6 +75,60 @@ class Admin:
         """Delete what is kept of what happened around a student's sessions."""
         return self._integrity_admin.EraseSignals(integrity_pb2.EraseSignalsRequest(student_id=student))
 
+    def analyse(self, exam: str, groupings: Sequence[str], fdr: float, strongest: int) -> integrity_pb2.Analysis:
+        """Have an exam's answers compared; returns the run, done or under way."""
+        wanted = [integrity_pb2.Analysis.Grouping.Value(name) for name in groupings]
+        request = integrity_pb2.AnalyseExamRequest(exam_id=exam, groupings=wanted, fdr=fdr, strongest=strongest)
+        return self._integrity_admin.AnalyseExam(request).analysis
+
+    def analysis(self, exam: str, version: int) -> integrity_pb2.Analysis:
+        """Return a run; 0: the newest."""
+        return self._integrity_admin.GetAnalysis(integrity_pb2.GetAnalysisRequest(exam_id=exam, version=version)).analysis
+
+    def pairs(self, exam: str, version: int, *, flagged: bool) -> Iterator[tuple[int, integrity_pb2.SimilarPair]]:
+        """Return the pairs of a run (0: the newest that is done) with its version, the strongest first."""
+        after = ""
+        while True:
+            request = integrity_pb2.ListPairsRequest(
+                exam_id=exam, version=version, flagged_only=flagged, page_size=200, page_token=after
+            )
+            page = self._integrity_admin.ListPairs(request)
+            for pair in page.pairs:
+                yield page.version, pair
+            after, version = page.next_page_token, page.version
+            if not after:
+                return
+
+    def open_case(self, exam: str, sessions: Sequence[str], note: str) -> integrity_pb2.IntegrityCase:
+        """Open a case about sessions, or return the one that there is."""
+        request = integrity_pb2.OpenCaseRequest(exam_id=exam, session_ids=sessions, note=note)
+        return self._integrity_admin.OpenCase(request).case
+
+    def case(self, case: str) -> integrity_pb2.IntegrityCase:
+        """Return a case with all that is kept of it."""
+        return self._integrity_admin.GetCase(integrity_pb2.GetCaseRequest(case_id=case)).case
+
+    def cases(self, exam: str, student: str) -> integrity_pb2.ListCasesResponse:
+        """Return all cases, or those of an exam or a student."""
+        whole, after = integrity_pb2.ListCasesResponse(), ""
+        while True:
+            request = integrity_pb2.ListCasesRequest(exam_id=exam, student_id=student, page_size=200, page_token=after)
+            page = self._integrity_admin.ListCases(request)
+            whole.cases.extend(page.cases)
+            after = page.next_page_token
+            if not after:
+                return whole
+
+    def move_case(self, case: str, revision: int, to: str, note: str) -> integrity_pb2.IntegrityCase:
+        """Move a case on from what was looked at."""
+        state = integrity_pb2.IntegrityCase.State.Value(to)
+        request = integrity_pb2.MoveCaseRequest(case_id=case, revision=revision, to_state=state, note=note)
+        return self._integrity_admin.MoveCase(request).case
+
+    def export_case(self, case: str) -> integrity_pb2.ExportCaseResponse:
+        """Return a case as a report and as JSON."""
+        return self._integrity_admin.ExportCase(integrity_pb2.ExportCaseRequest(case_id=case))
+
     def import_products(self, request: payment_pb2.ImportProductsRequest) -> payment_pb2.ImportProductsResponse:
         """Keep products and coupons."""
         return self._payments.ImportProducts(request)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ops import cases
 from ops.client import HomeOption, ServerOption, TokenOption, client, print_json
 from ops.table import show as show_table
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 app = typer.Typer(help="See what happened around sessions. Nothing is decided here: people decide.", no_args_is_help=True)
+app.add_typer(cases.app, name="case")
+app.command()(cases.analyse)
 ExamArgument = Annotated[str, typer.Argument(metavar="EXAM", help="The exam's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LIVE_COLUMNS = ("strength", "student", "alias", "session", "last", "what")

@@ -21,6 +21,8 @@ SUCCESSES = {  # what answers with another status than 200, or with one more
     "RegradeExam": {"202": "Asked for; ask GetRegrade how far it is."},
     "GetResult": {"200": "The result.", "202": "Not scored yet; ask again after `Retry-After` seconds."},
     "ReportSignals": {"202": "Taken, as far as the reply says."},
+    "AnalyseExam": {"200": "The run, done or failed.", "202": "Still under way; ask GetAnalysis after `Retry-After` seconds."},
+    "OpenCase": {"200": "The case that there is.", "201": "A new case."},
     "ComputeItemStatistics": {"200": "The statistics.", "202": "Still computing; repeat after `Retry-After` seconds."},
 }
 HTTP_BODY = "google.api.HttpBody"

@@ -26,6 +26,8 @@ from servers.content.service import ContentService
 from servers.content.shelves import Shelves
 from servers.deadline import deadline
 from servers.integrity.admin import IntegrityAdminService
+from servers.integrity.analysing import Analysing
+from servers.integrity.cases import CaseDesk
 from servers.integrity.feed import Feed
 from servers.integrity.frames import Frames
 from servers.integrity.live import Views
@@ -61,9 +63,11 @@ from servers.session.service import SessionService
 from servers.session.snapshots import Snapshots
 from servers.session.submits import Submits, decode
 from servers.settings import Settings
+from stores.analyses import Analyses
 from stores.answer_keys import AnswerKeys
 from stores.banks import Banks
 from stores.boards import Boards
+from stores.cases import Cases
 from stores.catalog import Catalog
 from stores.connect import Stores, StoreSettings, connect
 from stores.dead_letters import DeadLetters
@@ -129,6 +133,8 @@ class Parts:
         self.submit_log = SubmitLog(stores.nats)
         self.signal_log = SignalLog(stores.nats, settings.signals_stream_bytes)
         self.signals = Signals(stores.postgres)
+        self.analyses = Analyses(stores.postgres)
+        self.cases = Cases(stores.postgres)
         self.deadlines = Deadlines(stores.postgres, deadline)
         self.dead_letters = DeadLetters(stores.postgres)
         restorer = Restorer(self.sessions, self.deadlines, self.submit_log, self.dead_letters, decode)
@@ -300,12 +306,19 @@ async def integrity(parts: Parts) -> Hosted:
         most=settings.signals_per_session,
         collecting=settings.integrity == "on",
     )
+    analysing = Analysing(
+        parts.analyses,
+        most_pairs=settings.analysis_pairs,
+        most_bytes=settings.analysis_bytes,
+        most_seconds=settings.analysis_seconds,
+    )
+    desk = CaseDesk(parts.analyses, parts.cases, parts.signals)
     named = integrity_pb2.DESCRIPTOR.services_by_name
     services: list[tuple[ServiceDescriptor, object]] = [
         (named["IntegrityService"], servicer),
-        (named["IntegrityAdminService"], IntegrityAdminService(parts.signals, pictures)),
+        (named["IntegrityAdminService"], IntegrityAdminService(parts.signals, pictures, analysing, desk)),
     ]
-    return Hosted(services=services, rest=[REPORT_SIGNALS], workers=[feed.run, views.run], drains=[feed.drain])
+    return Hosted(services=services, rest=[REPORT_SIGNALS], workers=[feed.run, views.run], drains=[feed.drain, analysing.drain])
 
 
 async def signal_worker(parts: Parts) -> Hosted:

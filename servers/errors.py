@@ -172,6 +172,34 @@ class FramesNotConfigured(Refusal):
     reason = "FRAMES_NOT_CONFIGURED"
 
 
+class AnalysisNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "ANALYSIS_NOT_FOUND"
+
+
+class CaseNotFound(Refusal):
+    code = StatusCode.NOT_FOUND
+    reason = "CASE_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such case.")
+
+
+class CaseMoved(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CASE_MOVED"
+
+
+class CaseStepNotAllowed(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "CASE_STEP_NOT_ALLOWED"
+
+
+class ExamNotEnded(Refusal):
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "EXAM_NOT_ENDED"
+
+
 class StatisticsNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "STATISTICS_NOT_FOUND"

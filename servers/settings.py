@@ -120,5 +120,14 @@ class Settings(BaseSettings):
     frames_days: int = 30
     """How long the bucket keeps a picture: what students are told. Its lifecycle rule deletes it (docs/integrity.md)."""
 
+    analysis_pairs: int = 100_000_000
+    """How many pairs of students one analysis compares at most: all of 14,000 students, or as many cohorts as that makes."""
+
+    analysis_bytes: int = 2 * 1024 * 1024 * 1024
+    """How much address space the process of an analysis may have."""
+
+    analysis_seconds: int = 3_600
+    """How much CPU time it may take."""
+
     crash_at: str = ""
     """For fault tests: the process kills itself at the named step of the submit pipeline (D1…D9), or of a purchase (P1…P5)."""

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
+from stores.cases import OF_STUDENT
 from stores.catalog import record
 from stores.sessions import milliseconds, moment
 from stores.signal_records import ONLY_COUNTED, OWN, Count, Counted, Feed, Finished, Kind, Pace, Presence, Signal, Wanted
@@ -285,6 +286,7 @@ class Signals:
         """Delete what is kept of a student, and refuse what is still under way; counts stay, of nobody. On record, with how many
         pictures were deleted before."""
         async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(OF_STUDENT, student)
             rows = await connection.fetch("SELECT id FROM exam_session WHERE student_id = $1 ORDER BY id", student)
             sessions = [row["id"] for row in rows]
             await connection.execute(
@@ -299,6 +301,9 @@ class Signals:
                 "DELETE FROM integrity_presence WHERE session_id = ANY ($1) RETURNING session_id", sessions
             )
             counted = await connection.fetch(ANONYMOUS.format("session_id = ANY ($1)"), sessions)
+            await connection.execute(
+                "UPDATE integrity_case_student SET seen = NULL, erased_at = clock_timestamp() WHERE student_id = $1", student
+            )
             touched = {row["session_id"] for row in (*gone, *seen)} | {row["before"] for row in counted}
             details = {"sessions": len(touched), "signals": len(gone), "frames": frames}
             await record(connection, actor, "integrity.erase", student, details)

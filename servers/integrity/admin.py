@@ -1,9 +1,11 @@
-"""IntegrityAdminService: thresholds, and a student's right to be forgotten."""
+"""IntegrityAdminService: thresholds, a student's right to be forgotten, whose answers agree too well, and cases."""
 
 from finalbell.v1 import integrity_pb2 as pb
 
 from servers import errors
 from servers.integrity import rules
+from servers.integrity.analysing import Analysing
+from servers.integrity.cases import CaseDesk
 from servers.integrity.frames import Frames
 from servers.integrity.messages import threshold_messages
 from servers.serving.wrap import Call
@@ -13,9 +15,11 @@ from stores.signals import Signals
 class IntegrityAdminService:
     """What staff may set, and delete."""
 
-    def __init__(self, signals: Signals, frames: Frames | None) -> None:
+    def __init__(self, signals: Signals, frames: Frames | None, analysing: Analysing, desk: CaseDesk) -> None:
         self._signals = signals
         self._frames = frames
+        self._analysing = analysing
+        self._desk = desk
 
     async def GetThresholds(self, request: pb.GetThresholdsRequest, call: Call) -> pb.GetThresholdsResponse:
         if not await self._signals.is_exam(request.exam_id):
@@ -37,6 +41,30 @@ class IntegrityAdminService:
         frames = await self._frames.erase(sessions) if self._frames else 0
         erased = await self._signals.erase(request.student_id, call.caller.student, frames)
         return pb.EraseSignalsResponse(sessions=erased.sessions, signals=erased.signals, frames=frames)
+
+    async def AnalyseExam(self, request: pb.AnalyseExamRequest, call: Call) -> pb.AnalyseExamResponse:
+        return await self._analysing.analyse(request, call)
+
+    async def GetAnalysis(self, request: pb.GetAnalysisRequest, call: Call) -> pb.GetAnalysisResponse:
+        return await self._desk.run(request)
+
+    async def ListPairs(self, request: pb.ListPairsRequest, call: Call) -> pb.ListPairsResponse:
+        return await self._desk.pairs(request)
+
+    async def OpenCase(self, request: pb.OpenCaseRequest, call: Call) -> pb.OpenCaseResponse:
+        return await self._desk.open(request, call)
+
+    async def GetCase(self, request: pb.GetCaseRequest, call: Call) -> pb.GetCaseResponse:
+        return await self._desk.read(request)
+
+    async def ListCases(self, request: pb.ListCasesRequest, call: Call) -> pb.ListCasesResponse:
+        return await self._desk.page(request)
+
+    async def MoveCase(self, request: pb.MoveCaseRequest, call: Call) -> pb.MoveCaseResponse:
+        return await self._desk.move(request, call)
+
+    async def ExportCase(self, request: pb.ExportCaseRequest, call: Call) -> pb.ExportCaseResponse:
+        return await self._desk.export(request, call)
 
     async def _now(self, exam: str) -> list[pb.Threshold]:
         return threshold_messages(rules.thresholds(await self._signals.thresholds(exam)))

@@ -10,7 +10,7 @@ from finalbell.v1 import events_pb2 as events
 from finalbell.v1 import integrity_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from servers.integrity.rules import BY_NAME, RULES, Suspect, escaped, signal_id
+from servers.integrity.rules import BY_NAME, RULES, Found, Suspect, escaped, signal_id
 from servers.messages import timestamp
 from stores.signal_records import Kind, Signal
 
@@ -107,18 +107,23 @@ def _suspect(one: Suspect) -> pb.SuspectSession:
         student_id=one.student,
         alias=one.alias,
         strength=round(one.strength, 3),
-        indicators=[
-            pb.Indicator(
-                name=each.name,
-                value=min(each.value, 2**31 - 1),
-                threshold=each.threshold,
-                strength=round(each.strength, 3),
-                reason=each.reason,
-                last_at=timestamp(each.last_ms),
-            )
-            for each in one.found
-        ],
+        indicators=indicator_messages(one.found),
     )
+
+
+def indicator_messages(found: Sequence[Found]) -> list[pb.Indicator]:
+    """Return what is over its threshold."""
+    return [
+        pb.Indicator(
+            name=each.name,
+            value=min(each.value, 2**31 - 1),
+            threshold=each.threshold,
+            strength=round(each.strength, 3),
+            reason=each.reason,
+            last_at=timestamp(each.last_ms),
+        )
+        for each in found
+    ]
 
 
 def threshold_messages(now: Mapping[str, int | None]) -> list[pb.Threshold]:

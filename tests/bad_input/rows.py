@@ -533,6 +533,26 @@ LECTURES = [
 NO_SIGNAL: dict[str, Any] = {"focusLost": {}}
 
 
+CASE: Mapping[str, Any] = {"examId": "w-strict", "sessionIds": ["$strict"], "note": "a look"}
+STEP: Mapping[str, Any] = {"caseId": NOBODYS, "revision": 1, "toState": "REVIEWED", "note": "read"}
+CHANGING: Mapping[str, Mapping[str, Any]] = {"AnalyseExam": {}, "OpenCase": {"sessionIds": ["$live"], "note": "x"}}
+
+
+def analysis(what: str, names: str, **fields: Any) -> Row:
+    """A run that is not made."""
+    return Row(f"analysis: {what}", "AnalyseExam", {"examId": "w-strict", **fields}, names=names, who="admin")
+
+
+def case(what: str, names: str, **fields: Any) -> Row:
+    """A case that is not opened."""
+    return Row(f"case: {what}", "OpenCase", {**CASE, **fields}, names=names, who="admin")
+
+
+def step(what: str, names: str, **fields: Any) -> Row:
+    """A step that is not made."""
+    return Row(f"step: {what}", "MoveCase", {**STEP, **fields}, names=names, who="admin")
+
+
 def signals(what: str, names: str, *reported: Mapping[str, Any], **more: Any) -> Row:
     return Row(f"signals: {what}", "ReportSignals", {"sessionId": "$live", "signals": list(reported), **more}, names=names)
 
@@ -611,6 +631,52 @@ SIGNALS = [
         "EXAM_NOT_FOUND",
         who="admin",
     ),
+    *(role(name, "proctor", examId="w-open", **more) for name, more in CHANGING.items()),
+    role("GetAnalysis", "wally", examId="w-strict"),
+    role("ListPairs", "wally", examId="w-strict"),
+    role("GetCase", "wally", caseId=NOBODYS),
+    role("ListCases", "wally", studentId="wally"),
+    role("ExportCase", "grader", caseId=NOBODYS),
+    role("MoveCase", "proctor", caseId=NOBODYS, revision=1, toState="REVIEWED", note="x"),
+    analysis("malformed exam", "examId", examId="W"),
+    analysis("an error rate of 1", "fdr", fdr=1.0),
+    analysis("no error at all", "fdr", fdr=0.0),
+    analysis("a thousand and one pairs", "strongest", strongest=1_001),
+    analysis("a grouping twice", "groupings", groupings=["ROOM", "ROOM"]),
+    analysis("no grouping", "groupings[0]", groupings=["GROUPING_UNSPECIFIED"]),
+    Row("analysis: of no exam", "AnalyseExam", {"examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin"),
+    Row("analysis: before the end", "AnalyseExam", {"examId": "w-open"}, "FAILED_PRECONDITION", "EXAM_NOT_ENDED", who="admin"),
+    Row("analysis: none yet", "GetAnalysis", {"examId": "w-open"}, "NOT_FOUND", "ANALYSIS_NOT_FOUND", who="admin"),
+    Row("analysis: a run before the first", "GetAnalysis", {"examId": "w-open", "version": -1}, names="version", who="admin"),
+    Row("pairs: none yet", "ListPairs", {"examId": "w-open"}, "NOT_FOUND", "ANALYSIS_NOT_FOUND", who="admin"),
+    Row("pairs: too many", "ListPairs", {"examId": "w-open", "pageSize": 201}, names="pageSize", who="admin"),
+    case("about nobody", "sessionIds", sessionIds=[]),
+    case("about nine", "sessionIds", sessionIds=[NOBODYS[:-1] + str(n) for n in range(9)]),
+    case("about one twice", "sessionIds", sessionIds=[NOBODYS, NOBODYS]),
+    case("about a session that is none", "sessionIds[0]", sessionIds=["x"]),
+    case("without a reason", "note", note=""),
+    case("a reason with a NUL", "note", note="a\0b"),
+    case("a reason too long", "note", note="x" * 4_001),
+    Row("case: of no exam", "OpenCase", {**CASE, "examId": "w-nowhere"}, "NOT_FOUND", "EXAM_NOT_FOUND", who="admin"),
+    Row("case: of another exam", "OpenCase", {**CASE, "examId": "w-held"}, *UNKNOWN_SESSION, who="admin"),
+    Row(
+        "case: before the score",
+        "OpenCase",
+        {**CASE, "examId": "w-open", "sessionIds": ["$live"]},
+        "FAILED_PRECONDITION",
+        "SESSION_UNSCORED",
+        who="admin",
+    ),
+    Row("case: unknown", "GetCase", {"caseId": NOBODYS}, "NOT_FOUND", "CASE_NOT_FOUND", who="admin"),
+    Row("case: malformed", "GetCase", {"caseId": "x"}, names="caseId", who="admin"),
+    Row("case: exported, unknown", "ExportCase", {"caseId": NOBODYS}, "NOT_FOUND", "CASE_NOT_FOUND", who="admin"),
+    Row("cases: made-up page token", "ListCases", {"pageToken": "made-up"}, names="pageToken", who="admin"),
+    Row("cases: malformed student", "ListCases", {"studentId": "a b"}, names="studentId", who="admin"),
+    step("back to the beginning", "toState", toState="OPEN"),
+    step("nowhere", "toState", toState="STATE_UNSPECIFIED"),
+    step("without a reason", "note", note=""),
+    step("from no revision", "revision", revision=0),
+    Row("step: unknown case", "MoveCase", STEP, "NOT_FOUND", "CASE_NOT_FOUND", who="admin"),
     Row("erasure: malformed student", "EraseSignals", {"studentId": "a b"}, names="studentId", who="admin"),
 ]
 

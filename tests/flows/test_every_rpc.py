@@ -110,6 +110,14 @@ ACCESS = {
     "GetThresholds": STAFF,
     "SetThresholds": ADMIN,
     "EraseSignals": ADMIN,
+    "AnalyseExam": ADMIN,
+    "GetAnalysis": STAFF,
+    "ListPairs": STAFF,
+    "OpenCase": ADMIN,
+    "GetCase": STAFF,
+    "ListCases": STAFF,
+    "MoveCase": ADMIN,
+    "ExportCase": STAFF,
 }
 ENOUGH = {STAFF: ("proctor",), GRADER: ("grader",)}
 """Which roles but admin may call what is not for students; there any will do."""

@@ -300,6 +300,70 @@ async def wants_statistics_before_they_are_computed(stack: Stack, small_exam: di
     return Case("GetItemStatistics", scoring_pb2.GetItemStatisticsRequest(exam_id=exam), stack.token(roles=["proctor"]))
 
 
+@gives("ANALYSIS_NOT_FOUND")
+async def wants_pairs_before_anything_is_compared(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("ListPairs", integrity_pb2.ListPairsRequest(exam_id=exam), stack.token(roles=["proctor"]))
+
+
+@gives("EXAM_NOT_ENDED")
+async def compares_answers_that_may_still_change(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    exam = await imported(stack, small_exam)
+    return Case("AnalyseExam", integrity_pb2.AnalyseExamRequest(exam_id=exam), stack.token(roles=["admin"]))
+
+
+@gives("CASE_NOT_FOUND")
+async def looks_at_a_case_that_is_not_there(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    return Case("GetCase", integrity_pb2.GetCaseRequest(case_id=str(uuid.uuid4())), stack.token(roles=["proctor"]))
+
+
+async def opened(stack: Stack, small_exam: dict[str, Any]) -> integrity_pb2.IntegrityCase:
+    """Open a case about a session that is scored."""
+    session, token = await started(stack, small_exam)
+    async with stack.channel() as channel:
+        submit = session_pb2.SubmitSessionRequest(session_id=session)
+        assert (await Native(channel, token).call("SubmitSession", submit, key=uuid.uuid4().hex)).ok
+        exam = (
+            await Native(channel, token).call("GetSession", session_pb2.GetSessionRequest(session_id=session))
+        ).ok.session.exam_id
+        request = integrity_pb2.OpenCaseRequest(exam_id=exam, session_ids=[session], note="a look")
+
+        async def there() -> Any:
+            return (await Native(channel, stack.token(roles=["admin"])).call("OpenCase", request)).ok
+
+        return (await eventually(there)).case
+
+
+@gives("CASE_STEP_NOT_ALLOWED")
+async def dismisses_what_nobody_has_reviewed(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    case = await opened(stack, small_exam)
+    dismissed = integrity_pb2.IntegrityCase.DISMISSED
+    request = integrity_pb2.MoveCaseRequest(case_id=case.case_id, revision=case.revision, to_state=dismissed, note="fine")
+    return Case("MoveCase", request, stack.token(roles=["admin"]))
+
+
+@gives("CASE_MOVED")
+async def moves_a_case_that_was_moved(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    case = await opened(stack, small_exam)
+    reviewed = integrity_pb2.IntegrityCase.REVIEWED
+    request = integrity_pb2.MoveCaseRequest(case_id=case.case_id, revision=case.revision, to_state=reviewed, note="read")
+    async with stack.channel() as channel:
+        assert (await Native(channel, stack.token(roles=["admin"])).call("MoveCase", request)).ok
+    request.note = "read by another"
+    return Case("MoveCase", request, stack.token(roles=["admin"]))
+
+
+@gives("SESSION_UNSCORED")
+async def opens_a_case_about_who_still_sits(stack: Stack, small_exam: dict[str, Any]) -> Case:
+    session, token = await started(stack, small_exam)
+    async with stack.channel() as channel:
+        exam = (
+            await Native(channel, token).call("GetSession", session_pb2.GetSessionRequest(session_id=session))
+        ).ok.session.exam_id
+    request = integrity_pb2.OpenCaseRequest(exam_id=exam, session_ids=[session], note="a look")
+    return Case("OpenCase", request, stack.token(roles=["admin"]))
+
+
 @gives("SESSION_NOT_FOUND")
 async def reads_an_unknown_session(stack: Stack, small_exam: dict[str, Any]) -> Case:
     return Case("GetSession", session_pb2.GetSessionRequest(session_id=str(uuid.uuid4())), stack.token())

@@ -83,6 +83,13 @@ async def sit_and_leave_a_row_everywhere(stores: Stores, exam: str) -> object:
         INSERT INTO integrity_seen VALUES ({whose}, '{exam}', 1, true);
         INSERT INTO integrity_erased VALUES ({whose}, now());
         INSERT INTO integrity_threshold VALUES ('{exam}', 'copy', 9, 'boss', now());
+        INSERT INTO integrity_analysis (exam_id, version, options, requested_by) VALUES ('{exam}', 1, '{{}}', 'boss');
+        INSERT INTO integrity_pair VALUES
+          ('{exam}', 1, 1, 'omega', {whose}, {whose}, 'ann', 'ann', NULL, 0, 1, 1, false, 0, 0, 0, 0, 0, '{{}}');
+        WITH opened AS (
+          INSERT INTO integrity_case (exam_id, sessions, opened_by, evidence)
+          VALUES ('{exam}', ARRAY[{whose}::uuid], 'boss', '{{}}') RETURNING id
+        ) INSERT INTO integrity_case_student (case_id, place, session_id, student_id) SELECT id, 1, {whose}, 'ann' FROM opened;
         """
     )
     return session

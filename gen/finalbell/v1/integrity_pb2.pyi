@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -966,3 +967,1355 @@ class EraseSignalsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EraseSignalsResponse: _TypeAlias = EraseSignalsResponse  # noqa: Y015
+
+@_typing.final
+class AnalyseExamRequest(_message.Message):
+    """AnalyseExamRequest says what to compare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    GROUPINGS_FIELD_NUMBER: _builtins.int
+    FDR_FIELD_NUMBER: _builtins.int
+    STRONGEST_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    fdr: _builtins.float
+    """fdr is the false discovery rate: of the pairs that are flagged, the share that is expected to be chance, 0.000001 to 0.5.
+    Default: 0.05.
+    """
+    strongest: _builtins.int
+    """strongest is how many pairs of each index are kept even if fewer are flagged, 0 to 1000. Default: 100."""
+    @_builtins.property
+    def groupings(self) -> _containers.RepeatedScalarFieldContainer[Global___Analysis.Grouping.ValueType]:
+        """groupings say who is compared: students who share at least one of them. Default: COHORT and ADDRESS_RANGE; and where nobody
+        shares any, EVERYBODY.
+        """
+
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        groupings: _abc.Iterable[Global___Analysis.Grouping.ValueType] | None = ...,
+        fdr: _builtins.float | None = ...,
+        strongest: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fdr", b"_fdr", "_strongest", b"_strongest", "fdr", b"fdr", "strongest", b"strongest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fdr", b"_fdr", "_strongest", b"_strongest", "exam_id", b"exam_id", "fdr", b"fdr", "groupings", b"groupings", "strongest", b"strongest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fdr: _TypeAlias = _typing.Literal["fdr"]  # noqa: Y015
+    _WhichOneofArgType__fdr: _TypeAlias = _typing.Literal["_fdr", b"_fdr"]  # noqa: Y015
+    _WhichOneofReturnType__strongest: _TypeAlias = _typing.Literal["strongest"]  # noqa: Y015
+    _WhichOneofArgType__strongest: _TypeAlias = _typing.Literal["_strongest", b"_strongest"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fdr) -> _WhichOneofReturnType__fdr | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strongest) -> _WhichOneofReturnType__strongest | None: ...
+
+Global___AnalyseExamRequest: _TypeAlias = AnalyseExamRequest  # noqa: Y015
+
+@_typing.final
+class AnalyseExamResponse(_message.Message):
+    """AnalyseExamResponse has the run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANALYSIS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def analysis(self) -> Global___Analysis:
+        """analysis is the run, done or under way."""
+
+    def __init__(
+        self,
+        *,
+        analysis: Global___Analysis | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnalyseExamResponse: _TypeAlias = AnalyseExamResponse  # noqa: Y015
+
+@_typing.final
+class Analysis(_message.Message):
+    """Analysis is one run over an exam."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Analysis._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Analysis._State.ValueType  # 0
+        """STATE_UNSPECIFIED is never sent."""
+        RUNNING: Analysis._State.ValueType  # 1
+        """RUNNING goes on in the background; ask again."""
+        DONE: Analysis._State.ValueType  # 2
+        """DONE has its pairs."""
+        FAILED: Analysis._State.ValueType  # 3
+        """FAILED has none; `failure` says why."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """State says how far it is."""
+
+    STATE_UNSPECIFIED: Analysis.State.ValueType  # 0
+    """STATE_UNSPECIFIED is never sent."""
+    RUNNING: Analysis.State.ValueType  # 1
+    """RUNNING goes on in the background; ask again."""
+    DONE: Analysis.State.ValueType  # 2
+    """DONE has its pairs."""
+    FAILED: Analysis.State.ValueType  # 3
+    """FAILED has none; `failure` says why."""
+
+    class _Grouping:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _GroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Analysis._Grouping.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        GROUPING_UNSPECIFIED: Analysis._Grouping.ValueType  # 0
+        """GROUPING_UNSPECIFIED is never sent."""
+        COHORT: Analysis._Grouping.ValueType  # 1
+        """COHORT is a cohort of both students' tokens when they started."""
+        ROOM: Analysis._Grouping.ValueType  # 2
+        """ROOM is a cohort that begins with "room-": finalbell knows of rooms only what tokens say."""
+        ADDRESS_RANGE: Analysis._Grouping.ValueType  # 3
+        """ADDRESS_RANGE is a network from which both sessions were reported on: /24 for IPv4, /48 for IPv6. It is known of clients that
+        report signals.
+        """
+        EVERYBODY: Analysis._Grouping.ValueType  # 4
+        """EVERYBODY compares all students."""
+
+    class Grouping(_Grouping, metaclass=_GroupingEnumTypeWrapper):
+        """Grouping is a way for two students to be near each other."""
+
+    GROUPING_UNSPECIFIED: Analysis.Grouping.ValueType  # 0
+    """GROUPING_UNSPECIFIED is never sent."""
+    COHORT: Analysis.Grouping.ValueType  # 1
+    """COHORT is a cohort of both students' tokens when they started."""
+    ROOM: Analysis.Grouping.ValueType  # 2
+    """ROOM is a cohort that begins with "room-": finalbell knows of rooms only what tokens say."""
+    ADDRESS_RANGE: Analysis.Grouping.ValueType  # 3
+    """ADDRESS_RANGE is a network from which both sessions were reported on: /24 for IPv4, /48 for IPv6. It is known of clients that
+    report signals.
+    """
+    EVERYBODY: Analysis.Grouping.ValueType  # 4
+    """EVERYBODY compares all students."""
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    GROUPINGS_FIELD_NUMBER: _builtins.int
+    FDR_FIELD_NUMBER: _builtins.int
+    STRONGEST_FIELD_NUMBER: _builtins.int
+    EXAM_VERSION_FIELD_NUMBER: _builtins.int
+    STUDENTS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    PAIRS_TESTED_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    INDICES_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    version: _builtins.int
+    """version counts the exam's runs, from 1."""
+    state: Global___Analysis.State.ValueType
+    """state says how far it is."""
+    failure: _builtins.str
+    """failure says why it failed."""
+    requested_by: _builtins.str
+    """requested_by is who asked for it."""
+    fdr: _builtins.float
+    """fdr is the false discovery rate that was asked for."""
+    strongest: _builtins.int
+    """strongest is as it was asked for."""
+    exam_version: _builtins.int
+    """exam_version is the paper's version."""
+    students: _builtins.int
+    """students is how many were compared."""
+    items: _builtins.int
+    """items is how many questions were compared."""
+    pairs_tested: _builtins.int
+    """pairs_tested is how many pairs were compared, by each index."""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """started_at is when."""
+
+    @_builtins.property
+    def finished_at(self) -> _timestamp_pb2.Timestamp:
+        """finished_at is when it was done or failed."""
+
+    @_builtins.property
+    def groupings(self) -> _containers.RepeatedScalarFieldContainer[Global___Analysis.Grouping.ValueType]:
+        """groupings are those that were asked for; while it runs with the default, none."""
+
+    @_builtins.property
+    def left_out(self) -> Global___LeftOut:
+        """left_out says what was not compared."""
+
+    @_builtins.property
+    def indices(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexSummary]:
+        """indices has a summary for each index."""
+
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        state: Global___Analysis.State.ValueType = ...,
+        failure: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        finished_at: _timestamp_pb2.Timestamp | None = ...,
+        groupings: _abc.Iterable[Global___Analysis.Grouping.ValueType] | None = ...,
+        fdr: _builtins.float = ...,
+        strongest: _builtins.int = ...,
+        exam_version: _builtins.int = ...,
+        students: _builtins.int = ...,
+        items: _builtins.int = ...,
+        pairs_tested: _builtins.int = ...,
+        left_out: Global___LeftOut | None = ...,
+        indices: _abc.Iterable[Global___IndexSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "left_out", b"left_out", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "exam_version", b"exam_version", "failure", b"failure", "fdr", b"fdr", "finished_at", b"finished_at", "groupings", b"groupings", "indices", b"indices", "items", b"items", "left_out", b"left_out", "pairs_tested", b"pairs_tested", "requested_by", b"requested_by", "started_at", b"started_at", "state", b"state", "strongest", b"strongest", "students", b"students", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Analysis: _TypeAlias = Analysis  # noqa: Y015
+
+@_typing.final
+class LeftOut(_message.Message):
+    """LeftOut counts what an analysis did not look at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESSAYS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    OTHER_VERSIONS_FIELD_NUMBER: _builtins.int
+    UNSCORED_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
+    essays: _builtins.int
+    """essays are questions that have no fixed answers."""
+    attempts: _builtins.int
+    """attempts are a student's sessions besides the one that was compared."""
+    other_versions: _builtins.int
+    """other_versions are sessions of an earlier version of the paper."""
+    unscored: _builtins.int
+    """unscored are sessions that have no score yet."""
+    alone: _builtins.int
+    """alone are students who share no group with anybody."""
+    def __init__(
+        self,
+        *,
+        essays: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        other_versions: _builtins.int = ...,
+        unscored: _builtins.int = ...,
+        alone: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempts", b"attempts", "essays", b"essays", "other_versions", b"other_versions", "unscored", b"unscored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOut: _TypeAlias = LeftOut  # noqa: Y015
+
+@_typing.final
+class IndexSummary(_message.Message):
+    """IndexSummary is an index over all pairs that were tested."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    FLAGGED_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    """index is "omega", "gbt" or "shared_wrong" (docs/integrity-similarity.md)."""
+    flagged: _builtins.int
+    """flagged is how many pairs are flagged by it."""
+    complete: _builtins.bool
+    """complete is false where very many pairs could be flagged: then only the strongest were corrected, and q is too large if
+    anything.
+    """
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """edges are those of a histogram of values."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """counts are how many pairs have a value from one edge to the next; the outermost take all beyond. "omega" counts each pair twice,
+        once each way.
+        """
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+        flagged: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+        edges: _abc.Iterable[_builtins.float] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "counts", b"counts", "edges", b"edges", "flagged", b"flagged", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexSummary: _TypeAlias = IndexSummary  # noqa: Y015
+
+@_typing.final
+class GetAnalysisRequest(_message.Message):
+    """GetAnalysisRequest says which run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    version: _builtins.int
+    """version is the run. Default: the newest."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnalysisRequest: _TypeAlias = GetAnalysisRequest  # noqa: Y015
+
+@_typing.final
+class GetAnalysisResponse(_message.Message):
+    """GetAnalysisResponse has the run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANALYSIS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def analysis(self) -> Global___Analysis:
+        """analysis is the run."""
+
+    def __init__(
+        self,
+        *,
+        analysis: Global___Analysis | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnalysisResponse: _TypeAlias = GetAnalysisResponse  # noqa: Y015
+
+@_typing.final
+class ListPairsRequest(_message.Message):
+    """ListPairsRequest says which run, and pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FLAGGED_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    version: _builtins.int
+    """version is the run. Default: the newest that is done."""
+    flagged_only: _builtins.bool
+    """flagged_only leaves out what is not flagged."""
+    page_size: _builtins.int
+    """page_size is at most 200. Default: 50."""
+    page_token: _builtins.str
+    """page_token is the `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        flagged_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "flagged_only", b"flagged_only", "page_size", b"page_size", "page_token", b"page_token", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPairsRequest: _TypeAlias = ListPairsRequest  # noqa: Y015
+
+@_typing.final
+class ListPairsResponse(_message.Message):
+    """ListPairsResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIRS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty on the last page."""
+    version: _builtins.int
+    """version is the run's."""
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimilarPair]:
+        """pairs are the flagged ones first, then by p."""
+
+    def __init__(
+        self,
+        *,
+        pairs: _abc.Iterable[Global___SimilarPair] | None = ...,
+        next_page_token: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "pairs", b"pairs", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPairsResponse: _TypeAlias = ListPairsResponse  # noqa: Y015
+
+@_typing.final
+class SimilarPair(_message.Message):
+    """SimilarPair is two students by one index. Flagged means: look. It never means: guilty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENTS_FIELD_NUMBER: _builtins.int
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    P_FIELD_NUMBER: _builtins.int
+    Q_FIELD_NUMBER: _builtins.int
+    FLAGGED_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    SHARED_WRONG_FIELD_NUMBER: _builtins.int
+    SHARED_BLANK_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    AROUND_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    """index is "omega", "gbt" or "shared_wrong"."""
+    value: _builtins.float
+    """value is how many deviations the matches are above what is expected."""
+    p: _builtins.float
+    """p is the chance of at least so many matches between two who worked alone."""
+    q: _builtins.float
+    """q is p after the correction for how many pairs were tested (Benjamini and Hochberg)."""
+    flagged: _builtins.bool
+    """flagged is whether q is at most the run's fdr."""
+    matches: _builtins.int
+    """matches is how many answers are the same; of "shared_wrong", wrong ones."""
+    expected: _builtins.float
+    """expected is how many would be expected."""
+    compared: _builtins.int
+    """compared is how many questions both answered; of "shared_wrong", both wrongly."""
+    shared_wrong: _builtins.int
+    """shared_wrong is how many wrong answers are the same."""
+    shared_blank: _builtins.int
+    """shared_blank is how many questions both left out; no index counts them."""
+    source: _builtins.str
+    """source is, for "omega", the student whose answers explain the other's better: weak evidence of who copied, if anybody did."""
+    @_builtins.property
+    def students(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """students are the two, by their ids."""
+
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """session_ids are their sessions, in the same order."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """groups are what the two share: cohorts, rooms and address ranges."""
+
+    @_builtins.property
+    def timing(self) -> Global___PairTiming:
+        """timing says how close in time they gave the same answers."""
+
+    @_builtins.property
+    def around(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionIndicators]:
+        """indicators are what is over its threshold around each of the two sessions, in the order of `students`."""
+
+    def __init__(
+        self,
+        *,
+        students: _abc.Iterable[_builtins.str] | None = ...,
+        session_ids: _abc.Iterable[_builtins.str] | None = ...,
+        index: _builtins.str = ...,
+        value: _builtins.float = ...,
+        p: _builtins.float = ...,
+        q: _builtins.float = ...,
+        flagged: _builtins.bool = ...,
+        matches: _builtins.int = ...,
+        expected: _builtins.float = ...,
+        compared: _builtins.int = ...,
+        shared_wrong: _builtins.int = ...,
+        shared_blank: _builtins.int = ...,
+        source: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        timing: Global___PairTiming | None = ...,
+        around: _abc.Iterable[Global___SessionIndicators] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["around", b"around", "compared", b"compared", "expected", b"expected", "flagged", b"flagged", "groups", b"groups", "index", b"index", "matches", b"matches", "p", b"p", "q", b"q", "session_ids", b"session_ids", "shared_blank", b"shared_blank", "shared_wrong", b"shared_wrong", "source", b"source", "students", b"students", "timing", b"timing", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimilarPair: _TypeAlias = SimilarPair  # noqa: Y015
+
+@_typing.final
+class PairTiming(_message.Message):
+    """PairTiming says how close in time two students gave the same answers, by the server's clock, of each answer's last change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAME_ANSWERS_FIELD_NUMBER: _builtins.int
+    WITHIN_30_SECONDS_FIELD_NUMBER: _builtins.int
+    OTHER_ANSWERS_FIELD_NUMBER: _builtins.int
+    OTHER_WITHIN_30_SECONDS_FIELD_NUMBER: _builtins.int
+    same_answers: _builtins.int
+    """same_answers is how many questions both answered alike, with both times known."""
+    within_30_seconds: _builtins.int
+    """within_30_seconds is how many of those were answered within 30 seconds of each other."""
+    other_answers: _builtins.int
+    """other_answers is how many questions they answered differently."""
+    other_within_30_seconds: _builtins.int
+    """other_within_30_seconds is how many of those were answered within 30 seconds of each other: what to compare with."""
+    def __init__(
+        self,
+        *,
+        same_answers: _builtins.int = ...,
+        within_30_seconds: _builtins.int = ...,
+        other_answers: _builtins.int = ...,
+        other_within_30_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_answers", b"other_answers", "other_within_30_seconds", b"other_within_30_seconds", "same_answers", b"same_answers", "within_30_seconds", b"within_30_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PairTiming: _TypeAlias = PairTiming  # noqa: Y015
+
+@_typing.final
+class SessionIndicators(_message.Message):
+    """SessionIndicators is what is over its threshold around a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDICATORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def indicators(self) -> _containers.RepeatedCompositeFieldContainer[Global___Indicator]:
+        """indicators are the strongest first."""
+
+    def __init__(
+        self,
+        *,
+        indicators: _abc.Iterable[Global___Indicator] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indicators", b"indicators"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionIndicators: _TypeAlias = SessionIndicators  # noqa: Y015
+
+@_typing.final
+class OpenCaseRequest(_message.Message):
+    """OpenCaseRequest says about which sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    note: _builtins.str
+    """note says why, 1 to 4000 characters."""
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """session_ids are one to eight sessions of the exam."""
+
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        session_ids: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "note", b"note", "session_ids", b"session_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenCaseRequest: _TypeAlias = OpenCaseRequest  # noqa: Y015
+
+@_typing.final
+class OpenCaseResponse(_message.Message):
+    """OpenCaseResponse has the case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def case(self) -> Global___IntegrityCase:
+        """case is the case, with its evidence."""
+
+    def __init__(
+        self,
+        *,
+        case: Global___IntegrityCase | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenCaseResponse: _TypeAlias = OpenCaseResponse  # noqa: Y015
+
+@_typing.final
+class IntegrityCase(_message.Message):
+    """IntegrityCase is what people look into, and what they made of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[IntegrityCase._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: IntegrityCase._State.ValueType  # 0
+        """STATE_UNSPECIFIED is never sent."""
+        OPEN: IntegrityCase._State.ValueType  # 1
+        """OPEN has been opened; nobody has said anything yet."""
+        REVIEWED: IntegrityCase._State.ValueType  # 2
+        """REVIEWED has been looked through by somebody."""
+        DISMISSED: IntegrityCase._State.ValueType  # 3
+        """DISMISSED was found to be nothing."""
+        CONFIRMED: IntegrityCase._State.ValueType  # 4
+        """CONFIRMED was found to be something."""
+        APPEALED: IntegrityCase._State.ValueType  # 5
+        """APPEALED is looked at once more."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """State says how far people are with it."""
+
+    STATE_UNSPECIFIED: IntegrityCase.State.ValueType  # 0
+    """STATE_UNSPECIFIED is never sent."""
+    OPEN: IntegrityCase.State.ValueType  # 1
+    """OPEN has been opened; nobody has said anything yet."""
+    REVIEWED: IntegrityCase.State.ValueType  # 2
+    """REVIEWED has been looked through by somebody."""
+    DISMISSED: IntegrityCase.State.ValueType  # 3
+    """DISMISSED was found to be nothing."""
+    CONFIRMED: IntegrityCase.State.ValueType  # 4
+    """CONFIRMED was found to be something."""
+    APPEALED: IntegrityCase.State.ValueType  # 5
+    """APPEALED is looked at once more."""
+
+    CASE_ID_FIELD_NUMBER: _builtins.int
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    OPENED_BY_FIELD_NUMBER: _builtins.int
+    OPENED_AT_FIELD_NUMBER: _builtins.int
+    MOVED_AT_FIELD_NUMBER: _builtins.int
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
+    STUDENT_IDS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    case_id: _builtins.str
+    """case_id is a UUID."""
+    exam_id: _builtins.str
+    """exam_id is the exam."""
+    state: Global___IntegrityCase.State.ValueType
+    """state says how far people are with it."""
+    revision: _builtins.int
+    """revision rises with every step, from 1."""
+    opened_by: _builtins.str
+    """opened_by is who opened it."""
+    @_builtins.property
+    def opened_at(self) -> _timestamp_pb2.Timestamp:
+        """opened_at is when."""
+
+    @_builtins.property
+    def moved_at(self) -> _timestamp_pb2.Timestamp:
+        """moved_at is when its last step was made."""
+
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """session_ids are the sessions that it is about."""
+
+    @_builtins.property
+    def student_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """student_ids are whose they are, in the same order."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseStep]:
+        """steps are its history, the oldest first; not in lists."""
+
+    @_builtins.property
+    def evidence(self) -> Global___CaseEvidence:
+        """evidence is what was known when it was opened; not in lists."""
+
+    def __init__(
+        self,
+        *,
+        case_id: _builtins.str = ...,
+        exam_id: _builtins.str = ...,
+        state: Global___IntegrityCase.State.ValueType = ...,
+        revision: _builtins.int = ...,
+        opened_by: _builtins.str = ...,
+        opened_at: _timestamp_pb2.Timestamp | None = ...,
+        moved_at: _timestamp_pb2.Timestamp | None = ...,
+        session_ids: _abc.Iterable[_builtins.str] | None = ...,
+        student_ids: _abc.Iterable[_builtins.str] | None = ...,
+        steps: _abc.Iterable[Global___CaseStep] | None = ...,
+        evidence: Global___CaseEvidence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "moved_at", b"moved_at", "opened_at", b"opened_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "evidence", b"evidence", "exam_id", b"exam_id", "moved_at", b"moved_at", "opened_at", b"opened_at", "opened_by", b"opened_by", "revision", b"revision", "session_ids", b"session_ids", "state", b"state", "steps", b"steps", "student_ids", b"student_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntegrityCase: _TypeAlias = IntegrityCase  # noqa: Y015
+
+@_typing.final
+class CaseStep(_message.Message):
+    """CaseStep is one step of a case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_STATE_FIELD_NUMBER: _builtins.int
+    TO_STATE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    from_state: Global___IntegrityCase.State.ValueType
+    """from_state is the state before; STATE_UNSPECIFIED for the first."""
+    to_state: Global___IntegrityCase.State.ValueType
+    """to_state is the state after."""
+    actor: _builtins.str
+    """actor is who made it."""
+    note: _builtins.str
+    """note says why."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """at is when."""
+
+    def __init__(
+        self,
+        *,
+        from_state: Global___IntegrityCase.State.ValueType = ...,
+        to_state: Global___IntegrityCase.State.ValueType = ...,
+        actor: _builtins.str = ...,
+        note: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "at", b"at", "from_state", b"from_state", "note", b"note", "to_state", b"to_state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseStep: _TypeAlias = CaseStep  # noqa: Y015
+
+@_typing.final
+class CaseEvidence(_message.Message):
+    """CaseEvidence is what was known when a case was opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_AT_FIELD_NUMBER: _builtins.int
+    EXAM_TITLE_FIELD_NUMBER: _builtins.int
+    EXAM_VERSION_FIELD_NUMBER: _builtins.int
+    STUDENTS_FIELD_NUMBER: _builtins.int
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    ANALYSIS_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    exam_title: _builtins.str
+    """exam_title is the exam's title."""
+    exam_version: _builtins.int
+    """exam_version is the paper's version."""
+    @_builtins.property
+    def taken_at(self) -> _timestamp_pb2.Timestamp:
+        """taken_at is when."""
+
+    @_builtins.property
+    def students(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseStudent]:
+        """students are those whom it is about, in the order of the case's sessions."""
+
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseQuestion]:
+        """questions are the paper's, in its order; essays are left out."""
+
+    @_builtins.property
+    def analysis(self) -> Global___Analysis:
+        """analysis is the run that the pairs are from; absent where there was none."""
+
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimilarPair]:
+        """pairs are those of these students that the run kept."""
+
+    @_builtins.property
+    def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseTiming]:
+        """timings say how close in time each two of them answered."""
+
+    def __init__(
+        self,
+        *,
+        taken_at: _timestamp_pb2.Timestamp | None = ...,
+        exam_title: _builtins.str = ...,
+        exam_version: _builtins.int = ...,
+        students: _abc.Iterable[Global___CaseStudent] | None = ...,
+        questions: _abc.Iterable[Global___CaseQuestion] | None = ...,
+        analysis: Global___Analysis | None = ...,
+        pairs: _abc.Iterable[Global___SimilarPair] | None = ...,
+        timings: _abc.Iterable[Global___CaseTiming] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "taken_at", b"taken_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "exam_title", b"exam_title", "exam_version", b"exam_version", "pairs", b"pairs", "questions", b"questions", "students", b"students", "taken_at", b"taken_at", "timings", b"timings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseEvidence: _TypeAlias = CaseEvidence  # noqa: Y015
+
+@_typing.final
+class CaseTiming(_message.Message):
+    """CaseTiming is when two students of a case answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """session_ids are the two sessions."""
+
+    @_builtins.property
+    def timing(self) -> Global___PairTiming:
+        """timing is how close in time they answered."""
+
+    def __init__(
+        self,
+        *,
+        session_ids: _abc.Iterable[_builtins.str] | None = ...,
+        timing: Global___PairTiming | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_ids", b"session_ids", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseTiming: _TypeAlias = CaseTiming  # noqa: Y015
+
+@_typing.final
+class CaseStudent(_message.Message):
+    """CaseStudent is one student of a case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    COHORTS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    SUBMITTED_AT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    MAX_SCORE_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    INDICATORS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    ERASED_AT_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the session."""
+    student_id: _builtins.str
+    """student_id is the student."""
+    alias: _builtins.str
+    """alias is the name on boards."""
+    attempt: _builtins.int
+    """attempt counts the student's attempts."""
+    score: _builtins.int
+    """score is in points."""
+    max_score: _builtins.int
+    """max_score is the most that can be had."""
+    @_builtins.property
+    def cohorts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """cohorts are those of the student's token at the start."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """started_at is when the session started."""
+
+    @_builtins.property
+    def submitted_at(self) -> _timestamp_pb2.Timestamp:
+        """submitted_at is when it was handed in."""
+
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseAnswer]:
+        """answers are in the order of the case's questions; those left out are not there."""
+
+    @_builtins.property
+    def indicators(self) -> _containers.RepeatedCompositeFieldContainer[Global___Indicator]:
+        """indicators are what was over its threshold, the strongest first."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalCount]:
+        """counts are of everything that was counted."""
+
+    @_builtins.property
+    def seen(self) -> Global___CaseSignals:
+        """seen is what was kept one by one; absent once the student's data are erased."""
+
+    @_builtins.property
+    def erased_at(self) -> _timestamp_pb2.Timestamp:
+        """erased_at is when they were erased; absent: they were not."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        student_id: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        cohorts: _abc.Iterable[_builtins.str] | None = ...,
+        attempt: _builtins.int = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        submitted_at: _timestamp_pb2.Timestamp | None = ...,
+        score: _builtins.int = ...,
+        max_score: _builtins.int = ...,
+        answers: _abc.Iterable[Global___CaseAnswer] | None = ...,
+        indicators: _abc.Iterable[Global___Indicator] | None = ...,
+        counts: _abc.Iterable[Global___SignalCount] | None = ...,
+        seen: Global___CaseSignals | None = ...,
+        erased_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erased_at", b"erased_at", "seen", b"seen", "started_at", b"started_at", "submitted_at", b"submitted_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "answers", b"answers", "attempt", b"attempt", "cohorts", b"cohorts", "counts", b"counts", "erased_at", b"erased_at", "indicators", b"indicators", "max_score", b"max_score", "score", b"score", "seen", b"seen", "session_id", b"session_id", "started_at", b"started_at", "student_id", b"student_id", "submitted_at", b"submitted_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseStudent: _TypeAlias = CaseStudent  # noqa: Y015
+
+@_typing.final
+class CaseAnswer(_message.Message):
+    """CaseAnswer is one answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    ANSWERED_AT_FIELD_NUMBER: _builtins.int
+    question_id: _builtins.str
+    """question_id is the question."""
+    answer: _builtins.str
+    """answer is the options' ids as the exam's file has them, or what was typed, at most 200 characters."""
+    right: _builtins.bool
+    """right is whether it earned all points of the question."""
+    points: _builtins.int
+    """points is what it earned."""
+    @_builtins.property
+    def answered_at(self) -> _timestamp_pb2.Timestamp:
+        """answered_at is when it was last changed, by the server's clock; absent: not known."""
+
+    def __init__(
+        self,
+        *,
+        question_id: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        right: _builtins.bool = ...,
+        points: _builtins.int = ...,
+        answered_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answered_at", b"answered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answered_at", b"answered_at", "points", b"points", "question_id", b"question_id", "right", b"right"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseAnswer: _TypeAlias = CaseAnswer  # noqa: Y015
+
+@_typing.final
+class CaseQuestion(_message.Message):
+    """CaseQuestion is a question of the paper."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    STEM_FIELD_NUMBER: _builtins.int
+    question_id: _builtins.str
+    """question_id is the question."""
+    position: _builtins.int
+    """position is its place in the paper, from 1; students may have seen another order."""
+    type: _builtins.str
+    """type is as in the exam's file."""
+    stem: _builtins.str
+    """stem is how its text begins, at most 200 characters."""
+    def __init__(
+        self,
+        *,
+        question_id: _builtins.str = ...,
+        position: _builtins.int = ...,
+        type: _builtins.str = ...,
+        stem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "question_id", b"question_id", "stem", b"stem", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseQuestion: _TypeAlias = CaseQuestion  # noqa: Y015
+
+@_typing.final
+class SignalCount(_message.Message):
+    """SignalCount is how often something happened around a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """kind is what happened."""
+    count: _builtins.int
+    """count is how often."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalCount: _TypeAlias = SignalCount  # noqa: Y015
+
+@_typing.final
+class CaseSignals(_message.Message):
+    """CaseSignals is what was kept of a session one by one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    more: _builtins.int
+    """more is how many there were besides."""
+    devices: _builtins.int
+    """devices is how many devices the session was reported on from."""
+    addresses: _builtins.int
+    """addresses is from how many addresses."""
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseSignal]:
+        """signals are the first 500, the oldest first; pings are only counted."""
+
+    def __init__(
+        self,
+        *,
+        signals: _abc.Iterable[Global___CaseSignal] | None = ...,
+        more: _builtins.int = ...,
+        devices: _builtins.int = ...,
+        addresses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "devices", b"devices", "more", b"more", "signals", b"signals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseSignals: _TypeAlias = CaseSignals  # noqa: Y015
+
+@_typing.final
+class CaseSignal(_message.Message):
+    """CaseSignal is one signal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """kind is what happened."""
+    amount: _builtins.float
+    """amount is in milliseconds, characters or displays, by the kind."""
+    details: _builtins.str
+    """details are JSON, as they were kept."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """at is when it came, by the server's clock."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        kind: _builtins.str = ...,
+        amount: _builtins.float = ...,
+        details: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "at", b"at", "details", b"details", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseSignal: _TypeAlias = CaseSignal  # noqa: Y015
+
+@_typing.final
+class GetCaseRequest(_message.Message):
+    """GetCaseRequest says which case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_ID_FIELD_NUMBER: _builtins.int
+    case_id: _builtins.str
+    """case_id is the case."""
+    def __init__(
+        self,
+        *,
+        case_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCaseRequest: _TypeAlias = GetCaseRequest  # noqa: Y015
+
+@_typing.final
+class GetCaseResponse(_message.Message):
+    """GetCaseResponse has the case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def case(self) -> Global___IntegrityCase:
+        """case is the case, with its evidence and its history."""
+
+    def __init__(
+        self,
+        *,
+        case: Global___IntegrityCase | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCaseResponse: _TypeAlias = GetCaseResponse  # noqa: Y015
+
+@_typing.final
+class ListCasesRequest(_message.Message):
+    """ListCasesRequest filters and pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    exam_id: _builtins.str
+    """exam_id is for the cases of one exam. Default: all."""
+    student_id: _builtins.str
+    """student_id is for the cases of one student. Default: all."""
+    page_size: _builtins.int
+    """page_size is at most 200. Default: 50."""
+    page_token: _builtins.str
+    """page_token is the `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        exam_id: _builtins.str = ...,
+        student_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exam_id", b"exam_id", "page_size", b"page_size", "page_token", b"page_token", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCasesRequest: _TypeAlias = ListCasesRequest  # noqa: Y015
+
+@_typing.final
+class ListCasesResponse(_message.Message):
+    """ListCasesResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty on the last page."""
+    @_builtins.property
+    def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___IntegrityCase]:
+        """cases are the newest first, without evidence and history."""
+
+    def __init__(
+        self,
+        *,
+        cases: _abc.Iterable[Global___IntegrityCase] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCasesResponse: _TypeAlias = ListCasesResponse  # noqa: Y015
+
+@_typing.final
+class MoveCaseRequest(_message.Message):
+    """MoveCaseRequest is one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    TO_STATE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    case_id: _builtins.str
+    """case_id is the case."""
+    revision: _builtins.int
+    """revision is the case's as the caller saw it: a step is made on what somebody has looked at."""
+    to_state: Global___IntegrityCase.State.ValueType
+    """to_state is where to: REVIEWED, DISMISSED, CONFIRMED or APPEALED."""
+    note: _builtins.str
+    """note says why, 1 to 4000 characters."""
+    def __init__(
+        self,
+        *,
+        case_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        to_state: Global___IntegrityCase.State.ValueType = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "note", b"note", "revision", b"revision", "to_state", b"to_state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveCaseRequest: _TypeAlias = MoveCaseRequest  # noqa: Y015
+
+@_typing.final
+class MoveCaseResponse(_message.Message):
+    """MoveCaseResponse has the case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def case(self) -> Global___IntegrityCase:
+        """case is the case after the step."""
+
+    def __init__(
+        self,
+        *,
+        case: Global___IntegrityCase | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveCaseResponse: _TypeAlias = MoveCaseResponse  # noqa: Y015
+
+@_typing.final
+class ExportCaseRequest(_message.Message):
+    """ExportCaseRequest says which case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_ID_FIELD_NUMBER: _builtins.int
+    case_id: _builtins.str
+    """case_id is the case."""
+    def __init__(
+        self,
+        *,
+        case_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportCaseRequest: _TypeAlias = ExportCaseRequest  # noqa: Y015
+
+@_typing.final
+class ExportCaseResponse(_message.Message):
+    """ExportCaseResponse is a case to keep elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HTML_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    html: _builtins.str
+    """html is the report: one file that needs nothing else, and runs nothing."""
+    json: _builtins.str
+    """json is the case as GetCase returns it."""
+    def __init__(
+        self,
+        *,
+        html: _builtins.str = ...,
+        json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["html", b"html", "json", b"json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportCaseResponse: _TypeAlias = ExportCaseResponse  # noqa: Y015

@@ -260,7 +260,8 @@ class IntegrityService:
 
 
 class IntegrityAdminServiceStub:
-    """IntegrityAdminService is for staff: from which number on an indicator is shown, and a student's right to be forgotten.
+    """IntegrityAdminService is for staff: from which number on an indicator is shown, a student's right to be forgotten, whose answers agree
+    too well, and the cases that people make of all this.
     """
 
     def __init__(self, channel):
@@ -284,10 +285,51 @@ class IntegrityAdminServiceStub:
                 request_serializer=finalbell_dot_v1_dot_integrity__pb2.EraseSignalsRequest.SerializeToString,
                 response_deserializer=finalbell_dot_v1_dot_integrity__pb2.EraseSignalsResponse.FromString,
                 _registered_method=True)
+        self.AnalyseExam = channel.unary_unary(
+                '/finalbell.v1.IntegrityAdminService/AnalyseExam',
+                request_serializer=finalbell_dot_v1_dot_integrity__pb2.AnalyseExamRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_integrity__pb2.AnalyseExamResponse.FromString,
+                _registered_method=True)
+        self.GetAnalysis = channel.unary_unary(
+                '/finalbell.v1.IntegrityAdminService/GetAnalysis',
+                request_serializer=finalbell_dot_v1_dot_integrity__pb2.GetAnalysisRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_integrity__pb2.GetAnalysisResponse.FromString,
+                _registered_method=True)
+        self.ListPairs = channel.unary_unary(
+                '/finalbell.v1.IntegrityAdminService/ListPairs',
+                request_serializer=finalbell_dot_v1_dot_integrity__pb2.ListPairsRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_integrity__pb2.ListPairsResponse.FromString,
+                _registered_method=True)
+        self.OpenCase = channel.unary_unary(
+                '/finalbell.v1.IntegrityAdminService/OpenCase',
+                request_serializer=finalbell_dot_v1_dot_integrity__pb2.OpenCaseRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_integrity__pb2.OpenCaseResponse.FromString,
+                _registered_method=True)
+        self.GetCase = channel.unary_unary(
+                '/finalbell.v1.IntegrityAdminService/GetCase',
+                request_serializer=finalbell_dot_v1_dot_integrity__pb2.GetCaseRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_integrity__pb2.GetCaseResponse.FromString,
+                _registered_method=True)
+        self.ListCases = channel.unary_unary(
+                '/finalbell.v1.IntegrityAdminService/ListCases',
+                request_serializer=finalbell_dot_v1_dot_integrity__pb2.ListCasesRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_integrity__pb2.ListCasesResponse.FromString,
+                _registered_method=True)
+        self.MoveCase = channel.unary_unary(
+                '/finalbell.v1.IntegrityAdminService/MoveCase',
+                request_serializer=finalbell_dot_v1_dot_integrity__pb2.MoveCaseRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_integrity__pb2.MoveCaseResponse.FromString,
+                _registered_method=True)
+        self.ExportCase = channel.unary_unary(
+                '/finalbell.v1.IntegrityAdminService/ExportCase',
+                request_serializer=finalbell_dot_v1_dot_integrity__pb2.ExportCaseRequest.SerializeToString,
+                response_deserializer=finalbell_dot_v1_dot_integrity__pb2.ExportCaseResponse.FromString,
+                _registered_method=True)
 
 
 class IntegrityAdminServiceServicer:
-    """IntegrityAdminService is for staff: from which number on an indicator is shown, and a student's right to be forgotten.
+    """IntegrityAdminService is for staff: from which number on an indicator is shown, a student's right to be forgotten, whose answers agree
+    too well, and the cases that people make of all this.
     """
 
     def GetThresholds(self, request, context):
@@ -321,6 +363,95 @@ class IntegrityAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnalyseExam(self, request, context):
+        """AnalyseExam compares the answers of an exam's students: which pairs agree more than what they know explains
+        (docs/integrity.md). A run is made in the background, one at a time; the reply comes when it is done, or after some seconds with
+        `state` RUNNING (REST: 202): ask GetAnalysis. While a run of the exam goes on, it is that one that is returned. Each run is
+        kept, with its options. It is on record in the audit log.
+
+        What is compared: of each student the attempt with the highest score, the earliest of equals; the newest version of the paper;
+        every question but essays, whatever order it was shown in. Nothing is decided by it.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND` (also for a rehearsal); FAILED_PRECONDITION
+        `EXAM_NOT_ENDED` while it is open or somebody still sits it; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAnalysis(self, request, context):
+        """GetAnalysis returns a run: how far it is, and what came of it.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `ANALYSIS_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPairs(self, request, context):
+        """ListPairs lists the pairs of a run, the strongest first, with what is known of when they answered and of what happened around
+        them now: all that are flagged (10,000 of an index at most), and the strongest of the others. A pair comes once for each index.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` (also for a page token not given by this RPC); NOT_FOUND `ANALYSIS_NOT_FOUND`;
+        UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenCase(self, request, context):
+        """OpenCase gathers what is known of some sessions, and keeps it as it is now: answers and their times, signals, counts, and their
+        pairs in the newest run. What comes later, a regrade say, changes nothing of it; an erasure takes the student's signals out of
+        it. There is one case for the same sessions: opening it again returns it (REST: 200, a new one 201). It is on record in the
+        audit log, and changes nothing about the sessions.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND` (also for a rehearsal), `SESSION_NOT_FOUND` for one that is
+        not of this exam; FAILED_PRECONDITION `SESSION_UNSCORED` before it has a score; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCase(self, request, context):
+        """GetCase returns a case with its evidence and its history.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCases(self, request, context):
+        """ListCases lists cases without their evidence, the newest first.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` (also for a page token not given by this RPC); UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveCase(self, request, context):
+        """MoveCase moves a case on: OPEN to REVIEWED; that to DISMISSED or CONFIRMED; either to APPEALED, and from there to either again.
+        Each step is kept with who, when and why, and none is ever changed. The same step repeated is answered like the first time. It
+        changes nothing about the sessions: what follows from a case is another act, of people.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; FAILED_PRECONDITION `CASE_MOVED` when somebody moved it
+        since the caller looked, `CASE_STEP_NOT_ALLOWED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportCase(self, request, context):
+        """ExportCase returns a case as a report that a person can read and print, in one file, and as JSON. It is on record in the audit
+        log.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IntegrityAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -339,6 +470,46 @@ def add_IntegrityAdminServiceServicer_to_server(servicer, server):
                     request_deserializer=finalbell_dot_v1_dot_integrity__pb2.EraseSignalsRequest.FromString,
                     response_serializer=finalbell_dot_v1_dot_integrity__pb2.EraseSignalsResponse.SerializeToString,
             ),
+            'AnalyseExam': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnalyseExam,
+                    request_deserializer=finalbell_dot_v1_dot_integrity__pb2.AnalyseExamRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_integrity__pb2.AnalyseExamResponse.SerializeToString,
+            ),
+            'GetAnalysis': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAnalysis,
+                    request_deserializer=finalbell_dot_v1_dot_integrity__pb2.GetAnalysisRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_integrity__pb2.GetAnalysisResponse.SerializeToString,
+            ),
+            'ListPairs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPairs,
+                    request_deserializer=finalbell_dot_v1_dot_integrity__pb2.ListPairsRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_integrity__pb2.ListPairsResponse.SerializeToString,
+            ),
+            'OpenCase': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenCase,
+                    request_deserializer=finalbell_dot_v1_dot_integrity__pb2.OpenCaseRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_integrity__pb2.OpenCaseResponse.SerializeToString,
+            ),
+            'GetCase': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCase,
+                    request_deserializer=finalbell_dot_v1_dot_integrity__pb2.GetCaseRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_integrity__pb2.GetCaseResponse.SerializeToString,
+            ),
+            'ListCases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCases,
+                    request_deserializer=finalbell_dot_v1_dot_integrity__pb2.ListCasesRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_integrity__pb2.ListCasesResponse.SerializeToString,
+            ),
+            'MoveCase': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveCase,
+                    request_deserializer=finalbell_dot_v1_dot_integrity__pb2.MoveCaseRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_integrity__pb2.MoveCaseResponse.SerializeToString,
+            ),
+            'ExportCase': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportCase,
+                    request_deserializer=finalbell_dot_v1_dot_integrity__pb2.ExportCaseRequest.FromString,
+                    response_serializer=finalbell_dot_v1_dot_integrity__pb2.ExportCaseResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'finalbell.v1.IntegrityAdminService', rpc_method_handlers)
@@ -348,7 +519,8 @@ def add_IntegrityAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IntegrityAdminService:
-    """IntegrityAdminService is for staff: from which number on an indicator is shown, and a student's right to be forgotten.
+    """IntegrityAdminService is for staff: from which number on an indicator is shown, a student's right to be forgotten, whose answers agree
+    too well, and the cases that people make of all this.
     """
 
     @staticmethod
@@ -422,6 +594,222 @@ class IntegrityAdminService:
             '/finalbell.v1.IntegrityAdminService/EraseSignals',
             finalbell_dot_v1_dot_integrity__pb2.EraseSignalsRequest.SerializeToString,
             finalbell_dot_v1_dot_integrity__pb2.EraseSignalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyseExam(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.IntegrityAdminService/AnalyseExam',
+            finalbell_dot_v1_dot_integrity__pb2.AnalyseExamRequest.SerializeToString,
+            finalbell_dot_v1_dot_integrity__pb2.AnalyseExamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAnalysis(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.IntegrityAdminService/GetAnalysis',
+            finalbell_dot_v1_dot_integrity__pb2.GetAnalysisRequest.SerializeToString,
+            finalbell_dot_v1_dot_integrity__pb2.GetAnalysisResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPairs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.IntegrityAdminService/ListPairs',
+            finalbell_dot_v1_dot_integrity__pb2.ListPairsRequest.SerializeToString,
+            finalbell_dot_v1_dot_integrity__pb2.ListPairsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenCase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.IntegrityAdminService/OpenCase',
+            finalbell_dot_v1_dot_integrity__pb2.OpenCaseRequest.SerializeToString,
+            finalbell_dot_v1_dot_integrity__pb2.OpenCaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.IntegrityAdminService/GetCase',
+            finalbell_dot_v1_dot_integrity__pb2.GetCaseRequest.SerializeToString,
+            finalbell_dot_v1_dot_integrity__pb2.GetCaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.IntegrityAdminService/ListCases',
+            finalbell_dot_v1_dot_integrity__pb2.ListCasesRequest.SerializeToString,
+            finalbell_dot_v1_dot_integrity__pb2.ListCasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveCase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.IntegrityAdminService/MoveCase',
+            finalbell_dot_v1_dot_integrity__pb2.MoveCaseRequest.SerializeToString,
+            finalbell_dot_v1_dot_integrity__pb2.MoveCaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportCase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finalbell.v1.IntegrityAdminService/ExportCase',
+            finalbell_dot_v1_dot_integrity__pb2.ExportCaseRequest.SerializeToString,
+            finalbell_dot_v1_dot_integrity__pb2.ExportCaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

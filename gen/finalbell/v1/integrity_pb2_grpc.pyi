@@ -183,7 +183,9 @@ class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_IntegrityServiceServicer_to_server(servicer: IntegrityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class IntegrityAdminServiceStub:
-    """IntegrityAdminService is for staff: from which number on an indicator is shown, and a student's right to be forgotten."""
+    """IntegrityAdminService is for staff: from which number on an indicator is shown, a student's right to be forgotten, whose answers agree
+    too well, and the cases that people make of all this.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -208,10 +210,69 @@ class IntegrityAdminServiceStub:
     Errors: INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` when PostgreSQL or the bucket of frames does not
     answer: repeat it.
     """
+    AnalyseExam: _grpc.UnaryUnaryMultiCallable[_integrity_pb2.AnalyseExamRequest, _integrity_pb2.AnalyseExamResponse]
+    """AnalyseExam compares the answers of an exam's students: which pairs agree more than what they know explains
+    (docs/integrity.md). A run is made in the background, one at a time; the reply comes when it is done, or after some seconds with
+    `state` RUNNING (REST: 202): ask GetAnalysis. While a run of the exam goes on, it is that one that is returned. Each run is
+    kept, with its options. It is on record in the audit log.
+
+    What is compared: of each student the attempt with the highest score, the earliest of equals; the newest version of the paper;
+    every question but essays, whatever order it was shown in. Nothing is decided by it.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND` (also for a rehearsal); FAILED_PRECONDITION
+    `EXAM_NOT_ENDED` while it is open or somebody still sits it; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    GetAnalysis: _grpc.UnaryUnaryMultiCallable[_integrity_pb2.GetAnalysisRequest, _integrity_pb2.GetAnalysisResponse]
+    """GetAnalysis returns a run: how far it is, and what came of it.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `ANALYSIS_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ListPairs: _grpc.UnaryUnaryMultiCallable[_integrity_pb2.ListPairsRequest, _integrity_pb2.ListPairsResponse]
+    """ListPairs lists the pairs of a run, the strongest first, with what is known of when they answered and of what happened around
+    them now: all that are flagged (10,000 of an index at most), and the strongest of the others. A pair comes once for each index.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` (also for a page token not given by this RPC); NOT_FOUND `ANALYSIS_NOT_FOUND`;
+    UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    OpenCase: _grpc.UnaryUnaryMultiCallable[_integrity_pb2.OpenCaseRequest, _integrity_pb2.OpenCaseResponse]
+    """OpenCase gathers what is known of some sessions, and keeps it as it is now: answers and their times, signals, counts, and their
+    pairs in the newest run. What comes later, a regrade say, changes nothing of it; an erasure takes the student's signals out of
+    it. There is one case for the same sessions: opening it again returns it (REST: 200, a new one 201). It is on record in the
+    audit log, and changes nothing about the sessions.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND` (also for a rehearsal), `SESSION_NOT_FOUND` for one that is
+    not of this exam; FAILED_PRECONDITION `SESSION_UNSCORED` before it has a score; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    GetCase: _grpc.UnaryUnaryMultiCallable[_integrity_pb2.GetCaseRequest, _integrity_pb2.GetCaseResponse]
+    """GetCase returns a case with its evidence and its history.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ListCases: _grpc.UnaryUnaryMultiCallable[_integrity_pb2.ListCasesRequest, _integrity_pb2.ListCasesResponse]
+    """ListCases lists cases without their evidence, the newest first.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` (also for a page token not given by this RPC); UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    MoveCase: _grpc.UnaryUnaryMultiCallable[_integrity_pb2.MoveCaseRequest, _integrity_pb2.MoveCaseResponse]
+    """MoveCase moves a case on: OPEN to REVIEWED; that to DISMISSED or CONFIRMED; either to APPEALED, and from there to either again.
+    Each step is kept with who, when and why, and none is ever changed. The same step repeated is answered like the first time. It
+    changes nothing about the sessions: what follows from a case is another act, of people.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; FAILED_PRECONDITION `CASE_MOVED` when somebody moved it
+    since the caller looked, `CASE_STEP_NOT_ALLOWED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ExportCase: _grpc.UnaryUnaryMultiCallable[_integrity_pb2.ExportCaseRequest, _integrity_pb2.ExportCaseResponse]
+    """ExportCase returns a case as a report that a person can read and print, in one file, and as JSON. It is on record in the audit
+    log.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
 
 @_typing.type_check_only
 class IntegrityAdminServiceAsyncStub(IntegrityAdminServiceStub):
-    """IntegrityAdminService is for staff: from which number on an indicator is shown, and a student's right to be forgotten."""
+    """IntegrityAdminService is for staff: from which number on an indicator is shown, a student's right to be forgotten, whose answers agree
+    too well, and the cases that people make of all this.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetThresholds: _aio.UnaryUnaryMultiCallable[_integrity_pb2.GetThresholdsRequest, _integrity_pb2.GetThresholdsResponse]  # type: ignore[assignment]
@@ -233,9 +294,68 @@ class IntegrityAdminServiceAsyncStub(IntegrityAdminServiceStub):
     Errors: INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` when PostgreSQL or the bucket of frames does not
     answer: repeat it.
     """
+    AnalyseExam: _aio.UnaryUnaryMultiCallable[_integrity_pb2.AnalyseExamRequest, _integrity_pb2.AnalyseExamResponse]  # type: ignore[assignment]
+    """AnalyseExam compares the answers of an exam's students: which pairs agree more than what they know explains
+    (docs/integrity.md). A run is made in the background, one at a time; the reply comes when it is done, or after some seconds with
+    `state` RUNNING (REST: 202): ask GetAnalysis. While a run of the exam goes on, it is that one that is returned. Each run is
+    kept, with its options. It is on record in the audit log.
+
+    What is compared: of each student the attempt with the highest score, the earliest of equals; the newest version of the paper;
+    every question but essays, whatever order it was shown in. Nothing is decided by it.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND` (also for a rehearsal); FAILED_PRECONDITION
+    `EXAM_NOT_ENDED` while it is open or somebody still sits it; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    GetAnalysis: _aio.UnaryUnaryMultiCallable[_integrity_pb2.GetAnalysisRequest, _integrity_pb2.GetAnalysisResponse]  # type: ignore[assignment]
+    """GetAnalysis returns a run: how far it is, and what came of it.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `ANALYSIS_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ListPairs: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ListPairsRequest, _integrity_pb2.ListPairsResponse]  # type: ignore[assignment]
+    """ListPairs lists the pairs of a run, the strongest first, with what is known of when they answered and of what happened around
+    them now: all that are flagged (10,000 of an index at most), and the strongest of the others. A pair comes once for each index.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` (also for a page token not given by this RPC); NOT_FOUND `ANALYSIS_NOT_FOUND`;
+    UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    OpenCase: _aio.UnaryUnaryMultiCallable[_integrity_pb2.OpenCaseRequest, _integrity_pb2.OpenCaseResponse]  # type: ignore[assignment]
+    """OpenCase gathers what is known of some sessions, and keeps it as it is now: answers and their times, signals, counts, and their
+    pairs in the newest run. What comes later, a regrade say, changes nothing of it; an erasure takes the student's signals out of
+    it. There is one case for the same sessions: opening it again returns it (REST: 200, a new one 201). It is on record in the
+    audit log, and changes nothing about the sessions.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND` (also for a rehearsal), `SESSION_NOT_FOUND` for one that is
+    not of this exam; FAILED_PRECONDITION `SESSION_UNSCORED` before it has a score; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    GetCase: _aio.UnaryUnaryMultiCallable[_integrity_pb2.GetCaseRequest, _integrity_pb2.GetCaseResponse]  # type: ignore[assignment]
+    """GetCase returns a case with its evidence and its history.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ListCases: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ListCasesRequest, _integrity_pb2.ListCasesResponse]  # type: ignore[assignment]
+    """ListCases lists cases without their evidence, the newest first.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD` (also for a page token not given by this RPC); UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    MoveCase: _aio.UnaryUnaryMultiCallable[_integrity_pb2.MoveCaseRequest, _integrity_pb2.MoveCaseResponse]  # type: ignore[assignment]
+    """MoveCase moves a case on: OPEN to REVIEWED; that to DISMISSED or CONFIRMED; either to APPEALED, and from there to either again.
+    Each step is kept with who, when and why, and none is ever changed. The same step repeated is answered like the first time. It
+    changes nothing about the sessions: what follows from a case is another act, of people.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; FAILED_PRECONDITION `CASE_MOVED` when somebody moved it
+    since the caller looked, `CASE_STEP_NOT_ALLOWED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ExportCase: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ExportCaseRequest, _integrity_pb2.ExportCaseResponse]  # type: ignore[assignment]
+    """ExportCase returns a case as a report that a person can read and print, in one file, and as JSON. It is on record in the audit
+    log.
+
+    Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
 
 class IntegrityAdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """IntegrityAdminService is for staff: from which number on an indicator is shown, and a student's right to be forgotten."""
+    """IntegrityAdminService is for staff: from which number on an indicator is shown, a student's right to be forgotten, whose answers agree
+    too well, and the cases that people make of all this.
+    """
 
     @_abc_1.abstractmethod
     def GetThresholds(
@@ -272,6 +392,111 @@ class IntegrityAdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD`; UNAVAILABLE `STORE_UNAVAILABLE` when PostgreSQL or the bucket of frames does not
         answer: repeat it.
+        """
+
+    @_abc_1.abstractmethod
+    def AnalyseExam(
+        self,
+        request: _integrity_pb2.AnalyseExamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_integrity_pb2.AnalyseExamResponse, _abc.Awaitable[_integrity_pb2.AnalyseExamResponse]]:
+        """AnalyseExam compares the answers of an exam's students: which pairs agree more than what they know explains
+        (docs/integrity.md). A run is made in the background, one at a time; the reply comes when it is done, or after some seconds with
+        `state` RUNNING (REST: 202): ask GetAnalysis. While a run of the exam goes on, it is that one that is returned. Each run is
+        kept, with its options. It is on record in the audit log.
+
+        What is compared: of each student the attempt with the highest score, the earliest of equals; the newest version of the paper;
+        every question but essays, whatever order it was shown in. Nothing is decided by it.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND` (also for a rehearsal); FAILED_PRECONDITION
+        `EXAM_NOT_ENDED` while it is open or somebody still sits it; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAnalysis(
+        self,
+        request: _integrity_pb2.GetAnalysisRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_integrity_pb2.GetAnalysisResponse, _abc.Awaitable[_integrity_pb2.GetAnalysisResponse]]:
+        """GetAnalysis returns a run: how far it is, and what came of it.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `ANALYSIS_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPairs(
+        self,
+        request: _integrity_pb2.ListPairsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_integrity_pb2.ListPairsResponse, _abc.Awaitable[_integrity_pb2.ListPairsResponse]]:
+        """ListPairs lists the pairs of a run, the strongest first, with what is known of when they answered and of what happened around
+        them now: all that are flagged (10,000 of an index at most), and the strongest of the others. A pair comes once for each index.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` (also for a page token not given by this RPC); NOT_FOUND `ANALYSIS_NOT_FOUND`;
+        UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def OpenCase(
+        self,
+        request: _integrity_pb2.OpenCaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_integrity_pb2.OpenCaseResponse, _abc.Awaitable[_integrity_pb2.OpenCaseResponse]]:
+        """OpenCase gathers what is known of some sessions, and keeps it as it is now: answers and their times, signals, counts, and their
+        pairs in the newest run. What comes later, a regrade say, changes nothing of it; an erasure takes the student's signals out of
+        it. There is one case for the same sessions: opening it again returns it (REST: 200, a new one 201). It is on record in the
+        audit log, and changes nothing about the sessions.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND` (also for a rehearsal), `SESSION_NOT_FOUND` for one that is
+        not of this exam; FAILED_PRECONDITION `SESSION_UNSCORED` before it has a score; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCase(
+        self,
+        request: _integrity_pb2.GetCaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_integrity_pb2.GetCaseResponse, _abc.Awaitable[_integrity_pb2.GetCaseResponse]]:
+        """GetCase returns a case with its evidence and its history.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCases(
+        self,
+        request: _integrity_pb2.ListCasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_integrity_pb2.ListCasesResponse, _abc.Awaitable[_integrity_pb2.ListCasesResponse]]:
+        """ListCases lists cases without their evidence, the newest first.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD` (also for a page token not given by this RPC); UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def MoveCase(
+        self,
+        request: _integrity_pb2.MoveCaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_integrity_pb2.MoveCaseResponse, _abc.Awaitable[_integrity_pb2.MoveCaseResponse]]:
+        """MoveCase moves a case on: OPEN to REVIEWED; that to DISMISSED or CONFIRMED; either to APPEALED, and from there to either again.
+        Each step is kept with who, when and why, and none is ever changed. The same step repeated is answered like the first time. It
+        changes nothing about the sessions: what follows from a case is another act, of people.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; FAILED_PRECONDITION `CASE_MOVED` when somebody moved it
+        since the caller looked, `CASE_STEP_NOT_ALLOWED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportCase(
+        self,
+        request: _integrity_pb2.ExportCaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_integrity_pb2.ExportCaseResponse, _abc.Awaitable[_integrity_pb2.ExportCaseResponse]]:
+        """ExportCase returns a case as a report that a person can read and print, in one file, and as JSON. It is on record in the audit
+        log.
+
+        Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `CASE_NOT_FOUND`; UNAVAILABLE `STORE_UNAVAILABLE`.
         """
 
 def add_IntegrityAdminServiceServicer_to_server(servicer: IntegrityAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,49 @@
+"""`python -m servers.integrity.comparing BYTES SECONDS`: compares one exam's answers in a process of its own, which stands back for
+the CPU and has so much memory and time, whatever comes.
+
+Standard input: a line of JSON (`students`, `items` as lists of right codes, `groupings`, `everybody`, `fdr`, `strongest`), then
+the matrix of answers (students x items, 2 bytes each), then each grouping (4 bytes a student), in this machine's order. Standard
+output: JSON, with students by their numbers.
+"""
+
+import json
+import os
+import resource
+import sys
+from dataclasses import asdict
+from typing import Any
+
+FAR_BACK = 15
+
+
+def main() -> None:
+    """Read, compare, write."""
+    most_bytes, most_seconds = int(sys.argv[1]), int(sys.argv[2])
+    for limit, most in ((resource.RLIMIT_AS, most_bytes), (resource.RLIMIT_CPU, most_seconds)):
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(FAR_BACK)
+    sys.stdout.write(json.dumps(compared(sys.stdin.buffer.read())))
+
+
+def compared(data: bytes) -> dict[str, Any]:
+    """Return what came of one comparison."""
+    import numpy as np  # loaded under the limits
+
+    from servers.integrity.similarity import Exam, Grouping, Item, analyse
+
+    line, _, rest = data.partition(b"\n")
+    head = json.loads(line)
+    students, items = head["students"], [Item(str(at), frozenset(right)) for at, right in enumerate(head["items"])]
+    answers = np.frombuffer(rest, np.int16, students * len(items)).reshape(students, len(items)).copy()
+    groupings = tuple(
+        Grouping(str(at), np.frombuffer(rest, np.int32, students, answers.nbytes + at * 4 * students).copy())
+        for at in range(head["groupings"])
+    )
+    exam = Exam(tuple(map(str, range(students))), tuple(items), answers, groupings)
+    return asdict(analyse(exam, fdr=head["fdr"], everybody=head["everybody"], strongest=head["strongest"]))
+
+
+if __name__ == "__main__":
+    main()

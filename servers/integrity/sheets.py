@@ -1,0 +1,91 @@
+"""What is compared: answers as small numbers, the same whatever order a student saw options in, and which of them are right.
+
+No key is read. An answer is right where it earned all points of its question; so an analysis needs no right to the keys, and
+follows a regrade by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from uuid import UUID
+
+from servers.marking import folded, is_blank
+from stores.case_records import Asked, Sitting
+from stores.records import Answer, AnswerKind
+
+BLANK = 0
+MOST_CODES = 32_000
+"""Different answers of a question that are told apart; what comes after that many is one more, together."""
+
+
+class Sheets:
+    """Adds up the results of an exam, which come by student and session, one row of codes for each student."""
+
+    def __init__(self, questions: Sequence[Asked], marks: Mapping[int, int]) -> None:
+        self.asked = [(at, question) for at, question in enumerate(questions) if question.type != "essay"]
+        self.essays = len(questions) - len(self.asked)
+        self.attempts = 0
+        self.students: list[str] = []
+        self.sessions: list[UUID] = []
+        self.cohorts: list[tuple[str, ...]] = []
+        self.codes = array("h")
+        self._marks = marks
+        self._known: list[dict[str, int]] = [{} for _ in self.asked]
+        self._right: list[dict[int, tuple[int, bool]]] = [{} for _ in self.asked]
+        self._score = 0
+
+    def feed(self, page: Sequence[Sitting]) -> None:
+        """Take some results. Of a student's attempts the one with the highest score counts, the earliest of equals."""
+        for sitting in page:
+            row = self._row(sitting)
+            if self.students and self.students[-1] == sitting.student:
+                self.attempts += 1
+                if sitting.score <= self._score:
+                    continue
+                self.codes[-len(row) :] = row
+                self.sessions[-1], self.cohorts[-1] = sitting.session, sitting.cohorts
+            else:
+                self.codes.extend(row)
+                self.students.append(sitting.student)
+                self.sessions.append(sitting.session)
+                self.cohorts.append(sitting.cohorts)
+            self._score = sitting.score
+
+    def right(self) -> list[list[int]]:
+        """Return the codes of each question's right answers; none where a blank earned as much, since it asks nobody any more."""
+        return [
+            [] if found.get(BLANK, (0, False))[1] else sorted(code for code, (_, right) in found.items() if right)
+            for found in self._right
+        ]
+
+    def _row(self, sitting: Sitting) -> array[int]:
+        answers: Mapping[str, str] = json.loads(sitting.answers)
+        row = array("h")
+        for (at, question), known, right in zip(self.asked, self._known, self._right, strict=True):
+            code = _code(answers.get(question.question, ""), known)
+            full = question.points * self._marks.get(sitting.key_version, 0)
+            if right.get(code, (-1, False))[0] < sitting.key_version:  # what the newest keys say
+                right[code] = (sitting.key_version, full > 0 and sitting.points[at] >= full)
+            row.append(code)
+        return row
+
+
+def _code(packed: str, known: dict[str, int]) -> int:
+    """Return an answer's number among those of its question."""
+    answer = Answer.unpacked(packed) if packed else None
+    if answer is None or is_blank(answer):
+        return BLANK
+    text = _same(answer)
+    if text not in known and len(known) >= MOST_CODES:
+        text = ""
+    return known.setdefault(text, len(known) + 1)
+
+
+def _same(answer: Answer) -> str:
+    """Return a text that is the same for answers that mean the same: 3.5 and 3.50, one space and two."""
+    if answer.kind is AnswerKind.NUMBER:
+        return str(Fraction(answer.value))
+    return folded(answer.value, case_sensitive=True) if answer.kind is AnswerKind.TEXT else answer.value

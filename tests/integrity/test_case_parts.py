@@ -1,0 +1,239 @@
+"""What is compared with what: answers as numbers, who is near whom, and a report in which no text is anything but text."""
+
+import json
+import random
+from array import array
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from finalbell.v1 import integrity_pb2 as pb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servers.integrity.case_rules import STEPS, close_in_time, leading_to
+from servers.integrity.groups import grouped, network, tags
+from servers.integrity.plots import Mark, Tick, histogram, timeline
+from servers.integrity.report import report
+from servers.integrity.sheets import Sheets
+from stores.case_records import Asked, CaseState, Grouping, Sitting
+
+ASKED = [
+    Asked("q1", 1, "single_choice", 1, "?"),
+    Asked("e", 2, "essay", 4, "?"),
+    Asked("q2", 3, "numeric", 2, "?"),
+    Asked("q3", 4, "short_text", 1, "?"),
+]
+
+
+def sitting(
+    student: str, answers: dict[str, str], *points: int, score: int = 0, keys: int = 1, session: UUID | None = None
+) -> Sitting:
+    return Sitting(session or uuid4(), student, score, keys, json.dumps(answers), points, ())
+
+
+def codes(sheets: Sheets) -> list[list[int]]:
+    width = len(sheets.asked)
+    return [list(sheets.codes[at : at + width]) for at in range(0, len(sheets.codes), width)]
+
+
+def test_answers_that_mean_the_same_have_the_same_number_and_an_essay_has_none() -> None:
+    sheets = Sheets(ASKED, {1: 1})
+    sheets.feed(
+        [
+            sitting("a", {"q1": "c:A", "q2": "n:3.5", "q3": "t:two  words", "e": "t:long"}, 1, 4, 2, 1),
+            sitting("b", {"q1": "c:B", "q2": "n:3.50", "q3": "t: two words "}, 0, 0, 2, 1),
+            sitting("c", {"q2": "n:7/2", "q3": "t: "} | {"q2": "n:0.35"}, 0, 0, 0, 0),
+        ]
+    )
+
+    assert codes(sheets) == [[1, 1, 1], [2, 1, 1], [0, 2, 0]]
+    assert sheets.right() == [[1], [1], [1]]
+    assert (sheets.essays, sheets.students) == (1, ["a", "b", "c"])
+
+
+def test_of_several_attempts_the_best_counts_and_of_equals_the_earliest() -> None:
+    sessions = [UUID(int=n) for n in range(4)]
+    tries = [("c:A", 3), ("c:B", 5), ("c:C", 5), ("c:D", 4)]
+    sheets = Sheets(ASKED[:1], {1: 1})
+    rows = [sitting("a", {"q1": one}, 0, score=score, session=sessions[at]) for at, (one, score) in enumerate(tries)]
+
+    for page in ([rows[0]], rows[1:], [sitting("b", {"q1": "c:B"}, 1)]):
+        sheets.feed(page)
+
+    assert sheets.sessions[0] == sessions[1]
+    assert (codes(sheets), sheets.attempts) == ([[2], [2]], 3)
+
+
+def test_the_newest_keys_say_what_is_right_and_a_voided_question_has_no_right_answer() -> None:
+    regraded, voided = Sheets(ASKED[:1], {1: 2, 2: 1}), Sheets(ASKED[:1], {1: 1})
+    regraded.feed([sitting("a", {"q1": "c:A"}, 2), sitting("b", {"q1": "c:A"}, 0, keys=2), sitting("c", {"q1": "c:B"}, 1, keys=2)])
+    voided.feed([sitting("a", {"q1": "c:A"}, 1), sitting("b", {}, 1)])
+
+    assert regraded.right() == [[2]]
+    assert voided.right() == [[]]
+
+
+@given(st.lists(st.frozensets(st.sampled_from("abcdef"), max_size=4), max_size=12))
+def test_two_share_a_number_of_the_same_kind_just_where_they_share_a_tag(found: Sequence[frozenset[str]]) -> None:
+    groups = grouped(found)
+
+    shared = {(a, b): len(found[a] & found[b]) for a, b in combinations(range(len(found)), 2)}
+    for a, b in shared:
+        assert any(one[a] == one[b] >= 0 for one in groups.numbers) == bool(shared[a, b])
+    assert groups.pairs == sum(shared.values())
+    assert groups.alone == sum(
+        all(not shared[min(a, b), max(a, b)] for b in range(len(found)) if a != b) for a in range(len(found))
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("10.1.2.3", "10.1.2.250", True),
+        ("10.1.2.3", "10.1.3.3", False),
+        ("2001:db8:1:2::1", "2001:db8:1:ffff::9", True),
+        ("2001:db8:1::1", "2001:db8:2::1", False),
+        ("::ffff:10.1.2.3", "10.1.2.9", True),
+    ],
+)
+def test_addresses_are_near_by_their_network(one: str, other: str, *, same: bool) -> None:
+    assert (network(one) == network(other)) is same
+
+
+def test_what_is_no_address_is_near_nothing() -> None:
+    assert [network(one) for one in ("", "unknown", "10.1.2", "10.1.2.3:443")] == [None] * 4
+
+
+def test_a_room_is_a_cohort_that_says_so() -> None:
+    cohorts, sessions = [("red", "room-7")], [UUID(int=1)]
+    places = {sessions[0]: ["10.0.0.1", "x"]}
+
+    assert tags([Grouping.COHORT], cohorts, sessions, places) == [{"cohort red", "room 7"}]
+    assert tags([Grouping.ROOM], cohorts, sessions, places) == [{"room 7"}]
+    assert tags([Grouping.ADDRESS_RANGE], cohorts, sessions, places) == [{"addresses 10.0.0.0/24"}]
+
+
+def test_nothing_is_decided_before_somebody_has_looked() -> None:
+    assert leading_to(CaseState.OPEN) == []
+    assert leading_to(CaseState.DISMISSED) == leading_to(CaseState.CONFIRMED) == [CaseState.REVIEWED, CaseState.APPEALED]
+    assert set(STEPS) == set(CaseState)
+
+
+def test_answers_are_close_in_time_within_thirty_seconds_and_only_where_both_times_are_known() -> None:
+    one = {"same": "c:A", "late": "c:A", "other": "c:A", "untimed": "c:A", "alone": "c:A"}
+    other = {"same": "c:A", "late": "c:A", "other": "c:B", "untimed": "c:A"}
+    at = {"same": 0, "late": 0, "other": 0, "alone": 0}
+
+    assert close_in_time(one, other, at, {"same": 30_000, "late": 30_001, "other": -5, "untimed": 0}) == (2, 1, 1, 1)
+
+
+# The report
+
+HOSTILE = "</svg><script>alert(1)</script>&\"'{{ 7 * 7 }}<img src=x onerror=alert(1)>"
+
+
+def hostile_case(text: str) -> pb.IntegrityCase:
+    """A case in which every text is this one."""
+    case = pb.IntegrityCase(case_id="c", exam_id="e", state=pb.IntegrityCase.OPEN, revision=1, opened_by=text)
+    evidence = case.evidence
+    evidence.exam_title = text
+    for n in range(2):
+        student = evidence.students.add(session_id=str(n), student_id=text, alias=text, cohorts=[text])
+        student.answers.add(question_id=text, answer=text).answered_at.FromSeconds(1_000_000 + n)
+        student.indicators.add(name=text, reason=text)
+        student.counts.add(kind=text, count=1)
+        student.seen.signals.add(kind=text, details=text).at.FromSeconds(1_000_000)
+        student.started_at.FromSeconds(999_000)
+    evidence.questions.add(question_id=text, position=1, type=text, stem=text)
+    evidence.analysis.indices.add(index=text, edges=[-1, 0, 1], counts=[1, 2])
+    evidence.analysis.groupings.append(pb.Analysis.COHORT)
+    evidence.pairs.add(session_ids=["0", "1"], index=text, value=3, p=1e-9, q=1e-7, flagged=True, groups=[text])
+    case.steps.add(to_state=pb.IntegrityCase.OPEN, actor=text, note=text)
+    return case
+
+
+def test_a_report_shows_every_text_and_runs_none() -> None:
+    html = report(hostile_case(HOSTILE))
+
+    assert "<script" not in html
+    assert "<img" not in html
+    assert html.count("</svg>") == html.count("<svg ") == 2
+    assert "{{ 7 * 7 }}" in html
+    assert "default-src &#39;none&#39;" not in html
+    assert "default-src 'none'" in html
+    assert "http" not in html.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+@given(st.text(min_size=1, max_size=40))
+def test_a_report_can_be_made_of_any_text(text: str) -> None:
+    html = report(hostile_case(text.replace("\ud800", "")))
+
+    assert html.startswith("<!doctype html>")
+    assert html.count("<svg ") == 2
+
+
+def test_a_report_without_a_run_says_so_instead_of_a_distribution() -> None:
+    case = hostile_case("x")
+    case.evidence.ClearField("analysis")
+    del case.evidence.pairs[:]
+
+    html = report(case)
+
+    assert html.count("<svg ") == 1
+    assert "had not been compared when the case was opened" in html
+
+
+def test_sessions_at_other_times_are_drawn_from_their_own_starts() -> None:
+    case = hostile_case("x")
+    assert "time of day" in report(case)
+
+    case.evidence.students[1].started_at.FromSeconds(5_000_000)
+    case.evidence.students[1].answers[0].answered_at.FromSeconds(5_000_100)
+
+    assert "own start" in report(case)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1e6), st.integers(1, 500)), max_size=20), st.integers(0, 500))
+def test_every_answer_and_signal_is_inside_the_picture(marks: Sequence[tuple[int, float, int]], places: int) -> None:
+    drawn = [Mark(who, at, min(place, max(1, places)), f"q{n}", True) for n, (who, at, place) in enumerate(marks)]
+    looks = [("A", "#000", False), ("B", "#000", True)]
+
+    svg = str(timeline(looks, drawn, [Tick(0, -40.0, 3.0), Tick(1, 5.0, 1e9)], {}, places, 1_000))
+
+    xs = [float(part.split('"')[0]) for name in ("cx", "x", "x1", "x2") for part in svg.split(f' {name}="')[1:]]
+    assert all(0 <= x <= 960 for x in xs)
+
+
+@given(
+    st.lists(st.integers(0, 10**9), min_size=1, max_size=60),
+    st.lists(st.tuples(st.text(), st.floats(-1e3, 1e3), st.booleans()), max_size=9),
+)
+def test_a_distribution_is_drawn_whatever_is_in_it(counts: Sequence[int], marked: Any) -> None:
+    svg = histogram("ω", [float(n) - 6 for n in range(len(counts) + 1)], counts, marked)
+
+    assert svg.count(' stroke-width="2"') == len(marked)
+
+
+def test_a_comparison_says_the_same_as_the_arrays_it_was_given() -> None:
+    from servers.integrity.comparing import compared
+
+    chance = random.Random(7)
+    matrix = [[chance.randint(1, 4) for _ in range(20)] for _ in range(12)]
+    matrix[11] = [*matrix[10]]
+    head = {"students": 12, "items": [[1]] * 20, "groupings": 2, "everybody": False, "fdr": 0.05, "strongest": 3}
+    groups = [array("i", [-1] * 12), array("i", [0] * 6 + [3] * 6)]
+    data = [
+        json.dumps(head).encode(),
+        b"\n",
+        b"".join(array("h", row).tobytes() for row in matrix),
+        *(one.tobytes() for one in groups),
+    ]
+
+    found = compared(b"".join(data))
+
+    assert found["tested"] == 30
+    assert found["pairs"][0]["students"] == ("10", "11")
+    assert {one["index"] for one in found["summaries"]} == {"omega", "gbt", "shared_wrong"}
