@@ -5,11 +5,14 @@ python -m bench.plot [bench/results/saves.json] [bench/results/saves.svg]
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bench.measure import RESULTS
 
@@ -18,11 +21,7 @@ COLOURS = {"native": "#1b6ca8", "grpcio": "#c8553d"}
 
 def draw(measured: Path, to: Path) -> None:
     """Draw the open loop's runs of each engine, through the gateway."""
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figures = json.loads(measured.read_text())
-    c = figures["c"]["median"]
-    picture, (through, waits) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    figures, picture, through, waits = _panels(measured)
     for engine, found in figures["finalbell"].items():
         runs = sorted(found["restAt"].values(), key=lambda run: float(run["offered"]))
         offered = [run["offered"] for run in runs]
@@ -35,19 +34,12 @@ def draw(measured: Path, to: Path) -> None:
     for axes in (through, waits):
         axes.legend(frameon=False)
         axes.grid(alpha=0.25)
-    machine = figures["machine"]
-    picture.supxlabel(
-        f"{machine['cpu']}, {machine['cores']} cores for everything, load included; C = {c:,.0f}", fontsize=7, color="#666"
-    )
-    picture.savefig(to, metadata={"Date": None})
+    _keep(picture, to, f"{_cores(figures)}, load included; C = {figures['c']['median']:,.0f}")
 
 
 def draw_submits(measured: Path, to: Path) -> None:
     """Draw what waited for its score, and who was ranked, from the first submit of each burst (or from the bell) on."""
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figures = json.loads(measured.read_text())
-    picture, (waiting, ranked) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    figures, picture, waiting, ranked = _panels(measured)
     for burst in (one for one in figures["bursts"] if one["backlog"]):
         seconds, backlog, placed = zip(*burst["backlog"], strict=True)
         waiting.plot(seconds, backlog, label=burst["name"], linewidth=1)
@@ -57,18 +49,12 @@ def draw_submits(measured: Path, to: Path) -> None:
     waiting.legend(frameon=False)
     for axes in (waiting, ranked):
         axes.grid(alpha=0.25)
-    machine = figures["machine"]
-    about = f"{machine['cpu']}, {machine['cores']} cores for everything, load included; C = {figures['c']['median']:,.0f}"
-    picture.supxlabel(about, fontsize=7, color="#666")
-    picture.savefig(to, metadata={"Date": None})
+    _keep(picture, to, f"{_cores(figures)}, load included; C = {figures['c']['median']:,.0f}")
 
 
 def draw_boards(measured: Path, to: Path) -> None:
     """Draw how old frames are when they arrive, and what they cost, against how many watch."""
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figures = json.loads(measured.read_text())
-    picture, (ages, cores) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    figures, picture, ages, cores = _panels(measured)
     names = {"grpc": "gRPC, direct", "gateway": "gRPC, gateway", "sse": "SSE, gateway"}
     for number, (way, name) in enumerate(names.items()):
         found = [one for one in figures["crowds"] if one["way"] == way and not one["killed"]]
@@ -89,18 +75,12 @@ def draw_boards(measured: Path, to: Path) -> None:
     for axes in (ages, cores):
         axes.grid(alpha=0.25)
     cores.legend(frameon=False)
-    machine = figures["machine"]
-    about = f"{machine['cpu']}, {machine['cores']} cores for everything, load included; C = {figures['c']['median']:,.0f}"
-    picture.supxlabel(about, fontsize=7, color="#666")
-    picture.savefig(to, metadata={"Date": None})
+    _keep(picture, to, f"{_cores(figures)}, load included; C = {figures['c']['median']:,.0f}")
 
 
 def draw_signals(measured: Path, to: Path) -> None:
     """Draw every pair: saves without and with signals, by how well the pipeline is."""
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figures = json.loads(measured.read_text())
-    picture, (p99, most) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    figures, picture, p99, most = _panels(measured)
     for axes, pairs, figure in ((p99, "at_rate", "p99_ms"), (most, "closed", "per_second")):
         for place, state in enumerate(figures["states"]):
             for pair in state[pairs]:
@@ -112,17 +92,12 @@ def draw_signals(measured: Path, to: Path) -> None:
     p99.set(ylabel="ms, p99", title="Saves at half of what goes through")
     most.set(ylabel="saves/s", title="Saves as fast as they go")
     offered = f"left: without signals, right: with {figures['signals_of_c']:.1f} C of them a second"
-    machine = figures["machine"]
-    picture.supxlabel(f"{offered}; {machine['cpu']}, {machine['cores']} cores for everything", fontsize=7, color="#666")
-    picture.savefig(to, metadata={"Date": None})
+    _keep(picture, to, f"{offered}; {_cores(figures)}")
 
 
 def draw_similarity(measured: Path, to: Path) -> None:
     """Draw how often students who worked alone look as if they had copied, and how often copiers are found."""
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figures = json.loads(measured.read_text())
-    picture, (false, found) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    figures, picture, false, found = _panels(measured)
     names = {
         "omega": "ω",
         "gbt": "GBT",
@@ -150,8 +125,25 @@ def draw_similarity(measured: Path, to: Path) -> None:
         axes.grid(alpha=0.25)
         if axes.lines[1:]:
             axes.legend(frameon=False, fontsize=7)
-    picture.supxlabel("simulated students, by another model than the fitted one", fontsize=7, color="#666")
+    _keep(picture, to, "simulated students, by another model than the fitted one")
+
+
+def _panels(measured: Path) -> tuple[dict[str, Any], Figure, Axes, Axes]:
+    """Return figures, and a picture with two panels for them: the same figures give the same bytes."""
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "finalbell", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    picture, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    return json.loads(measured.read_text()), picture, left, right
+
+
+def _keep(picture: Figure, to: Path, below: str) -> None:
+    picture.supxlabel(below, fontsize=7, color="#666")
     picture.savefig(to, metadata={"Date": None})
+
+
+def _cores(figures: Mapping[str, Any]) -> str:
+    machine = figures["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores for everything"
 
 
 def _line(axes: Axes, x: list[float], y: list[float], label: str) -> None:

@@ -7,7 +7,6 @@ unsettled in PostgreSQL, where the bell's sweep finds it. Nobody computes an end
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -16,7 +15,7 @@ import asyncpg
 from stores.catalog import record
 from stores.live import LiveSessions
 from stores.records import Accommodation, Adjustment, Deadline, MoveOutcome, Pause, SessionStatus, Terms
-from stores.sessions import accommodation_of, milliseconds, moment
+from stores.sessions import accommodation_of, milliseconds, milliseconds_or_none, moment, moment_or_none
 
 TERMS = """
   SELECT s.id, s.student_id, s.exam_id, s.status, s.submitted_at, s.started_at, s.deadline_version,
@@ -193,8 +192,8 @@ class Deadlines:
             [session for session, _ in ordered],
             [end.version for _, end in ordered],
             [moment(end.ends_ms) for _, end in ordered],
-            [_moment(end.paused_ms) for _, end in ordered],
-            [_moment(end.pause_ends_ms) for _, end in ordered],
+            [moment_or_none(end.paused_ms) for _, end in ordered],
+            [moment_or_none(end.pause_ends_ms) for _, end in ordered],
         )
 
     async def explain_all(self, sessions: Sequence[UUID]) -> Mapping[UUID, Explained]:
@@ -229,25 +228,17 @@ def _explained(row: asyncpg.Record) -> Explained:
         student=row["student_id"],
         exam=row["exam_id"],
         status=SessionStatus(row["status"]),
-        submitted_ms=_milliseconds(row["submitted_at"]),
+        submitted_ms=milliseconds_or_none(row["submitted_at"]),
         now_ms=milliseconds(row["now"]),
         max_pauses=row["max_pauses"],
         max_pause_seconds=row["max_pause_seconds"],
         terms=Terms(
             started_ms=milliseconds(row["started_at"]),
             duration_ms=row["duration_seconds"] * 1000,
-            closes_ms=_milliseconds(row["closes_at"]),
+            closes_ms=milliseconds_or_none(row["closes_at"]),
             accommodation=accommodation_of(row),
-            pauses=tuple(Pause(milliseconds(a), milliseconds(b), _milliseconds(c)) for a, b, c in row["pauses"]),
+            pauses=tuple(Pause(milliseconds(a), milliseconds(b), milliseconds_or_none(c)) for a, b, c in row["pauses"]),
             adjustments=tuple(Adjustment(seconds, why, milliseconds(at)) for seconds, why, at in row["adjustments"]),
             version=row["deadline_version"],
         ),
     )
-
-
-def _moment(at_ms: int | None) -> datetime | None:
-    return None if at_ms is None else moment(at_ms)
-
-
-def _milliseconds(at: datetime | None) -> int | None:
-    return None if at is None else milliseconds(at)

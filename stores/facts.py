@@ -5,14 +5,13 @@ Locks are taken in one order by everybody: orders by id, then messages by theirs
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from stores.money import Claimed, Event, EventOutcome, Fact, FactKind, Grant, Order, OrderState, OrderStatus, Product, Told
-from stores.sessions import milliseconds, moment
+from stores.sessions import milliseconds, milliseconds_or_none, moment, moment_or_none
 
 Fold = Callable[[int, Iterable[Fact]], OrderState]
 Mismatch = Callable[[Order, Claimed, Sequence[Fact]], str]
@@ -247,7 +246,9 @@ async def words_of(connection: asyncpg.Connection, sources: Sequence[tuple[str, 
     )
     words: dict[tuple[str, str], list[Word]] = {source: [] for source in sources}
     for row in rows:
-        words[row["student_id"], row["source"]].append(Word(row["product_id"], row["granted"], ms_or_none(row["ends_at"])))
+        words[row["student_id"], row["source"]].append(
+            Word(row["product_id"], row["granted"], milliseconds_or_none(row["ends_at"]))
+        )
     return words
 
 
@@ -380,13 +381,3 @@ def order_of(row: asyncpg.Record) -> Order:
         created_ms=milliseconds(row["created_at"]),
         expires_ms=milliseconds(row["expires_at"]),
     )
-
-
-def ms_or_none(at: datetime | None) -> int | None:
-    """Return a moment in milliseconds, where there is one."""
-    return None if at is None else milliseconds(at)
-
-
-def moment_or_none(at_ms: int | None) -> datetime | None:
-    """Return the moment, where there is one."""
-    return None if at_ms is None else moment(at_ms)

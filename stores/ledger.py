@@ -22,8 +22,6 @@ from stores.facts import (
     Whole,
     enter,
     fact_of,
-    moment_or_none,
-    ms_or_none,
     order_of,
     products_of,
     words_of,
@@ -31,7 +29,7 @@ from stores.facts import (
 from stores.money import Coupon, Event, EventOutcome, Fact, FactKind, Grant, Order, Product, Told
 from stores.pipeline import Coalescer
 from stores.refused import each
-from stores.sessions import milliseconds
+from stores.sessions import milliseconds, milliseconds_or_none, moment_or_none
 
 Price = Callable[[Product, Coupon | None, int, int], int | str]
 """What a product costs with a coupon that was used so often, in all (if that is limited) and by the student; a text says why it
@@ -372,7 +370,7 @@ class Ledger:
     async def read_until(self, provider: str) -> int | None:
         """Return until when a gateway's own list of events has been read; None: it never was."""
         until = await self._pool.fetchval("SELECT until FROM gateway_read WHERE provider = $1", provider)
-        return None if until is None else milliseconds(until)
+        return milliseconds_or_none(until)
 
     async def note_read(self, provider: str, until_ms: int) -> None:
         """Note until when it has been read now."""
@@ -457,7 +455,12 @@ class Ledger:
             student,
         )
         return [
-            Owned(r["product_id"], milliseconds(r["granted_at"]), ms_or_none(r["expires_at"]), ms_or_none(r["revoked_at"]))
+            Owned(
+                r["product_id"],
+                milliseconds(r["granted_at"]),
+                milliseconds_or_none(r["expires_at"]),
+                milliseconds_or_none(r["revoked_at"]),
+            )
             for r in rows
         ]
 
@@ -510,4 +513,4 @@ def _event(row: asyncpg.Record) -> KeptEvent:
 
 def _coupon(row: asyncpg.Record) -> Coupon:
     kept = {name: row[name] for name in ("code", "percent", "amount", "currency", "products", "most_uses", "most_uses_each")}
-    return Coupon(**kept, starts_ms=ms_or_none(row["starts_at"]), ends_ms=ms_or_none(row["ends_at"]))
+    return Coupon(**kept, starts_ms=milliseconds_or_none(row["starts_at"]), ends_ms=milliseconds_or_none(row["ends_at"]))

@@ -259,6 +259,16 @@ def milliseconds(at: datetime) -> int:
     return round(at.timestamp() * 1000)
 
 
+def milliseconds_or_none(at: datetime | None) -> int | None:
+    """The same, where there is a moment."""
+    return None if at is None else milliseconds(at)
+
+
+def moment_or_none(at_ms: int | None) -> datetime | None:
+    """The other way round, where there is one."""
+    return None if at_ms is None else moment(at_ms)
+
+
 def _row(row: asyncpg.Record) -> SessionRow:
     return SessionRow(
         facts=SessionFacts(
@@ -273,10 +283,10 @@ def _row(row: asyncpg.Record) -> SessionRow:
         status=SessionStatus(row["status"]),
         ends_ms=milliseconds(row["ends_at"]),
         epoch=row["epoch"],
-        submitted_ms=milliseconds(row["submitted_at"]) if row["submitted_at"] else None,
+        submitted_ms=milliseconds_or_none(row["submitted_at"]),
         answers_sha256=row["answers_sha256"],
         cohorts=tuple(row["cohorts"]),
-        pause_ends_ms=milliseconds(row["pause_ends_at"]) if row["pause_ends_at"] else None,
+        pause_ends_ms=milliseconds_or_none(row["pause_ends_at"]),
     )
 
 

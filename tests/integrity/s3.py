@@ -1,41 +1,14 @@
-"""A bucket that takes uploads, as a counterpart: it holds requests against the rules of Signature Version 4, lists and deletes.
-
-https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
-"""
+"""A bucket that takes uploads, as a counterpart: it holds them against the rules that media's keeps too, lists and deletes."""
 
 import asyncio
-import hmac
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from hashlib import sha256
-from urllib.parse import parse_qsl, quote, urlsplit
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, urlsplit
 from xml.sax.saxutils import escape
 
-from tests.media.bucket import KEY_ID, SECRET
-
-
-def refusal(method: str, target: str, headers: Mapping[str, str], now: datetime) -> str:
-    """Return why a presigned request is refused; empty when it is as it was signed."""
-    parts = urlsplit(target)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    given = query.pop("X-Amz-Signature", "")
-    if not given or now > datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) + timedelta(
-        seconds=int(query["X-Amz-Expires"])
-    ):
-        return "AccessDenied"
-    scope = query["X-Amz-Credential"].partition("/")[2]
-    names = query["X-Amz-SignedHeaders"].split(";")
-    listed = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
-    signed = "".join(f"{name}:{headers.get(name, '')}\n" for name in names)
-    request = f"{method}\n{parts.path}\n{listed}\n{signed}\n{';'.join(names)}\nUNSIGNED-PAYLOAD"
-    text = f"AWS4-HMAC-SHA256\n{query['X-Amz-Date']}\n{scope}\n{sha256(request.encode()).hexdigest()}"
-    key = f"AWS4{SECRET}".encode()
-    for part in scope.split("/"):
-        key = hmac.new(key, part.encode(), sha256).digest()
-    right = hmac.new(key, text.encode(), sha256).hexdigest()
-    return "" if hmac.compare_digest(right, given) else "SignatureDoesNotMatch"
+from tests.media.bucket import KEY_ID, refusal
 
 
 @asynccontextmanager

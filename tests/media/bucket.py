@@ -14,20 +14,24 @@ from urllib.parse import parse_qsl, quote, urlsplit
 KEY_ID, SECRET, REGION = "AKIDEXAMPLE", "a-secret-of-the-tests", "eu-central-1"
 
 
-def refusal(url: str, host: str, now: datetime, secret: str = SECRET, method: str = "GET") -> str:
-    """Return why a presigned link opens nothing now; empty when it opens what it names."""
-    parts = urlsplit(url)
+def refusal(method: str, target: str, headers: Mapping[str, str], now: datetime, secret: str = SECRET) -> str:
+    """Return why a presigned request is refused now; empty when it is as it was signed."""
+    parts = urlsplit(target)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     given = query.pop("X-Amz-Signature", "")
-    began = datetime.strptime(query.get("X-Amz-Date", ""), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    if not given:
+        return "AccessDenied"
+    began = datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     if now > began + timedelta(seconds=int(query["X-Amz-Expires"])):
         return "expired"
-    _, day, region, service, _ = query["X-Amz-Credential"].split("/")
-    sorted_query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
-    request = f"{method}\n{parts.path}\n{sorted_query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
-    text = f"AWS4-HMAC-SHA256\n{query['X-Amz-Date']}\n{day}/{region}/{service}/aws4_request\n{sha256(request.encode()).hexdigest()}"
+    scope = query["X-Amz-Credential"].partition("/")[2]
+    names = query["X-Amz-SignedHeaders"].split(";")
+    listed = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
+    signed = "".join(f"{name}:{headers.get(name, '')}\n" for name in names)
+    request = f"{method}\n{parts.path}\n{listed}\n{signed}\n{';'.join(names)}\nUNSIGNED-PAYLOAD"
+    text = f"AWS4-HMAC-SHA256\n{query['X-Amz-Date']}\n{scope}\n{sha256(request.encode()).hexdigest()}"
     key = f"AWS4{secret}".encode()
-    for part in (day, region, service, "aws4_request"):
+    for part in scope.split("/"):
         key = hmac.new(key, part.encode(), sha256).digest()
     right = hmac.new(key, text.encode(), sha256).hexdigest()
     return "" if hmac.compare_digest(right, given) else "SignatureDoesNotMatch"
@@ -44,7 +48,7 @@ async def serving(files: Mapping[str, bytes], bucket: str) -> AsyncIterator[str]
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])}
             file = files.get(urlsplit(target).path.removeprefix(f"/{bucket}/"))
             signed = headers.get("authorization", "").startswith(f"AWS4-HMAC-SHA256 Credential={KEY_ID}/")
-            why = "" if signed else refusal(target, headers["host"], datetime.now(UTC))
+            why = "" if signed else refusal("GET", target, headers, datetime.now(UTC))
             status, code = ("403 Forbidden", "AccessDenied") if why else ("404 Not Found", "NoSuchKey")
             body = f"<Error><Code>{code}</Code><Message>{why}</Message></Error>".encode()
             if file is not None and not why:

@@ -203,12 +203,12 @@ def test_the_counterpart_agrees_with_the_example_that_aws_publishes() -> None:
         "/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request"
         f"&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&X-Amz-Signature={signature}"
     )
-    host, secret, at = (
-        "examplebucket.s3.amazonaws.com",
+    headers, secret, at = (
+        {"host": "examplebucket.s3.amazonaws.com"},
         "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         datetime(2013, 5, 24, tzinfo=UTC),
     )
 
-    assert counterpart.refusal(url, host, at, secret) == ""
-    assert counterpart.refusal(url, host, at + timedelta(days=2), secret) == "expired"
-    assert counterpart.refusal(url.replace("test.txt", "tesu.txt"), host, at, secret) == "SignatureDoesNotMatch"
+    assert counterpart.refusal("GET", url, headers, at, secret) == ""
+    assert counterpart.refusal("GET", url, headers, at + timedelta(days=2), secret) == "expired"
+    assert counterpart.refusal("GET", url.replace("test.txt", "tesu.txt"), headers, at, secret) == "SignatureDoesNotMatch"
