@@ -102,7 +102,7 @@ through: as seldom as can be. grpc.aio leaves one of ten objects for each call: 
 
 FILES = [
     module.DESCRIPTOR
-    for module in (*(admin_pb2, content_pb2, integrity_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2),)
+    for module in (admin_pb2, content_pb2, integrity_pb2, leaderboard_pb2, lecture_pb2, payment_pb2, scoring_pb2, session_pb2)
 ]
 
 
