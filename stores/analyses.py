@@ -8,7 +8,7 @@ import asyncpg
 
 from stores.case_records import Asked, Examined, Grouping, Options, Pair, Run, RunState, Sitting
 from stores.catalog import ENDED, record
-from stores.sessions import milliseconds
+from stores.sessions import milliseconds, milliseconds_or_none
 
 PAGE = 1_000
 """Results are read by so many: about a megabyte, some milliseconds of PostgreSQL's time."""
@@ -69,7 +69,7 @@ class Analyses:
             )
             if rows:
                 student, session = rows[-1]["student_id"], rows[-1]["session_id"]
-                yield [_sitting(row) for row in rows]
+                yield [sitting_of(row) for row in rows]
             if len(rows) < count:
                 return
 
@@ -237,7 +237,8 @@ def _pair(row: asyncpg.Record) -> Pair:
     )
 
 
-def _sitting(row: asyncpg.Record) -> Sitting:
+def sitting_of(row: asyncpg.Record) -> Sitting:
+    """Read a result with its session's cohorts."""
     return Sitting(
         session=row["session_id"],
         student=row["student_id"],
@@ -255,7 +256,6 @@ def _packed(options: Options) -> str:
 
 def _run(row: asyncpg.Record) -> Run:
     options = json.loads(row["options"])
-    finished = row["finished_at"]
     return Run(
         exam=row["exam_id"],
         version=row["version"],
@@ -264,6 +264,6 @@ def _run(row: asyncpg.Record) -> Run:
         failure=DIED if row["dead"] else row["failure"],
         requested_by=row["requested_by"],
         started_ms=milliseconds(row["started_at"]),
-        finished_ms=milliseconds(finished) if finished is not None else None,
+        finished_ms=milliseconds_or_none(row["finished_at"]),
         figures=row["figures"],
     )

@@ -5,9 +5,10 @@ from uuid import UUID
 
 import asyncpg
 
-from stores.case_records import Around, Case, CaseState, Moved, Party, Seen, Sitting, Step, WholeCase
+from stores.analyses import sitting_of
+from stores.case_records import Around, Case, CaseState, Moved, Party, Seen, Step, WholeCase
 from stores.catalog import record
-from stores.sessions import milliseconds, moment
+from stores.sessions import milliseconds, milliseconds_or_none, moment
 from stores.signal_records import Count, Counted, Kind
 
 MOST_SIGNALS = 500
@@ -52,12 +53,7 @@ class Cases:
             """,
             list(sessions),
         )
-        found: dict[UUID, list[asyncpg.Record]] = {}
-        for row in rows:
-            found.setdefault(row["id"], []).append(row)
-        return {
-            session: Counted(session, of[0]["student_id"], of[0]["alias"], tuple(map(_count, of))) for session, of in found.items()
-        }
+        return {one.session: one for one in counted(rows)}
 
     async def seen(self, sessions: Sequence[UUID], most: int = MOST_SIGNALS) -> Mapping[UUID, Seen]:
         """Return what was kept of each session one by one."""
@@ -108,8 +104,9 @@ class Cases:
                 details = {"case": str(case), "sessions": [str(session) for session in sessions]}
                 await record(connection, actor, "integrity.case.open", exam, details)
                 return case, True
-        case = await self._pool.fetchval("SELECT id FROM integrity_case WHERE exam_id = $1 AND sessions = $2", exam, sessions)
-        return case, False
+        before = await self.known(exam, sessions)
+        assert before is not None, "it was in the way"
+        return before, False
 
     async def known(self, exam: str, sessions: Sequence[UUID]) -> UUID | None:
         """Return the case that there is for exactly these sessions."""
@@ -222,10 +219,7 @@ def _case(row: asyncpg.Record) -> Case:
         opened_by=row["opened_by"],
         opened_ms=milliseconds(row["opened_at"]),
         moved_ms=milliseconds(row["moved_at"]),
-        parties=tuple(
-            Party(session, student, seen, milliseconds(erased) if erased is not None else None)
-            for session, student, seen, erased in parties
-        ),
+        parties=tuple(Party(session, student, seen, milliseconds_or_none(erased)) for session, student, seen, erased in parties),
     )
 
 
@@ -235,25 +229,23 @@ def _step(row: asyncpg.Record) -> Step:
 
 
 def _around(row: asyncpg.Record) -> Around:
-    sitting = Sitting(
-        session=row["id"],
-        student=row["student_id"],
-        score=row["score"],
-        key_version=row["key_version"],
-        answers=row["answers"],
-        points=tuple(row["points"]),
-        cohorts=tuple(row["cohorts"]),
-    )
-    submitted = row["submitted_at"]
     return Around(
-        sitting=sitting,
+        sitting=sitting_of(row),
         exam_version=row["exam_version"],
         alias=row["alias"],
         attempt=row["attempt"],
         max_score=row["max_score"],
         started_ms=milliseconds(row["started_at"]),
-        submitted_ms=milliseconds(submitted) if submitted is not None else None,
+        submitted_ms=milliseconds_or_none(row["submitted_at"]),
     )
+
+
+def counted(rows: Sequence[asyncpg.Record]) -> Sequence[Counted]:
+    """Gather counts by their session, in the rows' order."""
+    found: dict[UUID, list[asyncpg.Record]] = {}
+    for row in rows:
+        found.setdefault(row["id"], []).append(row)
+    return [Counted(session, of[0]["student_id"], of[0]["alias"], tuple(map(_count, of))) for session, of in found.items()]
 
 
 def _count(row: asyncpg.Record) -> Count:

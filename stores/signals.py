@@ -7,10 +7,10 @@ from uuid import UUID
 
 import asyncpg
 
-from stores.cases import OF_STUDENT
+from stores.cases import OF_STUDENT, counted
 from stores.catalog import record
-from stores.sessions import milliseconds, moment
-from stores.signal_records import ONLY_COUNTED, OWN, Count, Counted, Feed, Finished, Kind, Pace, Presence, Signal, Wanted
+from stores.sessions import milliseconds, moment, moment_or_none
+from stores.signal_records import ONLY_COUNTED, OWN, Counted, Feed, Finished, Kind, Pace, Presence, Signal, Wanted
 
 LOOK_BACK = "2 days"
 """How long after its start a session is looked for that has a score and was not looked at: the longest exam, and a day off."""
@@ -225,14 +225,7 @@ class Signals:
             [one.least for one in wanted],
             most,
         )
-        found: dict[UUID, list[asyncpg.Record]] = {}
-        for row in rows:
-            found.setdefault(row["id"], []).append(row)
-        sessions = [
-            Counted(session, counts[0]["student_id"], counts[0]["alias"], tuple(map(_count, counts)))
-            for session, counts in found.items()
-        ]
-        return sessions, rows[0]["total"] if rows else 0
+        return counted(rows), rows[0]["total"] if rows else 0
 
     async def thresholds(self, exam: str) -> Mapping[str, int | None]:
         """Return the thresholds that were set for an exam; None: never."""
@@ -366,7 +359,7 @@ async def _keep_signals(connection: asyncpg.Connection, signals: Sequence[Signal
         [one.student for one in signals],
         [one.kind for one in signals],
         [one.amount for one in signals],
-        [moment(one.client_ms) if one.client_ms is not None else None for one in signals],
+        [moment_or_none(one.client_ms) for one in signals],
         [moment(one.received_ms) for one in signals],
         [one.device for one in signals],
         [one.details for one in signals],
@@ -421,7 +414,3 @@ async def _keep_feeds(connection: asyncpg.Connection, feeds: Sequence[Feed]) -> 
             feed.count,
             feed.again,
         )
-
-
-def _count(row: asyncpg.Record) -> Count:
-    return Count(Kind(row["kind"]), row["count"], row["amount"], row["peak"], milliseconds(row["last_at"]))
