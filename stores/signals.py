@@ -322,14 +322,17 @@ async def _keep_signals(connection: asyncpg.Connection, signals: Sequence[Signal
           SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[],
                                $8::text[], $9::text[])
             AS r (session_id, id, student_id, kind, amount, client_at, received_at, device_id, details)
-        ), owned AS (
-          SELECT r.*, s.exam_id,
-            (r.kind = ANY ($11) OR s.status = 'IN_PROGRESS' OR s.submitted_at IS NULL
-              OR r.received_at <= s.submitted_at + make_interval(secs => $10))
-            AND s.id >= first_uuid(date_trunc('month', now()) - interval '1 month')
-            AND NOT EXISTS (SELECT FROM integrity_erased e WHERE e.session_id = r.session_id AND r.received_at <= e.erased_at)
-              AS in_time
-          FROM reported r JOIN exam_session s ON s.id = r.session_id AND s.student_id = r.student_id
+        ), session AS MATERIALIZED (
+          SELECT s.id, s.student_id, s.exam_id,
+            CASE WHEN s.status = 'IN_PROGRESS' OR s.submitted_at IS NULL THEN 'infinity'
+              ELSE s.submitted_at + make_interval(secs => $10) END AS until,
+            CASE WHEN s.id < first_uuid(date_trunc('month', now()) - interval '1 month') THEN 'infinity'
+              ELSE coalesce(e.erased_at, '-infinity') END AS after  -- what was received by then is not kept
+          FROM (SELECT DISTINCT session_id FROM reported) AS d
+            JOIN exam_session s ON s.id = d.session_id LEFT JOIN integrity_erased e ON e.session_id = s.id
+        ), owned AS MATERIALIZED (
+          SELECT r.*, s.exam_id, r.received_at > s.after AND (r.received_at <= s.until OR r.kind = ANY ($11)) AS in_time
+          FROM reported r JOIN session s ON s.id = r.session_id AND s.student_id = r.student_id
         ), kept AS (
           INSERT INTO integrity_signal (session_id, id, kind, amount, client_at, received_at, device_id, details)
           SELECT session_id, id, kind, amount, client_at, received_at, device_id, details::jsonb FROM owned
@@ -345,8 +348,8 @@ async def _keep_signals(connection: asyncpg.Connection, signals: Sequence[Signal
           ) AS every GROUP BY session_id, kind
         ), summed AS (
           INSERT INTO integrity_count AS c (session_id, kind, exam_id, count, amount, peak, first_at, last_at)
-          SELECT n.session_id, n.kind, o.exam_id, n.count, n.amount, n.peak, n.first_at, n.last_at
-          FROM counted n JOIN (SELECT DISTINCT session_id, exam_id FROM owned) AS o USING (session_id) ORDER BY 1, 2
+          SELECT n.session_id, n.kind, s.exam_id, n.count, n.amount, n.peak, n.first_at, n.last_at
+          FROM counted n JOIN session s ON s.id = n.session_id ORDER BY 1, 2
           ON CONFLICT (session_id, kind) DO UPDATE SET
             count = c.count + excluded.count, amount = c.amount + excluded.amount, peak = greatest(c.peak, excluded.peak),
             first_at = least(c.first_at, excluded.first_at), last_at = greatest(c.last_at, excluded.last_at)

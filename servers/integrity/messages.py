@@ -10,7 +10,7 @@ from finalbell.v1 import events_pb2 as events
 from finalbell.v1 import integrity_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from servers.integrity.rules import BY_NAME, RULES, Found, Suspect, escaped, signal_id
+from servers.integrity.rules import BY_NAME, RULES, Found, Suspect, escaped, signal_ids
 from servers.messages import timestamp
 from stores.signal_records import Kind, Signal
 
@@ -73,24 +73,25 @@ def milliseconds(at: Timestamp) -> int | None:
 def kept(report: events.SignalReport) -> list[Signal]:
     """Return a report's signals as they are kept."""
     session, received_ms = UUID(bytes=report.session_id), milliseconds(report.received_at) or 0
+    student, device = report.student_id, report.device_id
+    numbered, unnumbered = signal_ids(session, b"own", device.encode()), signal_ids(session, b"", report.report_id)
     found = []
     for number, one in enumerate(report.signals):
         name = one.WhichOneof("kind")
         if name is None or name not in KINDS:
             continue
         kind, amount, details = KINDS[name](getattr(one, name))
-        parts = (b"own", report.device_id.encode(), one.sequence) if one.sequence else (b"", report.report_id, number)
         found.append(
             Signal(
                 session=session,
-                student=report.student_id,
-                id=signal_id(session, parts[0], parts[1], b"%d" % parts[2]),
+                student=student,
+                id=numbered(b"%d" % one.sequence) if one.sequence else unnumbered(b"%d" % number),
                 kind=kind,
                 amount=amount,
                 client_ms=milliseconds(one.client_ts) if one.HasField("client_ts") else None,
                 received_ms=received_ms,
-                device=report.device_id,
-                details=json.dumps(details, separators=(",", ":")),
+                device=device,
+                details=json.dumps(details, separators=(",", ":")) if details else "{}",
             )
         )
     return found

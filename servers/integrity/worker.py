@@ -294,14 +294,14 @@ def _presence(report: events.SignalReport) -> Presence:
     )
 
 
-def _signal(came: Presence, kind: Kind, what: bytes, details: dict[str, object]) -> Signal:
+def _signal(came: Presence, kind: Kind, what: bytes, details: dict[str, object], amount: int = 0) -> Signal:
     """Make a signal of the server's own: the same pair is one signal, however often it is seen."""
     return Signal(
         session=came.session,
         student=came.student,
         id=rules.signal_id(came.session, kind.encode(), what),
         kind=kind,
-        amount=0,
+        amount=amount,
         client_ms=None,
         received_ms=came.last_ms,
         device=came.device,
@@ -317,7 +317,7 @@ def _fast(one: Finished, question: str, seconds: float, pace: Pace | None, at_ms
 
 def _burst(one: Finished, back_ms: int, changes: int) -> Signal:
     came = Presence(one.session, one.student, "", "", b"", back_ms, back_ms)
-    return replace(_signal(came, Kind.CHANGES_AFTER_FOCUS, b"%d" % back_ms, {"answers": changes}), amount=changes)
+    return _signal(came, Kind.CHANGES_AFTER_FOCUS, b"%d" % back_ms, {"answers": changes}, changes)
 
 
 def _paces(sessions: Sequence[Finished], taken: Mapping[UUID, Mapping[str, float]]) -> dict[tuple[str, int, str], Pace]:

@@ -1,4 +1,4 @@
-"""A report that is read here is what protobuf's own reader would have read, or it is left to that one."""
+"""A report that is read here is what protobuf's own reader would have read, and as valid, or it is left to that one."""
 
 import base64
 import json
@@ -12,9 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from servers.errors import InvalidField
-from servers.integrity.rest import FIELDS, read_report
+from servers.integrity.rest import KINDS, read_report
+from servers.serving.wrap import validate
 
 SESSION = str(uuid4())
+NAMES = [field.json_name for field in pb.Signal.DESCRIPTOR.fields if field.name in KINDS]
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
@@ -39,12 +41,12 @@ FIELD_NAMES = [
     "roundTripMs",
     "x",
 ]
-KINDS = st.one_of(VALUES, st.dictionaries(st.sampled_from(FIELD_NAMES), VALUES, max_size=3))
+OF_A_KIND = st.one_of(VALUES, st.dictionaries(st.sampled_from(FIELD_NAMES), VALUES, max_size=3))
 SIGNALS = st.one_of(
     VALUES,
     st.fixed_dictionaries(
         {},
-        optional={"clientTs": CLOCKS, "sequence": VALUES, "telepathy": KINDS, **dict.fromkeys(FIELDS, KINDS)},
+        optional={"clientTs": CLOCKS, "sequence": VALUES, "telepathy": OF_A_KIND, **dict.fromkeys(NAMES, OF_A_KIND)},
     ),
 )
 BODIES = st.fixed_dictionaries(
@@ -77,7 +79,61 @@ def test_a_report_is_read_as_protobuf_reads_it(body: dict[str, Any]) -> None:
         return
 
     assert request == wanted
+    if surely:
+        validate(request)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"focusLost": {}},
+        {"focusRegained": {"awayMs": 1500}},
+        {"copy": {"length": 3, "questionId": "q1"}},
+        {"cut": {"length": 3}},
+        {"paste": {}},
+        {"fullScreenLeft": {"awayMs": 86_400_000}},
+        {"displayCount": {"count": 64}},
+        {"devTools": {"open": True}},
+        {"networkChange": {"online": True, "type": "wifi"}},
+        {"deviceChange": {"device": "camera", "label": "\u00e9" * 128, "attached": True}},
+        {"ping": {"roundTripMs": 2**31 - 1}},
+        {"webcamFrame": {"frameId": SESSION}},
+    ],
+    ids=lambda kind: next(iter(kind)),
+)
+def test_what_apps_send_needs_no_other_reader_and_no_other_check(kind: dict[str, Any]) -> None:
+    signal = {"clientTs": "2026-11-27T10:00:00.250Z", "sequence": 2**32 - 1, **kind}
+    body = {"deviceId": "d", "clientNow": "2026-11-27T10:00:00Z", "signals": [signal] * 100}
+
+    request, surely = read_report(SESSION, json.dumps(body).encode())
+
+    assert surely
+    assert request == by_protobuf(body)
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [
+        {"focusRegained": {"awayMs": 86_400_001}},
+        {"focusRegained": {"awayMs": -1}},
+        {"copy": {"questionId": "q 1"}},
+        {"networkChange": {"type": "\u00e9" * 33}},
+        {"webcamFrame": {}},
+        {"webcamFrame": {"frameId": "f"}},
+        {"displayCount": {"count": 65}},
+    ],
+    ids=str,
+)
+def test_a_value_out_of_its_range_is_never_sure(signal: dict[str, Any]) -> None:
+    request, surely = read_report(SESSION, json.dumps({"signals": [signal]}).encode())
+
     assert not surely
+    with pytest.raises(InvalidField):
+        validate(request)
+
+
+def test_a_session_in_the_path_that_is_no_id_is_never_sure() -> None:
+    assert not read_report("mine", b'{"signals": []}')[1]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"sessionId":"x"}', b"\xff"])

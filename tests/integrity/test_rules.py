@@ -40,7 +40,7 @@ def test_a_terminal_sequence_and_a_reversal_are_only_text() -> None:
     assert rules.escaped("O‘zbekcha кириллица") == "O‘zbekcha кириллица"
 
 
-@given(st.lists(st.binary(max_size=8), max_size=4), st.lists(st.binary(max_size=8), max_size=4))
+@given(st.lists(st.binary(max_size=8), min_size=1, max_size=4), st.lists(st.binary(max_size=8), min_size=1, max_size=4))
 def test_the_same_signal_has_the_same_id_and_no_other_has_it(parts: list[bytes], others: list[bytes]) -> None:
     assert (rules.signal_id(SESSION, *parts) == rules.signal_id(SESSION, *others)) == (parts == others)
     assert rules.signal_id(SESSION, *parts) != rules.signal_id(OTHER, *parts)
