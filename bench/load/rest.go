@@ -13,6 +13,9 @@ import (
 
 const patience = 15 * time.Second
 
+// A client does not wait for a report of signals, and throws away what was not taken at once.
+const signalPatience = time.Second
+
 // rest sends saves over one HTTP/1.1 connection, one after the other.
 func (l *load) rest() {
 	var wire net.Conn
@@ -45,7 +48,11 @@ func (l *load) rest() {
 			default:
 				buffer = restRequest(buffer[:0], one, l.options)
 			}
-			wire.SetDeadline(time.Now().Add(patience))
+			wait := patience
+			if l.mode == "signals" {
+				wait = signalPatience
+			}
+			wire.SetDeadline(time.Now().Add(wait))
 			_, err := wire.Write(buffer)
 			status := 0
 			if err == nil {
@@ -56,7 +63,7 @@ func (l *load) rest() {
 				wire = nil
 				l.tally.breaks()
 			}
-			if err == nil && l.answered(one, status, body) {
+			if err == nil && l.answered(one, status, body) || err != nil && l.mode == "signals" {
 				break
 			}
 			if l.over() {
