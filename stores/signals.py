@@ -86,15 +86,15 @@ class Signals:
 
     # What the server works out after the fact
 
-    async def finished(self, count: int, least_answers: int) -> Sequence[Finished]:
-        """Return sessions with a score that were not looked at yet, and those that can be judged now since so many have answered;
-        by age."""
+    async def finished(self, count: int, least_answers: int, grace_seconds: int) -> Sequence[Finished]:
+        """Return sessions with a score that were handed in so long ago and not looked at yet, and those that can be judged now
+        since so many have answered; by age."""
         rows = await self._pool.fetch(
             f"""
             SELECT s.id, s.student_id, s.exam_id, s.exam_version, s.started_at, e.session_id IS NOT NULL AS again
             FROM exam_session s LEFT JOIN integrity_seen e ON e.session_id = s.id
             WHERE s.id > first_uuid(now() - interval '{LOOK_BACK}') AND s.status = 'SCORED'
-              AND s.submitted_at < now() - interval '5 seconds'
+              AND s.submitted_at < now() - make_interval(secs => $3)
               AND NOT EXISTS (SELECT FROM integrity_erased x WHERE x.session_id = s.id)
               AND (e.session_id IS NULL OR NOT e.judged AND EXISTS (
                 SELECT FROM integrity_pace p
@@ -103,6 +103,7 @@ class Signals:
             """,  # noqa: S608
             count,
             least_answers,
+            float(grace_seconds),
         )
         return [
             Finished(

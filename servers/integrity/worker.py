@@ -144,11 +144,12 @@ class IntegrityWorker:
         await self._log.acknowledge(messages)
 
     async def infer(self) -> bool:
-        """Look at some finished sessions; returns whether there may be more.
+        """Look at some finished sessions, once their last signals have come and the crowd that handed in has its scores; returns
+        whether there may be more.
 
         A crash anywhere has them looked at again: what is kept is kept once, and an answer is counted with its session's mark.
         """
-        found = await self._signals.finished(FINISHED, rules.LEAST_ANSWERS)
+        found = await self._signals.finished(FINISHED, rules.LEAST_ANSWERS, GRACE_SECONDS)
         if not found:
             return False
         fresh = [one for one in found if not one.again]

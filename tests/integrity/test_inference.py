@@ -12,7 +12,7 @@ from finalbell.v1 import integrity_pb2 as pb
 from finalbell.v1.integrity_pb2_grpc import IntegrityServiceStub
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from servers.integrity.worker import IntegrityWorker
+from servers.integrity.worker import GRACE_SECONDS, IntegrityWorker
 from stores.connect import Stores
 from stores.signal_log import SignalLog
 from stores.signal_records import Finished
@@ -84,9 +84,9 @@ def worker(stores: Stores, signals: Signals) -> IntegrityWorker:
     return IntegrityWorker(SignalLog(stores.nats, 1 << 20), signals, days=180, collecting=True)
 
 
-async def sat(stack: Stack, exam: str, times: list[float], *, back: float | None = None) -> str:
-    """Put a scored session into PostgreSQL that has answered its questions after so many seconds each, and came back to the window
-    so many seconds after its start, from 20 s away."""
+async def sat(stack: Stack, exam: str, times: list[float], *, back: float | None = None, minutes_ago: int = 11) -> str:
+    """Put a scored session into PostgreSQL that has answered its questions after so many seconds each, came back to the window so
+    many seconds after its start, from 20 s away, and was handed in some minutes ago."""
     session, name = uuid7(), fresh("s")
     started = datetime.now(UTC) - timedelta(minutes=30)
     if back is not None:
@@ -99,9 +99,9 @@ async def sat(stack: Stack, exam: str, times: list[float], *, back: float | None
         """
         INSERT INTO exam_session (id, student_id, exam_id, exam_version, cohorts, attempt, alias, started_at, ends_at, status,
                                   submitted_at)
-        VALUES ($1, $2, $3, 1, '{}', 1, 'alias', $4, now(), 'SCORED', now() - interval '1 minute')
+        VALUES ($1, $2, $3, 1, '{}', 1, 'alias', $4, now(), 'SCORED', now() - make_interval(mins => $5))
         """,
-        *(session, name, exam, started),
+        *(session, name, exam, started, minutes_ago),
     )
     at = started
     for number, seconds in enumerate(times):
@@ -162,6 +162,16 @@ async def test_who_was_among_the_first_is_judged_when_enough_have_answered_and_c
     await counted(stack, known, {"FAST_ANSWER": 1})
     (pace,) = await fetch(stack, "SELECT answers FROM integrity_pace WHERE exam_id = $1", exam)
     assert pace["answers"] == 36
+
+
+async def test_nobody_is_looked_at_while_the_last_signals_may_still_come(stack: Stack, exam: str, signals: Signals) -> None:
+    just_now, before = await sat(stack, exam, [10], minutes_ago=9), await sat(stack, exam, [10])
+    await fetch(stack, "DELETE FROM integrity_seen WHERE exam_id = $1", exam)  # the stack's own worker may have come by
+
+    found = {str(one.session) for one in await signals.finished(10_000, 1, GRACE_SECONDS)}
+
+    assert before in found
+    assert just_now not in found
 
 
 async def test_two_workers_count_a_finished_session_once(stack: Stack, exam: str, signals: Signals) -> None:
