@@ -1,5 +1,6 @@
 """Similarity is what plain loops over students and items compute, flags who copied, and seldom who did not."""
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -14,7 +15,7 @@ from scipy import optimize, stats
 
 from servers.integrity.pairs import blocks, gbt, omega, p_values, shared_wrong
 from servers.integrity.responses import Model, fit
-from servers.integrity.screen import screen
+from servers.integrity.screen import Sides, block_size, screen
 from servers.integrity.similarity import BLANK, NOT_PRESENTED, Exam, Grouping, Index, Item, Pair, adjusted, analyse
 from servers.integrity.tails import Sums, log_tail_bound, upper_tail
 
@@ -132,6 +133,12 @@ def test_tails_are_those_of_scipy(chances: list[float], data: st.DataObject) -> 
     assert found == pytest.approx(float(stats.poisson_binom.sf(matches - 1, chances)), abs=1e-9)
 
 
+def test_more_matches_than_items_that_can_match_have_no_chance() -> None:
+    chances = np.array([[0.0, 0.0, 0.0, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0, 0.5]])
+
+    assert upper_tail(chances, np.array([2, 1])).tolist() == [0.0, 0.5]
+
+
 def test_the_smallest_tails_are_exact_too() -> None:
     chances = np.full((1, 60), 0.3)
     for matches in (30, 45, 60):
@@ -173,6 +180,18 @@ def test_screening_keeps_all_that_matters_and_little_else(items: int) -> None:
         kept = {tuple(sorted(pair)) for pair in zip(*(ids.tolist() for ids in one.pairs()), strict=True)}
         assert {(int(first[at]), int(second[at])) for at in strong} <= kept
         assert one.count == len(kept) < 0.02 * len(first)
+
+
+def test_a_block_of_a_long_paper_takes_no_more_memory_than_one_of_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servers.integrity.screen.MOST_CELLS", 200_000)
+    answers = np.random.default_rng(1).integers(1, 10, (300, 60)).astype(np.int16)
+    model = fit(exam(answers).items, answers)
+
+    size = block_size(model)
+    side = Sides(model).of(np.arange(size))
+
+    assert 1 < size < 300
+    assert max(getattr(side, one.name).size for one in dataclasses.fields(side)) <= 200_000
 
 
 # --- the model
