@@ -27,8 +27,8 @@ class Cases:
     # What is gathered
 
     async def now(self) -> int:
-        """Return PostgreSQL's time, in ms."""
-        return milliseconds(await self._pool.fetchval("SELECT clock_timestamp()"))
+        """Return PostgreSQL's time, in ms, never later than it is: what is erased from now on is after it."""
+        return milliseconds(await self._pool.fetchval("SELECT date_trunc('milliseconds', clock_timestamp())"))
 
     async def around(self, exam: str, sessions: Sequence[UUID]) -> Sequence[tuple[UUID, Around | None]]:
         """Return the sessions that are of this exam, each with its result as it is now; None: it has none yet."""
