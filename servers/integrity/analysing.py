@@ -25,10 +25,19 @@ WAIT_SECONDS = 8.0
 
 RETRY_AFTER_SECONDS = "2"
 ALIVE_SECONDS = 10.0
+MOST_PAIRS = 1_000_000_000
+"""More are not compared whatever the setting says: the API counts them, twice for ω, in 32 bits."""
+
 FDR = 0.05
 STRONGEST = 100
 EVERYBODY = (Grouping.EVERYBODY,)
 log = structlog.get_logger()
+
+
+TOO_MUCH = (
+    "It needed more memory or time than it may have (FINALBELL_ANALYSIS_BYTES, FINALBELL_ANALYSIS_SECONDS). "
+    "Choose smaller groups, or give it more."
+)
 
 
 class TooMuch(Exception):
@@ -40,7 +49,7 @@ class Analysing:
 
     def __init__(self, analyses: Analyses, *, most_pairs: int, most_bytes: int, most_seconds: int) -> None:
         self._analyses = analyses
-        self._most_pairs = most_pairs
+        self._most_pairs = min(most_pairs, MOST_PAIRS)
         self._limits = (str(most_bytes), str(most_seconds))
         self._seconds = most_seconds
         self._one = asyncio.Lock()
@@ -114,10 +123,10 @@ class Analysing:
 
     async def _made(self, exam: Examined, options: Options) -> tuple[pb.Analysis, Sequence[Pair]]:
         """Read, compare, and return what came of it."""
-        questions = await self._analyses.questions(exam.exam, exam.version)
-        sheets = Sheets(questions, await self._analyses.marks(exam.exam, exam.version))
+        sheets = Sheets(await self._analyses.questions(exam.exam, exam.version))
         async for page in self._analyses.sittings(exam.exam, exam.version):
-            await asyncio.to_thread(sheets.feed, page)
+            marks = await self._analyses.marks(exam.exam, exam.version)  # read after the page: a regrade may have begun meanwhile
+            await asyncio.to_thread(sheets.feed, page, marks)
         others, unscored = await self._analyses.left_out(exam.exam, exam.version)
         used, groups = await self._groups(sheets, options)
         everybody = Grouping.EVERYBODY in used
@@ -150,7 +159,7 @@ class Analysing:
             )
             for one in found["summaries"]
         )
-        return figures, [_pair(one, sheets, groups) for one in found["pairs"]]
+        return figures, await asyncio.to_thread(lambda: [_pair(one, sheets, groups) for one in found["pairs"]])
 
     async def _groups(self, sheets: Sheets, options: Options) -> tuple[Sequence[Grouping], Groups]:
         """Return which groupings are used, and who is in which group. The default is everybody where nobody is near anybody."""
@@ -167,6 +176,7 @@ class Analysing:
         head = {
             "students": len(sheets.students),
             "items": sheets.right(),
+            "same": sheets.same(),
             "groupings": len(groups.numbers),
             "everybody": everybody,
             "fdr": options.fdr,
@@ -184,7 +194,7 @@ class Analysing:
             async with asyncio.timeout(2 * self._seconds):
                 out, said = await process.communicate(data)
         except TimeoutError:
-            raise TooMuch("It took too long. Choose smaller groups.") from None
+            raise TooMuch(TOO_MUCH) from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -192,7 +202,7 @@ class Analysing:
         if process.returncode:
             log.warning("comparison failed", code=process.returncode, said=said.decode(errors="replace")[-1000:])
             if process.returncode < 0 or b"MemoryError" in said:
-                raise TooMuch("It needed more memory or time than it may have. Choose smaller groups.")
+                raise TooMuch(TOO_MUCH)
             raise RuntimeError("the comparison failed")
         found: dict[str, Any] = await asyncio.to_thread(json.loads, out)
         return found
