@@ -235,8 +235,10 @@ def _curves(
         steep = (weight * x * x).sum(axis=0) + SLOPE_PRECISION
         scale = flat * steep - mixed * mixed
         by = np.array([steep * to[0] - mixed * to[1], flat * to[1] - mixed * to[0]]) / scale
+        held = slope + by[1] < LEAST_SLOPE  # there the intercept is fitted alone
+        by = np.where(held, [to[0] / flat, LEAST_SLOPE - slope], by)
         by = np.clip(by, -1, 1)
-        intercept, slope = intercept + by[0], np.maximum(slope + by[1], LEAST_SLOPE)
+        intercept, slope = intercept + by[0], slope + by[1]
         if np.abs(by).max() < 1e-10:
             break
     return intercept, slope
