@@ -96,8 +96,14 @@ def analyse(
         f"{run.pairs_tested:,} pairs{f'; flagged at {run.fdr:g}: {said}' if said else ''}. "
         "A flag says where to look; it is not a verdict."
     )
-    if run.left_out.alone:
-        typer.echo(f"{run.left_out.alone:,} students share no group with anybody and were not compared; --everybody compares all.")
+    left_out = run.left_out
+    for count, what in (
+        (left_out.alone, "students share no group with anybody and were not compared; --everybody compares all"),
+        (left_out.other_versions, "sessions of an earlier version of the paper were left out"),
+        (left_out.unscored, "sessions without a score were left out"),
+    ):
+        if count:
+            typer.echo(f"{count:,} {what}.")
     show_table(PAIR_COLUMNS, [_pair_row(pair) for pair in pairs])
 
 

@@ -275,4 +275,5 @@ async def test_cases_are_listed_the_newest_first(stores: Stores, exam: str) -> N
     rest = await cases.page(exam, "", first[-1].id, 9)
 
     assert [one.id for one in (*first, *rest)] == found[::-1]
+    assert {party.seen for one in (*first, *rest) for party in one.parties} == {None}
     assert [one.id for one in await cases.page("", student, None, 9)] == [found[2], found[0]]

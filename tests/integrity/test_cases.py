@@ -186,6 +186,7 @@ async def test_the_newest_run_that_is_done_is_shown_without_pairs_and_beside_one
     shown = run(stack, "analyse", copied.exam, "--last", "--flagged")
 
     assert "run 1, by room: 18 students, 30 questions, 0 pairs." in shown
+    assert "18 students share no group with anybody" in shown
 
 
 async def test_who_asks_for_other_options_than_the_run_under_way_is_told(stack: Stack, stores: Stores, copied: Class) -> None:
