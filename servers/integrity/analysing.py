@@ -173,16 +173,7 @@ class Analysing:
 
     async def _compared(self, sheets: Sheets, groups: Groups, options: Options, *, everybody: bool) -> dict[str, Any]:
         """Have everything compared in another process, and return what it says."""
-        head = {
-            "students": len(sheets.students),
-            "items": sheets.right(),
-            "same": sheets.same(),
-            "groupings": len(groups.numbers),
-            "everybody": everybody,
-            "fdr": options.fdr,
-            "strongest": options.strongest,
-        }
-        data = b"".join([json.dumps(head).encode(), b"\n", sheets.codes.tobytes(), *(one.tobytes() for one in groups.numbers)])
+        data = await asyncio.to_thread(_written, sheets, groups, options, everybody=everybody)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "servers.integrity.comparing", *self._limits),
             stdin=asyncio.subprocess.PIPE,
@@ -206,6 +197,20 @@ class Analysing:
             raise RuntimeError("the comparison failed")
         found: dict[str, Any] = await asyncio.to_thread(json.loads, out)
         return found
+
+
+def _written(sheets: Sheets, groups: Groups, options: Options, *, everybody: bool) -> bytes:
+    """Return what the other process reads (comparing.py)."""
+    head = {
+        "students": len(sheets.students),
+        "items": sheets.right(),
+        "same": sheets.same(),
+        "groupings": len(groups.numbers),
+        "everybody": everybody,
+        "fdr": options.fdr,
+        "strongest": options.strongest,
+    }
+    return b"".join([json.dumps(head).encode(), b"\n", sheets.codes.tobytes(), *(one.tobytes() for one in groups.numbers)])
 
 
 def _pair(one: dict[str, Any], sheets: Sheets, groups: Groups) -> Pair:

@@ -17,8 +17,11 @@ from stores.case_records import Asked, Sitting
 from stores.records import Answer, AnswerKind
 
 BLANK = 0
+NOT_PRESENTED = -1
 MOST_CODES = 32_000
 """Different answers of a question that are told apart; what comes after that many is one more, together."""
+
+TOO_MANY = ""
 
 TYPED = ("numeric", "short_text")
 """Questions whose right answers are typed, in as many ways as there are: 9.8 and 9.81, Paris and paris. They count as one: how
@@ -69,16 +72,16 @@ class Sheets:
 
     def same(self) -> list[tuple[int, list[int]]]:
         """Return of each typed question, by its place, the code that each code counts as: all that is right as one, and of the rest
-        what differs in case alone."""
+        what differs in case alone. Those that came after `MOST_CODES` are not compared."""
         found = []
         for at, ((_, question), known, right) in enumerate(zip(self.asked, self._known, self.right(), strict=True)):
             if question.type in TYPED:
-                first: dict[str, int] = {}
-                codes = (
-                    right[0] if code in set(right) else first.setdefault(folded(text, case_sensitive=False), code)
-                    for text, code in known.items()
-                )
-                found.append((at, [BLANK, *codes]))
+                first = {TOO_MANY: NOT_PRESENTED}
+                codes, all_right = [BLANK], set(right)
+                for text, code in known.items():
+                    is_right = code in all_right and text != TOO_MANY
+                    codes.append(right[0] if is_right else first.setdefault(folded(text, case_sensitive=False), code))
+                found.append((at, codes))
         return found
 
     def _row(self, sitting: Sitting, mark: int) -> array[int]:
@@ -100,7 +103,7 @@ def _code(packed: str, known: dict[str, int]) -> int:
         return BLANK
     text = meaning(answer, case_sensitive=True)
     if text not in known and len(known) >= MOST_CODES:
-        text = ""
+        text = TOO_MANY
     return known.setdefault(text, len(known) + 1)
 
 

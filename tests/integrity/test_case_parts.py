@@ -98,6 +98,16 @@ def test_what_is_typed_and_right_is_one_answer_and_what_differs_in_case_alone_is
     assert sheets.same() == [(1, [0, 1, 1, 3, 4]), (2, [0, 1, 1, 3, 3, 5])]
 
 
+def test_typed_answers_after_very_many_others_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servers.integrity.sheets.MOST_CODES", 2)
+    sheets = Sheets(ASKED)
+
+    sheets.feed([sitting(f"s{n}", {"q2": f"n:{n}"}, 0, 0, 0, 0) for n in range(4)], {1: 1})
+
+    assert [row[1] for row in codes(sheets)] == [1, 2, 3, 3]
+    assert sheets.same()[0] == (1, [0, 1, 2, -1])
+
+
 @given(st.lists(st.frozensets(st.sampled_from("abcdef"), max_size=4), max_size=12))
 def test_two_share_a_number_of_the_same_kind_just_where_they_share_a_tag(found: Sequence[frozenset[str]]) -> None:
     groups = grouped(found)
