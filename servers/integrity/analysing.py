@@ -16,7 +16,7 @@ from servers import errors
 from servers.integrity.case_messages import run_message
 from servers.integrity.groups import DEFAULT, Groups, grouped, tags
 from servers.integrity.sheets import Sheets
-from servers.serving.wrap import Call
+from servers.serving.wrap import Call, refused
 from stores.analyses import Analyses
 from stores.case_records import Examined, Grouping, Options, Pair, Run
 
@@ -34,6 +34,7 @@ EVERYBODY = (Grouping.EVERYBODY,)
 log = structlog.get_logger()
 
 
+WRONG = "Something went wrong on our side; the log of the service integrity says what."
 TOO_MUCH = (
     "It needed more memory or time than it may have (FINALBELL_ANALYSIS_BYTES, FINALBELL_ANALYSIS_SECONDS). "
     "Choose smaller groups, or give it more."
@@ -106,7 +107,8 @@ class Analysing:
         except TooMuch as why:
             failure = str(why)
         except Exception as why:
-            failure = "Something went wrong on our side; the log of the service integrity says what."
+            away = isinstance(refused(why), errors.StoreUnavailable)
+            failure = "PostgreSQL did not answer meanwhile. Ask for it again." if away else WRONG
             log.error("no analysis", exam=exam.exam, version=version, exc_info=why)
         finally:
             beating.cancel()

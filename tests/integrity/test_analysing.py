@@ -12,9 +12,9 @@ from servers.scoring.rules import decided
 from servers.serving.wrap import Call
 from stores.analyses import Analyses
 from stores.case_records import RunState
-from stores.connect import Stores
+from stores.connect import Stores, StoreSettings, connect
 from stores.results import Results
-from tests.stack import eventually, fresh
+from tests.stack import Stack, eventually, fresh
 from tests.stores.test_results import sat
 
 EVERYBODY = [pb.Analysis.EVERYBODY]
@@ -62,3 +62,15 @@ async def test_a_run_that_is_too_much_keeps_nothing_and_says_why(
     assert kept is not None
     assert (run.state, kept.state, kept.figures) == (pb.Analysis.FAILED, RunState.FAILED, None)
     assert why in run.failure
+
+
+async def test_a_run_that_could_not_read_says_that_it_may_be_asked_for_again(stack: Stack, stores: Stores, over: str) -> None:
+    where = stack.read()
+    impatient = StoreSettings(where["postgres"], where["redis"], where["redis"], where["nats"], statement_seconds=1)
+
+    async with connect(impatient) as others, stores.postgres.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE integrity_presence IN ACCESS EXCLUSIVE MODE")
+        run = await asked(analysing(others), over)
+
+    assert run.state == pb.Analysis.FAILED
+    assert run.failure == "PostgreSQL did not answer meanwhile. Ask for it again."
