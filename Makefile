@@ -51,6 +51,7 @@ bench-integrity: setup ## what collecting signals costs saves (a quarter of an h
 
 bench-similarity: setup ## answer similarity: how often it is wrong, what it finds, 50 million pairs (some minutes)
 	@$(BIN)/python -m bench.similarity
+	@$(BIN)/python -m bench.analysis
 
 bench-saves: setup ## saves/s and latencies, both engines, peers (about half an hour; needs Go)
 	@$(BIN)/python -m bench.saves

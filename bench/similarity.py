@@ -32,9 +32,8 @@ from bench.local import ROOT
 from bench.measure import arguments, keep, table
 from bench.plot import draw_similarity
 from servers.integrity.pairs import Index, blocks, gbt, omega, p_values
-from servers.integrity.responses import BLANK, Model, fit
+from servers.integrity.responses import BLANK, Model, fit, rows_of
 from servers.integrity.similarity import Exam, adjusted, analyse
-from servers.integrity.tails import BATCH
 
 LEVELS = (0.01, 0.001)
 FDR = 0.05
@@ -94,8 +93,9 @@ def every_p(exam: Exam, model: Model, first: Ids, second: Ids) -> dict[str, NDAr
     found = {str(index): p_values(model, index, first, second) for index in Index}
     others: dict[str, list[NDArray[np.float64]]] = {NORMAL: [], BLANKS: []}
     with_blanks = fit(exam.items, np.where(exam.answers == BLANK, 30_000, exam.answers).astype(np.int16))
-    for at in range(0, len(first), BATCH):
-        a, b = first[at : at + BATCH], second[at : at + BATCH]
+    step = rows_of(with_blanks.layout)
+    for at in range(0, len(first), step):
+        a, b = first[at : at + step], second[at : at + step]
         best = np.maximum(omega(model, a, b).value, omega(model, b, a).value)
         others[NORMAL].append(np.minimum(1.0, 2 * stats.norm.sf(best)))
         others[BLANKS].append(gbt(with_blanks, a, b).p)

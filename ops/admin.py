@@ -24,7 +24,11 @@ CHUNK = 512 * 1024
 SECONDS = 120
 EXPORT_SECONDS = 600
 WATCH_SECONDS = 3_700
-OPTIONS = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 21)]  # room for every error of a file
+OPTIONS = [
+    ("grpc.max_metadata_size", 1 << 20),  # room for every error of a file
+    ("grpc.absolute_max_metadata_size", 1 << 21),
+    ("grpc.max_receive_message_length", 64 << 20),  # a case of eight students with 500 questions, as a report and as JSON
+]
 
 
 class Admin:
@@ -85,19 +89,19 @@ class Admin:
         """Return a run; 0: the newest."""
         return self._integrity_admin.GetAnalysis(integrity_pb2.GetAnalysisRequest(exam_id=exam, version=version)).analysis
 
-    def pairs(self, exam: str, version: int, *, flagged: bool) -> Iterator[tuple[int, integrity_pb2.SimilarPair]]:
-        """Return the pairs of a run (0: the newest that is done) with its version, the strongest first."""
+    def pairs(self, exam: str, version: int, *, flagged: bool) -> tuple[int, Sequence[integrity_pb2.SimilarPair]]:
+        """Return which run it is (0: the newest that is done) and its pairs, the strongest first."""
+        found: list[integrity_pb2.SimilarPair] = []
         after = ""
         while True:
             request = integrity_pb2.ListPairsRequest(
                 exam_id=exam, version=version, flagged_only=flagged, page_size=200, page_token=after
             )
             page = self._integrity_admin.ListPairs(request)
-            for pair in page.pairs:
-                yield page.version, pair
+            found += page.pairs
             after, version = page.next_page_token, page.version
             if not after:
-                return
+                return version, found
 
     def open_case(self, exam: str, sessions: Sequence[str], note: str) -> integrity_pb2.IntegrityCase:
         """Open a case about sessions, or return the one that there is."""

@@ -80,20 +80,31 @@ def analyse(
     groupings = ["EVERYBODY"] if everybody else [one.name for one in by or ()]
     with client(home, server, token) as admin:
         version = 0 if last else _done(admin, admin.analyse(exam, groupings, fdr, strongest)).version
-        pairs = list(admin.pairs(exam, version, flagged=flagged))
-        run = admin.analysis(exam, pairs[0][0] if pairs else version)
+        version, pairs = admin.pairs(exam, version, flagged=flagged)
+        run = admin.analysis(exam, version)
+    by_name = [_grouping(one) for one in run.groupings]
+    asked = [one.lower().replace("_", "-") for one in groupings] or by_name
+    if not last and (by_name, run.fdr, run.strongest) != (asked, fdr, strongest):
+        typer.echo(f"Run {version} was under way already, with other options. Ask again for one with these.", err=True)
     if as_json:
-        rows = [json.dumps(_plain(pair), ensure_ascii=False) for _, pair in pairs]
+        rows = [json.dumps(_plain(pair), ensure_ascii=False) for pair in pairs]
         typer.echo("[" + ",\n ".join(rows) + "]")
         return
     said = ", ".join(f"{one.flagged} by {one.index}" for one in run.indices)
     typer.echo(
-        f"{exam}, run {run.version}: {run.students:,} students, {run.items} questions, {run.pairs_tested:,} pairs"
-        f"{f'; flagged: {said}' if said else ''}. A flag says where to look; it is not a verdict."
+        f"{exam}, run {run.version}, by {' and '.join(by_name)}: {run.students:,} students, {run.items} questions, "
+        f"{run.pairs_tested:,} pairs{f'; flagged at {run.fdr:g}: {said}' if said else ''}. "
+        "A flag says where to look; it is not a verdict."
     )
-    if run.left_out.alone:
-        typer.echo(f"{run.left_out.alone:,} students share no group with anybody and were not compared; --everybody compares all.")
-    show_table(PAIR_COLUMNS, [_pair_row(pair) for _, pair in pairs])
+    left_out = run.left_out
+    for count, what in (
+        (left_out.alone, "students share no group with anybody and were not compared; --everybody compares all"),
+        (left_out.other_versions, "sessions of an earlier version of the paper were left out"),
+        (left_out.unscored, "sessions without a score were left out"),
+    ):
+        if count:
+            typer.echo(f"{count:,} {what}.")
+    show_table(PAIR_COLUMNS, [_pair_row(pair) for pair in pairs])
 
 
 @app.command("open")
@@ -192,6 +203,12 @@ def _done(admin: "Admin", run: "integrity_pb2.Analysis") -> "integrity_pb2.Analy
         typer.echo(f"Run {run.version} failed: {run.failure}", err=True)
         raise typer.Exit(1)
     return run
+
+
+def _grouping(grouping: "integrity_pb2.Analysis.Grouping.ValueType") -> str:
+    from finalbell.v1 import integrity_pb2
+
+    return integrity_pb2.Analysis.Grouping.Name(grouping).lower().replace("_", "-")
 
 
 def _plain(pair: "integrity_pb2.SimilarPair") -> dict[str, Any]:

@@ -121,7 +121,8 @@ class Settings(BaseSettings):
     """How long the bucket keeps a picture: what students are told. Its lifecycle rule deletes it (docs/integrity.md)."""
 
     analysis_pairs: int = 100_000_000
-    """How many pairs of students one analysis compares at most: all of 14,000 students, or as many cohorts as that makes."""
+    """How many pairs of students one analysis compares at most: all of 14,000 students, or as many cohorts as that makes.
+    Never more than 1,000 million."""
 
     analysis_bytes: int = 2 * 1024 * 1024 * 1024
     """How much address space the process of an analysis may have."""

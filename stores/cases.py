@@ -27,8 +27,8 @@ class Cases:
     # What is gathered
 
     async def now(self) -> int:
-        """Return PostgreSQL's time, in ms."""
-        return milliseconds(await self._pool.fetchval("SELECT clock_timestamp()"))
+        """Return PostgreSQL's time, in ms, never later than it is: what is erased from now on is after it."""
+        return milliseconds(await self._pool.fetchval("SELECT date_trunc('milliseconds', clock_timestamp())"))
 
     async def around(self, exam: str, sessions: Sequence[UUID]) -> Sequence[tuple[UUID, Around | None]]:
         """Return the sessions that are of this exam, each with its result as it is now; None: it has none yet."""
@@ -152,18 +152,20 @@ class Cases:
 
     async def read(self, case: UUID) -> WholeCase | None:
         """Return a case with all that is kept of it."""
-        row = await self._pool.fetchrow(f"{CASES} WHERE c.id = $1 GROUP BY c.id", case)
+        row = await self._pool.fetchrow(f"{CASES.format('s.seen::text')} WHERE c.id = $1 GROUP BY c.id", case)
         if row is None:
             return None
-        steps = await self._pool.fetch("SELECT * FROM integrity_case_step WHERE case_id = $1 ORDER BY revision", case)
+        steps = await self._pool.fetch(
+            "SELECT * FROM integrity_case_step WHERE case_id = $1 AND revision <= $2 ORDER BY revision", case, row["revision"]
+        )
         evidence = await self._pool.fetchval("SELECT evidence::text FROM integrity_case WHERE id = $1", case)
         return WholeCase(_case(row), tuple(map(_step, steps)), evidence)
 
     async def page(self, exam: str, student: str, after: UUID | None, count: int) -> Sequence[Case]:
-        """Return cases, the newest first, of an exam and a student or of all ('')."""
+        """Return cases, the newest first, of an exam and a student or of all (''), without what was kept one by one."""
         rows = await self._pool.fetch(
             f"""
-            {CASES}
+            {CASES.format("NULL::text")}
             WHERE ($1 = '' OR c.exam_id = $1) AND ($3::uuid IS NULL OR c.id < $3) AND ($2 = '' OR EXISTS (
               SELECT FROM integrity_case_student o WHERE o.case_id = c.id AND o.student_id = $2))
             GROUP BY c.id ORDER BY c.id DESC LIMIT $4
@@ -181,7 +183,7 @@ class Cases:
 CASES = """
   SELECT c.id, c.exam_id, c.state, c.revision, c.opened_by, c.opened_at, c.moved_at,
     array_agg(s.session_id ORDER BY s.place) AS sessions, array_agg(s.student_id ORDER BY s.place) AS students,
-    array_agg(s.seen::text ORDER BY s.place) AS seen, array_agg(s.erased_at ORDER BY s.place) AS erased
+    array_agg({} ORDER BY s.place) AS seen, array_agg(s.erased_at ORDER BY s.place) AS erased
   FROM integrity_case c JOIN integrity_case_student s ON s.case_id = c.id
 """
 

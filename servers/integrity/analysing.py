@@ -16,7 +16,7 @@ from servers import errors
 from servers.integrity.case_messages import run_message
 from servers.integrity.groups import DEFAULT, Groups, grouped, tags
 from servers.integrity.sheets import Sheets
-from servers.serving.wrap import Call
+from servers.serving.wrap import Call, refused
 from stores.analyses import Analyses
 from stores.case_records import Examined, Grouping, Options, Pair, Run
 
@@ -25,10 +25,20 @@ WAIT_SECONDS = 8.0
 
 RETRY_AFTER_SECONDS = "2"
 ALIVE_SECONDS = 10.0
+MOST_PAIRS = 1_000_000_000
+"""More are not compared whatever the setting says: the API counts them, twice for ω, in 32 bits."""
+
 FDR = 0.05
 STRONGEST = 100
 EVERYBODY = (Grouping.EVERYBODY,)
 log = structlog.get_logger()
+
+
+WRONG = "Something went wrong on our side; the log of the service integrity says what."
+TOO_MUCH = (
+    "It needed more memory or time than it may have (FINALBELL_ANALYSIS_BYTES, FINALBELL_ANALYSIS_SECONDS). "
+    "Choose smaller groups, or give it more."
+)
 
 
 class TooMuch(Exception):
@@ -40,7 +50,7 @@ class Analysing:
 
     def __init__(self, analyses: Analyses, *, most_pairs: int, most_bytes: int, most_seconds: int) -> None:
         self._analyses = analyses
-        self._most_pairs = most_pairs
+        self._most_pairs = min(most_pairs, MOST_PAIRS)
         self._limits = (str(most_bytes), str(most_seconds))
         self._seconds = most_seconds
         self._one = asyncio.Lock()
@@ -97,7 +107,8 @@ class Analysing:
         except TooMuch as why:
             failure = str(why)
         except Exception as why:
-            failure = "Something went wrong on our side; the log of the service integrity says what."
+            away = isinstance(refused(why), errors.StoreUnavailable)
+            failure = "PostgreSQL did not answer meanwhile. Ask for it again." if away else WRONG
             log.error("no analysis", exam=exam.exam, version=version, exc_info=why)
         finally:
             beating.cancel()
@@ -114,10 +125,10 @@ class Analysing:
 
     async def _made(self, exam: Examined, options: Options) -> tuple[pb.Analysis, Sequence[Pair]]:
         """Read, compare, and return what came of it."""
-        questions = await self._analyses.questions(exam.exam, exam.version)
-        sheets = Sheets(questions, await self._analyses.marks(exam.exam, exam.version))
+        sheets = Sheets(await self._analyses.questions(exam.exam, exam.version))
         async for page in self._analyses.sittings(exam.exam, exam.version):
-            await asyncio.to_thread(sheets.feed, page)
+            marks = await self._analyses.marks(exam.exam, exam.version)  # read after the page: a regrade may have begun meanwhile
+            await asyncio.to_thread(sheets.feed, page, marks)
         others, unscored = await self._analyses.left_out(exam.exam, exam.version)
         used, groups = await self._groups(sheets, options)
         everybody = Grouping.EVERYBODY in used
@@ -150,7 +161,7 @@ class Analysing:
             )
             for one in found["summaries"]
         )
-        return figures, [_pair(one, sheets, groups) for one in found["pairs"]]
+        return figures, await asyncio.to_thread(lambda: [_pair(one, sheets, groups) for one in found["pairs"]])
 
     async def _groups(self, sheets: Sheets, options: Options) -> tuple[Sequence[Grouping], Groups]:
         """Return which groupings are used, and who is in which group. The default is everybody where nobody is near anybody."""
@@ -164,15 +175,7 @@ class Analysing:
 
     async def _compared(self, sheets: Sheets, groups: Groups, options: Options, *, everybody: bool) -> dict[str, Any]:
         """Have everything compared in another process, and return what it says."""
-        head = {
-            "students": len(sheets.students),
-            "items": sheets.right(),
-            "groupings": len(groups.numbers),
-            "everybody": everybody,
-            "fdr": options.fdr,
-            "strongest": options.strongest,
-        }
-        data = b"".join([json.dumps(head).encode(), b"\n", sheets.codes.tobytes(), *(one.tobytes() for one in groups.numbers)])
+        data = await asyncio.to_thread(_written, sheets, groups, options, everybody=everybody)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "servers.integrity.comparing", *self._limits),
             stdin=asyncio.subprocess.PIPE,
@@ -184,7 +187,7 @@ class Analysing:
             async with asyncio.timeout(2 * self._seconds):
                 out, said = await process.communicate(data)
         except TimeoutError:
-            raise TooMuch("It took too long. Choose smaller groups.") from None
+            raise TooMuch(TOO_MUCH) from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -192,10 +195,24 @@ class Analysing:
         if process.returncode:
             log.warning("comparison failed", code=process.returncode, said=said.decode(errors="replace")[-1000:])
             if process.returncode < 0 or b"MemoryError" in said:
-                raise TooMuch("It needed more memory or time than it may have. Choose smaller groups.")
+                raise TooMuch(TOO_MUCH)
             raise RuntimeError("the comparison failed")
         found: dict[str, Any] = await asyncio.to_thread(json.loads, out)
         return found
+
+
+def _written(sheets: Sheets, groups: Groups, options: Options, *, everybody: bool) -> bytes:
+    """Return what the other process reads (comparing.py)."""
+    head = {
+        "students": len(sheets.students),
+        "items": sheets.right(),
+        "same": sheets.same(),
+        "groupings": len(groups.numbers),
+        "everybody": everybody,
+        "fdr": options.fdr,
+        "strongest": options.strongest,
+    }
+    return b"".join([json.dumps(head).encode(), b"\n", sheets.codes.tobytes(), *(one.tobytes() for one in groups.numbers)])
 
 
 def _pair(one: dict[str, Any], sheets: Sheets, groups: Groups) -> Pair:

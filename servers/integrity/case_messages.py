@@ -15,6 +15,7 @@ from stores.records import Answer
 from stores.signal_records import Count
 
 ANSWER = 200
+"""Characters of an answer that a case keeps."""
 
 
 def run_message(run: Run) -> pb.Analysis:
@@ -82,7 +83,7 @@ def student_message(
         points = sitting.points[at]
         student.answers.add(
             question_id=question.question,
-            answer=escaped(answer[:ANSWER]),
+            answer=escaped(answer[:ANSWER])[:ANSWER],
             right=0 < full[question.question] <= points,
             points=points,
             answered_at=timestamp(answered[question.question]) if question.question in answered else None,

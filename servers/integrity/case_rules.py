@@ -25,7 +25,7 @@ def leading_to(state: CaseState) -> Sequence[CaseState]:
 def close_in_time(
     one: Mapping[str, str], other: Mapping[str, str], one_at: Mapping[str, int], other_at: Mapping[str, int]
 ) -> tuple[int, int, int, int]:
-    """Return of two students' answers (packed, by question) and their times in ms: how many are the same and how many of those
+    """Return of what two students' answers mean (by question) and their times in ms: how many are the same and how many of those
     close in time, and both numbers of those that differ, which say how close these two are anyway."""
     same = same_close = differ = differ_close = 0
     for question, answer in one.items():

@@ -1,7 +1,6 @@
 """Pairs and cases, as staff see and move them. Every step is a person's."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from uuid import UUID
@@ -26,6 +25,7 @@ from servers.integrity.case_messages import (
 from servers.integrity.case_rules import STEPS, close_in_time, leading_to
 from servers.integrity.messages import indicator_messages
 from servers.integrity.report import report
+from servers.integrity.sheets import meanings
 from servers.messages import read_page_token, timestamp, whole_position, write_page_token
 from servers.serving.wrap import Call
 from stores.analyses import Analyses
@@ -137,10 +137,7 @@ class CaseDesk:
         version = max(one.exam_version for one in around)
         known = await self._papers(exam, around)
         evidence = pb.CaseEvidence(taken_at=timestamp(taken_ms), exam_title=examined.title, exam_version=version)
-        evidence.questions.extend(
-            pb.CaseQuestion(question_id=one.question, position=at + 1, type=one.type, stem=one.stem)
-            for at, one in _compared(known[version][0])
-        )
+        evidence.questions.extend(question_messages([known[one][0] for one in sorted(known, reverse=True)]))
         answers, times = await self._answers(sessions)
         counts, found = await self._cases.counts(sessions), await self._around(exam, sessions)
         for one in around:
@@ -166,12 +163,10 @@ class CaseDesk:
         }
 
     async def _answers(self, sessions: Sequence[UUID]) -> tuple[Mapping[UUID, Mapping[str, str]], Mapping[UUID, Mapping[str, int]]]:
-        """Return what was answered in sessions, packed, and when each answer was last changed."""
+        """Return what the answers of sessions mean, and when each answer was last changed."""
         texts, times = await self._analyses.answers(sessions), await self._signals.answer_times(sessions)
-        return (
-            {session: json.loads(texts.get(session, "{}")) for session in sessions},
-            {session: dict(times.get(session, ())) for session in sessions},
-        )
+        read = await asyncio.to_thread(lambda: {session: meanings(texts.get(session, "{}")) for session in sessions})
+        return read, {session: dict(times.get(session, ())) for session in sessions}
 
     async def _around(self, exam: str, sessions: Sequence[UUID]) -> Mapping[UUID, Sequence[rules.Found]]:
         """Return what is over its threshold around sessions."""
@@ -184,6 +179,19 @@ class CaseDesk:
         if whole is None:
             raise errors.CaseNotFound
         return whole
+
+
+def question_messages(papers: Sequence[Sequence[Asked]]) -> Sequence[pb.CaseQuestion]:
+    """Return the questions of a paper's versions, the newest first; what only earlier ones have comes after its last question."""
+    places = {one.question: (at + 1, one) for at, one in _compared(papers[0])}
+    last = len(papers[0])
+    for _, one in (each for paper in papers[1:] for each in _compared(paper)):
+        if one.question not in places:
+            last += 1
+            places[one.question] = last, one
+    return [
+        pb.CaseQuestion(question_id=one.question, position=place, type=one.type, stem=one.stem) for place, one in places.values()
+    ]
 
 
 def _compared(questions: Sequence[Asked]) -> list[tuple[int, Asked]]:

@@ -1,15 +1,17 @@
 """`python -m servers.integrity.comparing BYTES SECONDS`: compares one exam's answers in a process of its own, which stands back for
 the CPU and has so much memory and time, whatever comes.
 
-Standard input: a line of JSON (`students`, `items` as lists of right codes, `groupings`, `everybody`, `fdr`, `strongest`), then
-the matrix of answers (students x items, 2 bytes each), then each grouping (4 bytes a student), in this machine's order. Standard
-output: JSON, with students by their numbers.
+Standard input: a line of JSON (`students`, `items` as lists of right codes, `same` as items with what each of their codes counts
+as, `groupings`, `everybody`, `fdr`, `strongest`), then the matrix of answers (students x items, 2 bytes each), then each grouping
+(4 bytes a student), in this machine's order. Standard output: JSON, with students by their numbers.
 """
 
 import json
 import os
 import resource
 import sys
+import threading
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -24,7 +26,15 @@ def main() -> None:
         resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(FAR_BACK)
+    threading.Thread(target=_leave_with, args=[os.getppid()], daemon=True).start()
     sys.stdout.write(json.dumps(compared(sys.stdin.buffer.read())))
+
+
+def _leave_with(parent: int) -> None:
+    """End this process once the one that asked is gone: nobody reads what it finds, and another may have begun."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def compared(data: bytes) -> dict[str, Any]:
@@ -37,6 +47,8 @@ def compared(data: bytes) -> dict[str, Any]:
     head = json.loads(line)
     students, items = head["students"], [Item(str(at), frozenset(right)) for at, right in enumerate(head["items"])]
     answers = np.frombuffer(rest, np.int16, students * len(items)).reshape(students, len(items)).copy()
+    for at, codes in head["same"]:
+        answers[:, at] = np.array(codes, np.int16)[answers[:, at]]
     groupings = tuple(
         Grouping(str(at), np.frombuffer(rest, np.int32, students, answers.nbytes + at * 4 * students).copy())
         for at in range(head["groupings"])

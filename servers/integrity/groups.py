@@ -28,12 +28,8 @@ class Groups:
     numbers: Sequence[array[int]]
     pairs: int
     """How many pairs share a tag, those that share several once for each."""
-
-    @property
-    def alone(self) -> int:
-        """How many students share nothing with anybody."""
-        counts = _counts(self.tags)
-        return sum(all(counts[tag] < 2 for tag in own) for own in self.tags)
+    alone: int
+    """How many students share nothing with anybody."""
 
 
 def network(address: str) -> str | None:
@@ -85,7 +81,8 @@ def grouped(found: Sequence[frozenset[str]]) -> Groups:
             numbers.append(place)
         for at in of:
             place[at] = number
-    return Groups(found, numbers, sum(count * (count - 1) // 2 for count in counts.values()))
+    pairs = sum(count * (count - 1) // 2 for count in counts.values())
+    return Groups(found, numbers, pairs, alone=sum(counts.keys().isdisjoint(own) for own in found))
 
 
 def _rooms(groupings: Sequence[Grouping]) -> bool:

@@ -8,8 +8,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from servers.integrity.responses import Floats, Item, Model
-from servers.integrity.tails import BATCH, upper_tail
+from servers.integrity.responses import Floats, Item, Model, rows_of
+from servers.integrity.tails import upper_tail
 
 Ids = NDArray[np.int64]
 
@@ -132,9 +132,9 @@ def shared_wrong(model: Model, first: Ids, second: Ids) -> Matches:
 
 def p_values(model: Model, index: Index, first: Ids, second: Ids) -> Floats:
     """Return each pair's p, exactly; ω's is twice the smaller of both directions'."""
-    found = np.empty(len(first))
-    for at in range(0, len(first), BATCH):
-        a, b = first[at : at + BATCH], second[at : at + BATCH]
+    found, step = np.empty(len(first)), rows_of(model.layout)
+    for at in range(0, len(first), step):
+        a, b = first[at : at + step], second[at : at + step]
         match index:
             case Index.OMEGA:
                 p = np.minimum(1.0, 2 * np.minimum(omega(model, a, b).p, omega(model, b, a).p))
@@ -142,5 +142,5 @@ def p_values(model: Model, index: Index, first: Ids, second: Ids) -> Floats:
                 p = gbt(model, a, b).p
             case Index.SHARED_WRONG:
                 p = shared_wrong(model, a, b).p
-        found[at : at + BATCH] = p
+        found[at : at + step] = p
     return found

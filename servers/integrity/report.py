@@ -11,6 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from servers.integrity.plots import Mark, Plot, Tick, histogram, timeline
+from servers.integrity.sheets import TYPED, meaning
+from servers.marking import FITTING
+from stores.records import Answer, AnswerKind
 
 COLOURS = ("#1f5fbf", "#c2570c", "#2d7d46", "#7b3fa0", "#0f7c8a", "#a8326b", "#6b6b1e", "#4a4a4a")
 """Told apart by who sees no red or no green, on paper too: every second one is drawn as a square."""
@@ -75,8 +78,13 @@ class Row:
 
     @property
     def alike(self) -> bool:
-        """Whether two students answered, and the same."""
-        return len(self.cells) == 2 and None not in self.cells and len({one.answer for one in self.cells if one}) == 1
+        """Whether two students answered, and the same, as the indices count it: what is typed and right is one answer."""
+        answers = [one for one in self.cells if one]
+        if len(answers) < 2 or len(self.cells) > 2:
+            return False
+        one, other = (Answer(FITTING.get(self.question.type, AnswerKind.CHOICE), answer.answer) for answer in answers)
+        both_right = all(answer.right for answer in answers)
+        return meaning(one) == meaning(other) or (self.question.type in TYPED and both_right)
 
     @property
     def kind(self) -> str:
@@ -223,8 +231,8 @@ def _timeline(students: Sequence[Shown], rows: Sequence[Row]) -> Plot:
     together = max(starts) <= min(ends)
     bases = [min(starts)] * len(starts) if together else starts
     marks, ticks = [], []
+    places = {row.question.question_id: row.question.position for row in rows}
     for at, (one, base) in enumerate(zip(students, bases, strict=True)):
-        places = {row.question.question_id: row.question.position for row in rows}
         marks += [
             Mark(at, (_ms(answer) - base) / 1000, places[answer.question_id], answer.question_id, right=answer.right)
             for answer in one.message.answers
@@ -236,7 +244,8 @@ def _timeline(students: Sequence[Shown], rows: Sequence[Row]) -> Plot:
         ]
     alike = {row.question.question_id: row.kind for row in rows if row.alike}
     looks = [(one.letter, one.colour, one.square) for one in students]
-    drawn = timeline(looks, marks, ticks, alike, len(rows), min(starts) // 1000 if together else None)
+    last = max((row.question.position for row in rows), default=0)
+    drawn = timeline(looks, marks, ticks, alike, last, min(starts) // 1000 if together else None)
     axis = "the time of day (UTC)" if together else "time since each student's own start, since they did not sit at the same time"
     joined = " A line joins two answers that are the same: grey where right, red where not right." if alike else ""
     caption = (

@@ -40,7 +40,9 @@ MOST_WRONG = 7
 """So many wrong answers of an item are compared, those given most, and one more if that is the last. Rarer ones, of numbers and
 sets of a multiple choice, are left out like blanks: who types anything gives rare numbers, and two of them are alike in that."""
 
-ROWS = 4_096
+CELLS = 1 << 20
+"""Numbers of a matrix of students x columns that is worked on at a time: 8 MiB, however many columns an exam has."""
+
 ROUNDS = 4
 STEPS = 25
 FAR = 8.0
@@ -119,6 +121,11 @@ def lay_out(items: Sequence[Item], answers: NDArray[np.int16]) -> Layout:
     return Layout(columns, keys, ~keys & has_keys[columns], np.array(starts, np.int64), picked)
 
 
+def rows_of(layout: Layout) -> int:
+    """Return how many students, or pairs, are worked on at a time."""
+    return max(1, CELLS // max(1, layout.columns))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """What was fitted: abilities, the curves of items (`intercept`, `slope`) and columns (`choice_…`), and the chances by them."""
@@ -172,8 +179,9 @@ def fit(items: Sequence[Item], answers: NDArray[np.int16]) -> Model:
 def _choices(layout: Layout, ability: Floats, curves: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
     """Return how sharp each student's choices are, and the chances of each column among those of its kind and item."""
     sharpness, found = np.ones(len(ability)), np.empty((len(ability), layout.columns))
-    for at in range(0, len(ability) if layout.columns else 0, ROWS):
-        rows = slice(at, at + ROWS)
+    step = rows_of(layout)
+    for at in range(0, len(ability) if layout.columns else 0, step):
+        rows = slice(at, at + step)
         pull = curves[0] + curves[1] * ability[rows, None]
         sharpness[rows] = _sharpness(layout, pull, layout.picked[rows])
         found[rows] = _softmax(layout, pull * np.where(layout.wrong, sharpness[rows, None], 1.0))
@@ -227,8 +235,10 @@ def _curves(
         steep = (weight * x * x).sum(axis=0) + SLOPE_PRECISION
         scale = flat * steep - mixed * mixed
         by = np.array([steep * to[0] - mixed * to[1], flat * to[1] - mixed * to[0]]) / scale
+        held = slope + by[1] < LEAST_SLOPE  # there the intercept is fitted alone
+        by = np.where(held, [to[0] / flat, LEAST_SLOPE - slope], by)
         by = np.clip(by, -1, 1)
-        intercept, slope = intercept + by[0], np.maximum(slope + by[1], LEAST_SLOPE)
+        intercept, slope = intercept + by[0], slope + by[1]
         if np.abs(by).max() < 1e-10:
             break
     return intercept, slope

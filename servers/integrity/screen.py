@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from servers.integrity.pairs import Block, Ids, Index
+from servers.integrity.pairs import BLOCK, Block, Ids, Index
 from servers.integrity.responses import Model
 from servers.integrity.tails import ROUNDING, Single, Sums, log_tail_bound
 
 MOST_KEPT = 4_000_000
 """Pairs of an index that are kept for the exact computation, 40 bytes each while it runs."""
+
+MOST_CELLS = 1 << 24
+"""Numbers of the widest matrix of a block: 64 MiB. 500 questions with eight wrong answers each have 60,000 products of three."""
 
 STEP = 0.1
 FLOOR = -80.0
@@ -42,6 +45,14 @@ class _Side:
     given: Single
     wrong: Single
     wrong_floored: Single
+
+
+def block_size(model: Model) -> int:
+    """Return how many students a block has a side, so that its widest matrix has no more than `MOST_CELLS`."""
+    layout = model.layout
+    each = np.stack([np.bincount(layout.item, kind, len(model.slope)) for kind in (np.ones(layout.columns), layout.wrong)])
+    twos, threes = each[0] * (each[0] + 1) / 2, each[1] * (each[1] + 1) * (each[1] + 2) / 6
+    return int(min(BLOCK, max(1, MOST_CELLS // max(1.0, twos.sum(), threes.sum()))))
 
 
 class Sides:
@@ -89,7 +100,7 @@ def _floor(model: Model, wrong: Ids) -> Single:
 
     p is at least l, the sum of the squares of each answer's least chance, and the logarithm is above its chord from l to 1.
     """
-    least = model.choices[:, wrong].min(axis=0, initial=1.0) ** 2
+    least = model.choices.min(axis=0, initial=1.0)[wrong] ** 2
     low = np.bincount(model.layout.item[wrong], least, len(model.slope))
     sure = (low <= 0) | (low > 1 - 1e-6)
     return np.where(sure, 0, np.log(low, where=~sure, out=np.zeros(len(low))) / np.where(sure, 1, 1 - low)).astype(np.float32)
@@ -117,7 +128,8 @@ def _powers(chances: Single, of: _Together) -> Single:
     found = chances[:, of.columns[:, 0]]
     for column in of.columns.T[1:]:
         found *= chances[:, column]
-    return found * of.weight
+    found *= of.weight
+    return found
 
 
 @dataclass(slots=True, eq=False)

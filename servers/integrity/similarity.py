@@ -18,10 +18,10 @@ alone:
 q is p after the correction of Benjamini & Hochberg (Journal of the Royal Statistical Society B 57, 1995) over all pairs that were
 tested, each index on its own: of the pairs flagged at q <= 0.05, 5% at most are expected to be chance, if the model holds.
 
-Memory does not grow with the number of pairs: what the answers take, some thirty matrices of BLOCK x BLOCK and of BLOCK x columns
-in single precision, and 20 bytes for each pair of an index that is about as strong as what is reported, of which there are
-MOST_KEPT at most. Matrix products run on as many threads as the environment gives OpenBLAS (OPENBLAS_NUM_THREADS); a service
-should give it one.
+Memory does not grow with the number of pairs: 8 bytes for each student and column, some matrices of students x items, some thirty
+of a block of at most BLOCK x BLOCK and MOST_CELLS in single precision, and 20 bytes for each pair of an index that is about as
+strong as what is reported, of which there are MOST_KEPT at most. Matrix products run on as many threads as the environment gives
+OpenBLAS (OPENBLAS_NUM_THREADS); a service should give it one.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from servers.integrity.pairs import Exam, Grouping, Ids, Index, Matches, blocks, gbt, omega, p_values, shared_wrong
-from servers.integrity.responses import BLANK, NOT_PRESENTED, Floats, Item, Model, fit
-from servers.integrity.screen import MOST_KEPT, VALUE_EDGES, Screened, screen
+from servers.integrity.responses import BLANK, NOT_PRESENTED, Floats, Item, Model, fit, rows_of
+from servers.integrity.screen import MOST_KEPT, VALUE_EDGES, Screened, block_size, screen
 
 __all__ = [
     "BLANK",
@@ -114,15 +114,16 @@ def analyse(
     below (tails.py), so that what is flagged, and its p and q, are the same; a q that does not flag is then an upper limit.
     """
     model = fit(exam.items, exam.answers)
-    tested = sum(int(block.tested.sum()) for block in blocks(exam, everybody=everybody))
+    size = block_size(model)
+    tested = sum(int(block.tested.sum()) for block in blocks(exam, everybody=everybody, size=size))
     cut = 0.0 if tested <= all_exact else float(np.log(FIRST_CUT / tested))
-    found = screen(model, blocks(exam, everybody=everybody), dict.fromkeys(Index, cut))
+    found = screen(model, blocks(exam, everybody=everybody, size=size), dict.fromkeys(Index, cut))
     wanted = dict.fromkeys(Index, 0.0)
     if tested > all_exact:
         wanted = {index: one.wanted(tested, fdr, strongest) for index, one in found.items()}
         limits = {index: min(wanted[index], one.bearable()) for index, one in found.items()}
         if any(limits[index] > one.cut for index, one in found.items()):
-            found = screen(model, blocks(exam, everybody=everybody), limits)
+            found = screen(model, blocks(exam, everybody=everybody, size=size), limits)
     pairs: list[Pair] = []
     summaries = []
     for index, one in found.items():
@@ -130,7 +131,7 @@ def analyse(
         first, second, p, q = _corrected(model, index, one, limit, tested)
         flagged = int((q <= fdr).sum())
         shown = slice(0, min(max(flagged, strongest), MOST_SHOWN))
-        pairs += _pairs(exam, model, index, first[shown], second[shown], p[shown], q[shown], fdr)
+        pairs += _pairs(exam, model, index, (first[shown], second[shown]), (p[shown], q[shown]), fdr)
         complete = limit >= wanted[index]
         summaries.append(Summary(index, flagged, complete, tuple(VALUE_EDGES.tolist()), tuple(one.values.tolist())))
     pairs.sort(key=lambda pair: (not pair.flagged, pair.p, pair.index, pair.students))
@@ -155,10 +156,17 @@ def _corrected(model: Model, index: Index, found: Screened, limit: float, tested
     return first[order], second[order], p[order], adjusted(p[order], tested)
 
 
-def _pairs(exam: Exam, model: Model, index: Index, first: Ids, second: Ids, p: Floats, q: Floats, fdr: float) -> list[Pair]:
-    """Return the rows of some pairs."""
-    if not len(first):
-        return []
+def _pairs(exam: Exam, model: Model, index: Index, ids: tuple[Ids, Ids], strength: tuple[Floats, Floats], fdr: float) -> list[Pair]:
+    """Return the rows of some pairs, made as many at a time as are computed together."""
+    rows: list[Pair] = []
+    for at in range(0, len(ids[0]), step := rows_of(model.layout)):
+        of = slice(at, at + step)
+        rows += _rows(exam, model, index, (ids[0][of], ids[1][of]), (strength[0][of], strength[1][of]), fdr)
+    return rows
+
+
+def _rows(exam: Exam, model: Model, index: Index, ids: tuple[Ids, Ids], strength: tuple[Floats, Floats], fdr: float) -> list[Pair]:
+    (first, second), (p, q) = ids, strength
     found, sources = _both_ways(model, first, second) if index is Index.OMEGA else (None, None)
     if found is None:
         found = (gbt if index is Index.GBT else shared_wrong)(model, first, second)

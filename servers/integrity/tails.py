@@ -29,7 +29,7 @@ def upper_tail(chances: Floats, matches: NDArray[np.int64]) -> Floats:
 
 def _tails(chances: Floats, matches: NDArray[np.int64]) -> Floats:
     pairs, items = chances.shape
-    most = np.count_nonzero(chances, axis=1).max(initial=0)
+    most = max(np.count_nonzero(chances, axis=1).max(initial=0), matches.max(initial=0))
     if 2 * most < items:  # of shared wrong answers most chances are 0, which change nothing
         chances, items = np.sort(chances, axis=1)[:, items - most :], int(most)
     mass = np.zeros((items + 1, pairs))

@@ -2,9 +2,13 @@
 
 import json
 import random
+import subprocess
+import sys
+import textwrap
 from array import array
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,11 +17,13 @@ from finalbell.v1 import integrity_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.home import wait
 from servers.integrity.case_rules import STEPS, close_in_time, leading_to
+from servers.integrity.cases import question_messages
 from servers.integrity.groups import grouped, network, tags
 from servers.integrity.plots import Mark, Tick, histogram, timeline
 from servers.integrity.report import report
-from servers.integrity.sheets import Sheets
+from servers.integrity.sheets import Sheets, meanings
 from stores.case_records import Asked, CaseState, Grouping, Sitting
 
 ASKED = [
@@ -40,13 +46,14 @@ def codes(sheets: Sheets) -> list[list[int]]:
 
 
 def test_answers_that_mean_the_same_have_the_same_number_and_an_essay_has_none() -> None:
-    sheets = Sheets(ASKED, {1: 1})
+    sheets = Sheets(ASKED)
     sheets.feed(
         [
             sitting("a", {"q1": "c:A", "q2": "n:3.5", "q3": "t:two  words", "e": "t:long"}, 1, 4, 2, 1),
             sitting("b", {"q1": "c:B", "q2": "n:3.50", "q3": "t: two words "}, 0, 0, 2, 1),
-            sitting("c", {"q2": "n:7/2", "q3": "t: "} | {"q2": "n:0.35"}, 0, 0, 0, 0),
-        ]
+            sitting("c", {"q2": "n:0.35", "q3": "t: "}, 0, 0, 0, 0),
+        ],
+        {1: 1},
     )
 
     assert codes(sheets) == [[1, 1, 1], [2, 1, 1], [0, 2, 0]]
@@ -57,23 +64,48 @@ def test_answers_that_mean_the_same_have_the_same_number_and_an_essay_has_none()
 def test_of_several_attempts_the_best_counts_and_of_equals_the_earliest() -> None:
     sessions = [UUID(int=n) for n in range(4)]
     tries = [("c:A", 3), ("c:B", 5), ("c:C", 5), ("c:D", 4)]
-    sheets = Sheets(ASKED[:1], {1: 1})
+    sheets = Sheets(ASKED[:1])
     rows = [sitting("a", {"q1": one}, 0, score=score, session=sessions[at]) for at, (one, score) in enumerate(tries)]
 
     for page in ([rows[0]], rows[1:], [sitting("b", {"q1": "c:B"}, 1)]):
-        sheets.feed(page)
+        sheets.feed(page, {1: 1})
 
     assert sheets.sessions[0] == sessions[1]
     assert (codes(sheets), sheets.attempts) == ([[2], [2]], 3)
 
 
 def test_the_newest_keys_say_what_is_right_and_a_voided_question_has_no_right_answer() -> None:
-    regraded, voided = Sheets(ASKED[:1], {1: 2, 2: 1}), Sheets(ASKED[:1], {1: 1})
-    regraded.feed([sitting("a", {"q1": "c:A"}, 2), sitting("b", {"q1": "c:A"}, 0, keys=2), sitting("c", {"q1": "c:B"}, 1, keys=2)])
-    voided.feed([sitting("a", {"q1": "c:A"}, 1), sitting("b", {}, 1)])
+    regraded, voided, marks = Sheets(ASKED[:1]), Sheets(ASKED[:1]), {1: 2, 2: 1}
+    regraded.feed(
+        [sitting("a", {"q1": "c:A"}, 2), sitting("b", {"q1": "c:A"}, 0, keys=2), sitting("c", {"q1": "c:B"}, 1, keys=2)], marks
+    )
+    voided.feed([sitting("a", {"q1": "c:A"}, 2), sitting("b", {}, 2)], marks)
 
     assert regraded.right() == [[2]]
     assert voided.right() == [[]]
+
+
+def test_what_is_typed_and_right_is_one_answer_and_what_differs_in_case_alone_is_another() -> None:
+    sheets, typed = (
+        Sheets(ASKED),
+        [("n:9.8", "t:paris"), ("n:9.81", "t:Paris"), ("n:9", "t:rome"), ("n:9.0", "t:ROME"), ("n:8", "t:Bonn")],
+    )
+    rows = [sitting(f"s{n}", {"q2": number, "q3": text}, 0, 0, 2 * (n < 2), int(n < 2)) for n, (number, text) in enumerate(typed)]
+
+    sheets.feed(rows, {1: 1})
+
+    assert codes(sheets) == [[0, 1, 1], [0, 2, 2], [0, 3, 3], [0, 3, 4], [0, 4, 5]]
+    assert sheets.same() == [(1, [0, 1, 1, 3, 4]), (2, [0, 1, 1, 3, 3, 5])]
+
+
+def test_typed_answers_after_very_many_others_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servers.integrity.sheets.MOST_CODES", 2)
+    sheets = Sheets(ASKED)
+
+    sheets.feed([sitting(f"s{n}", {"q2": f"n:{n}"}, 0, 0, 0, 0) for n in range(4)], {1: 1})
+
+    assert [row[1] for row in codes(sheets)] == [1, 2, 3, 3]
+    assert sheets.same()[0] == (1, [0, 1, 2, -1])
 
 
 @given(st.lists(st.frozensets(st.sampled_from("abcdef"), max_size=4), max_size=12))
@@ -122,12 +154,26 @@ def test_nothing_is_decided_before_somebody_has_looked() -> None:
     assert set(STEPS) == set(CaseState)
 
 
+def test_what_answers_mean_is_the_same_however_they_are_written_and_a_blank_means_nothing() -> None:
+    one = {"a": "n:3.50", "b": "t:Two  words", "c": "t: ", "d": "m:", "e": "m:A,B", "f": "-:"}
+
+    assert meanings(json.dumps(one)) == meanings(json.dumps({"a": "n:3.5", "b": "t:two words ", "e": "m:A,B"}))
+
+
 def test_answers_are_close_in_time_within_thirty_seconds_and_only_where_both_times_are_known() -> None:
     one = {"same": "c:A", "late": "c:A", "other": "c:A", "untimed": "c:A", "alone": "c:A"}
     other = {"same": "c:A", "late": "c:A", "other": "c:B", "untimed": "c:A"}
     at = {"same": 0, "late": 0, "other": 0, "alone": 0}
 
     assert close_in_time(one, other, at, {"same": 30_000, "late": 30_001, "other": -5, "untimed": 0}) == (2, 1, 1, 1)
+
+
+def test_what_only_an_earlier_version_of_the_paper_asked_comes_after_its_last_question() -> None:
+    earlier = [ASKED[0], Asked("gone", 2, "single_choice", 1, "?"), Asked("gone too", 3, "numeric", 1, "?")]
+
+    found = question_messages([ASKED, earlier])
+
+    assert [(one.question_id, one.position) for one in found] == [("q1", 1), ("q2", 3), ("q3", 4), ("gone", 5), ("gone too", 6)]
 
 
 # The report
@@ -169,7 +215,7 @@ def test_a_report_shows_every_text_and_runs_none() -> None:
 
 @given(st.text(min_size=1, max_size=40))
 def test_a_report_can_be_made_of_any_text(text: str) -> None:
-    html = report(hostile_case(text.replace("\ud800", "")))
+    html = report(hostile_case(text))
 
     assert html.startswith("<!doctype html>")
     assert html.count("<svg ") == 2
@@ -184,6 +230,30 @@ def test_a_report_without_a_run_says_so_instead_of_a_distribution() -> None:
 
     assert html.count("<svg ") == 1
     assert "had not been compared when the case was opened" in html
+
+
+def test_answers_after_many_essays_are_inside_the_picture() -> None:
+    case = hostile_case("x")
+    case.evidence.questions[0].position = 40
+
+    plot = report(case).split('aria-label="Answers by time"')[1].split("</svg>")[0]
+
+    assert all(float(part.split('"')[0]) > 0 for name in ("cy", "y", "y1") for part in plot.split(f' {name}="')[1:])
+
+
+def test_a_report_calls_the_same_what_the_indices_do() -> None:
+    def shown(kind: str, one: str, other: str, *, right: bool) -> str:
+        case = hostile_case("x")
+        case.evidence.questions[0].type = kind
+        for student, answer in zip(case.evidence.students, (one, other), strict=True):
+            student.answers[0].answer, student.answers[0].right = answer, right
+        return report(case)
+
+    assert "<td>same</td>" in shown("numeric", "9.8", "9.81", right=True)
+    assert "<td>same, not right</td>" in shown("numeric", "9.8", "9.80", right=False)
+    assert "<td>same, not right</td>" in shown("short_text", "rome", "Rome", right=False)
+    for different in (shown("numeric", "9.8", "9.81", right=False), shown("single_choice", "A", "B", right=True)):
+        assert "<td>same" not in different
 
 
 def test_sessions_at_other_times_are_drawn_from_their_own_starts() -> None:
@@ -223,7 +293,7 @@ def test_a_comparison_says_the_same_as_the_arrays_it_was_given() -> None:
     chance = random.Random(7)
     matrix = [[chance.randint(1, 4) for _ in range(20)] for _ in range(12)]
     matrix[11] = [*matrix[10]]
-    head = {"students": 12, "items": [[1]] * 20, "groupings": 2, "everybody": False, "fdr": 0.05, "strongest": 3}
+    head = {"students": 12, "items": [[1]] * 20, "same": [], "groupings": 2, "everybody": False, "fdr": 0.05, "strongest": 3}
     groups = [array("i", [-1] * 12), array("i", [0] * 6 + [3] * 6)]
     data = [
         json.dumps(head).encode(),
@@ -237,3 +307,38 @@ def test_a_comparison_says_the_same_as_the_arrays_it_was_given() -> None:
     assert found["tested"] == 30
     assert found["pairs"][0]["students"] == ("10", "11")
     assert {one["index"] for one in found["summaries"]} == {"omega", "gbt", "shared_wrong"}
+
+
+def test_typed_answers_are_compared_as_what_they_mean() -> None:
+    from servers.integrity.comparing import compared
+
+    matrix = array("h", [1, 2, 3, 4, 0] * 4)
+    head = {"students": 20, "items": [[1, 2]], "same": [[0, [0, 1, 1, 3, 3]]]} | {
+        "groupings": 0,
+        "everybody": True,
+        "fdr": 0.05,
+        "strongest": 1_000,
+    }
+
+    found = compared(json.dumps(head).encode() + b"\n" + matrix.tobytes())
+
+    assert sum(one["matches"] for one in found["pairs"] if one["index"] == "gbt") == 2 * 8 * 7 // 2
+
+
+def test_a_comparison_that_nobody_waits_for_any_more_ends() -> None:
+    head = {"students": 10_000, "items": [[1]] * 60, "same": [], "groupings": 0, "everybody": True, "fdr": 0.05, "strongest": 1}
+    data = json.dumps(head).encode() + b"\n" + array("h", random.Random(1).choices(range(1, 5), k=600_000)).tobytes()
+    asking = """
+        import os, subprocess, sys
+        command = [sys.executable, "-m", "servers.integrity.comparing", "4000000000", "600"]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        child.stdin.write(sys.stdin.buffer.read())
+        child.stdin.close()
+        print(child.pid, flush=True)
+        os._exit(0)
+    """
+
+    asked = subprocess.run([sys.executable, "-c", textwrap.dedent(asking)], input=data, stdout=subprocess.PIPE, check=True)
+    line = Path(f"/proc/{int(asked.stdout)}/cmdline")
+
+    assert wait(lambda: not line.exists() or not line.read_bytes(), 30)

@@ -239,6 +239,12 @@ async def test_what_was_erased_while_a_case_was_gathered_does_not_come_back_with
     assert (whole.case.parties[0].seen, whole.case.parties[0].erased_ms is not None) == (None, True)
 
 
+async def test_a_case_is_never_said_to_be_gathered_later_than_it_is(stores: Stores) -> None:
+    for _ in range(40):
+        taken_ms = await Cases(stores.postgres).now()
+        assert await stores.postgres.fetchval("SELECT clock_timestamp() > $1", datetime.fromtimestamp(taken_ms / 1000, UTC))
+
+
 async def test_a_case_keeps_the_first_signals_and_says_how_many_there_were(stores: Stores, exam: str) -> None:
     made, at_ms = await sat(stores, exam, fresh("s"), 1, 1000, 1), round(datetime.now(UTC).timestamp() * 1000)
     signals = [Signal(made.session, made.student, uuid.uuid4(), Kind.COPY, n, None, at_ms - 10_000 + n, "d") for n in range(7)]
@@ -269,4 +275,5 @@ async def test_cases_are_listed_the_newest_first(stores: Stores, exam: str) -> N
     rest = await cases.page(exam, "", first[-1].id, 9)
 
     assert [one.id for one in (*first, *rest)] == found[::-1]
+    assert {party.seen for one in (*first, *rest) for party in one.parties} == {None}
     assert [one.id for one in await cases.page("", student, None, 9)] == [found[2], found[0]]

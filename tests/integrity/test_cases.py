@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ops.main import app
+from stores.analyses import Analyses
+from stores.case_records import Grouping, Options
 from stores.connect import Stores
 from tests.flows.sitting import Student, good, refusal
 from tests.integrity.copying import Class, hand_in, taught
@@ -89,7 +91,8 @@ async def test_a_case_from_signal_to_dismissal(stack: Stack, exam_id: str, tmp_p
     assert {one["index"] for one in rows} == {"omega", "gbt", "shared_wrong"}
     assert all(set(around) >= {"focus_lost"} for around in strongest["around"])
 
-    assert "flagged: 1 by omega, 1 by gbt, 1 by shared_wrong. A flag says where to look; it is not a verdict." in table
+    assert "by cohort and address-range: 18 students, 30 questions, 153 pairs; flagged at 0.05: 1 by omega, 1 by gbt, 1 by" in table
+    assert "A flag says where to look; it is not a verdict." in table
     assert table.count(taken.copier) == 3
     assert (case["caseId"] in listed, listed.count("DISMISSED")) == (True, 1)
     assert "both were heard" in shown
@@ -166,6 +169,41 @@ async def test_a_run_says_what_it_compared_and_what_it_left_out(stack: Stack, co
     ]
     assert (rooms["state"], rooms["pairsTested"], rooms["leftOut"]["alone"]) == ("DONE", 0, 18)
     assert (none["pairs"], none["version"]) == ([], 2)
+
+
+async def test_the_newest_run_that_is_done_is_shown_without_pairs_and_beside_one_that_failed(
+    stack: Stack, stores: Stores, copied: Class
+) -> None:
+    run(stack, "analyse", copied.exam, "--by", "room")
+    await stores.postgres.execute(
+        """
+        INSERT INTO integrity_analysis (exam_id, version, state, options, requested_by)
+        VALUES ($1, 2, 'FAILED', '{"groupings": [], "fdr": 0.05, "strongest": 100}', 'head')
+        """,
+        copied.exam,
+    )
+
+    shown = run(stack, "analyse", copied.exam, "--last", "--flagged")
+
+    assert "run 1, by room: 18 students, 30 questions, 0 pairs." in shown
+    assert "18 students share no group with anybody" in shown
+
+
+async def test_who_asks_for_other_options_than_the_run_under_way_is_told(stack: Stack, stores: Stores, copied: Class) -> None:
+    await Analyses(stores.postgres).begin(copied.exam, Options((Grouping.ROOM,), 0.01, 5), "head")
+    finishing = asyncio.create_task(_finish_soon(stores, copied.exam))
+
+    said = await asyncio.to_thread(run, stack, "analyse", copied.exam, "--everybody")
+    await finishing
+
+    assert "Run 1 was under way already, with other options." in said
+    assert "run 1, by room" in said
+
+
+async def _finish_soon(stores: Stores, exam: str) -> None:
+    """Finish a run that nothing works on, once somebody waits for it."""
+    await asyncio.sleep(0.5)
+    await Analyses(stores.postgres).finish(exam, 1, "{}", [])
 
 
 async def test_where_nobody_is_near_anybody_everybody_is_compared(stack: Stack, exam_id: str, small_exam: dict[str, Any]) -> None:
@@ -245,6 +283,20 @@ async def test_everything_that_changes_is_in_the_audit_log(stack: Stack, stores:
     )
     actions = ["integrity.analyse", "integrity.case.open", "integrity.case.move", "integrity.case.export"]
     assert [tuple(row) for row in rows] == [("head", action) for action in actions]
+
+
+async def test_a_case_of_many_long_answers_can_be_exported(
+    stack: Stack, stores: Stores, opened: dict[str, Any], tmp_path: Path
+) -> None:
+    await stores.postgres.execute(
+        "UPDATE integrity_case SET evidence = jsonb_set(evidence, '{examTitle}', to_jsonb(repeat('long ', 600000))) WHERE id = $1",
+        opened["caseId"],
+    )
+
+    run(stack, "case", "export", opened["caseId"], "--html", tmp_path / "case.html", "--json", tmp_path / "case.json")
+
+    assert (tmp_path / "case.html").stat().st_size > 3_000_000
+    assert json.loads((tmp_path / "case.json").read_text())["evidence"]["examTitle"].endswith("long ")
 
 
 async def test_a_rehearsal_is_not_compared_and_no_case_is_about_one(stack: Stack, exam_id: str, small_exam: dict[str, Any]) -> None:

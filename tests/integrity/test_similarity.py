@@ -1,5 +1,6 @@
 """Similarity is what plain loops over students and items compute, flags who copied, and seldom who did not."""
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from servers.integrity.pairs import blocks, gbt, omega, p_values, shared_wrong
-from servers.integrity.responses import Model, fit
-from servers.integrity.screen import screen
+from servers.integrity.responses import Model, _curves, fit
+from servers.integrity.screen import Sides, block_size, screen
 from servers.integrity.similarity import BLANK, NOT_PRESENTED, Exam, Grouping, Index, Item, Pair, adjusted, analyse
 from servers.integrity.tails import Sums, log_tail_bound, upper_tail
 
@@ -132,6 +133,12 @@ def test_tails_are_those_of_scipy(chances: list[float], data: st.DataObject) -> 
     assert found == pytest.approx(float(stats.poisson_binom.sf(matches - 1, chances)), abs=1e-9)
 
 
+def test_more_matches_than_items_that_can_match_have_no_chance() -> None:
+    chances = np.array([[0.0, 0.0, 0.0, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0, 0.5]])
+
+    assert upper_tail(chances, np.array([2, 1])).tolist() == [0.0, 0.5]
+
+
 def test_the_smallest_tails_are_exact_too() -> None:
     chances = np.full((1, 60), 0.3)
     for matches in (30, 45, 60):
@@ -175,6 +182,18 @@ def test_screening_keeps_all_that_matters_and_little_else(items: int) -> None:
         assert one.count == len(kept) < 0.02 * len(first)
 
 
+def test_a_block_of_a_long_paper_takes_no_more_memory_than_one_of_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servers.integrity.screen.MOST_CELLS", 200_000)
+    answers = np.random.default_rng(1).integers(1, 10, (300, 60)).astype(np.int16)
+    model = fit(exam(answers).items, answers)
+
+    size = block_size(model)
+    side = Sides(model).of(np.arange(size))
+
+    assert 1 < size < 300
+    assert max(getattr(side, one.name).size for one in dataclasses.fields(side)) <= 200_000
+
+
 # --- the model
 
 
@@ -195,7 +214,28 @@ def test_the_chances_of_an_item_come_to_one() -> None:
         assert chances @ model.layout.onto_items == pytest.approx(1, abs=1e-12)
 
 
-def test_curves_are_where_scipy_finds_the_peak_of_their_posterior() -> None:
+def test_curves_of_right_answers_are_where_scipy_finds_the_peak_of_their_posterior() -> None:
+    chance = np.random.default_rng(3)
+    ability, given_ = chance.normal(0.8, 1, 200), chance.random((200, 8)) < 0.9
+    slopes = np.array([0.3, 0.7, 1, -1.5, 0, 1.5, 2, 3])  # a wrong key's is held at the least
+    right = given_ & (chance.random((200, 8)) < 1 / (1 + np.exp(-np.linspace(-2, 6, 8) - slopes * ability[:, None])))
+    right[:, 7] = given_[:, 7]  # all right
+
+    intercept, slope = _curves(ability, given_, right, (np.zeros(8), np.ones(8)))
+
+    for item in range(8):
+        who = given_[:, item]
+
+        def loss(found: NDArray[np.float64], item: int = item, who: Any = who) -> float:
+            logits = found[0] + found[1] * ability[who]
+            likelihood = (logits * right[who, item]).sum() - np.logaddexp(0, logits).sum()
+            return float(-likelihood + 0.01 / 2 * found[0] ** 2 + 4 / 2 * (found[1] - 1) ** 2)
+
+        wanted = optimize.minimize(loss, np.array([0.0, 1.0]), method="L-BFGS-B", bounds=[(None, None), (0.05, None)], tol=1e-14).x
+        assert [intercept[item], slope[item]] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_curves_of_wrong_answers_are_where_scipy_finds_the_peak_of_their_posterior() -> None:
     paper = exam(sat(120, 12))
     model = fit(paper.items, paper.answers)
     usual = np.clip(model.ability, -3, 3)

@@ -1780,7 +1780,9 @@ class CaseEvidence(_message.Message):
 
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseQuestion]:
-        """questions are the paper's, in its order; essays are left out."""
+        """questions are the paper's, in its order, and after them those that only an earlier version had which one of these students sat;
+        essays are left out.
+        """
 
     @_builtins.property
     def analysis(self) -> Global___Analysis:
