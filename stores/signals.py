@@ -400,21 +400,17 @@ async def _keep_presences(connection: asyncpg.Connection, presences: Sequence[Pr
 
 
 async def _keep_feeds(connection: asyncpg.Connection, feeds: Sequence[Feed]) -> None:
-    """Count what is missing between what a process had published before an event and what has come of it. Where events overtake
-    each other, between two workers, what seemed lost is taken back."""
+    """Note which of a process's signals have come. What is missing among them is lost until it comes: later than others, by another
+    worker, or once more from one that has died."""
     for feed in sorted(feeds, key=lambda one: (one.publisher, one.before)):
         await connection.execute(
             """
-            INSERT INTO integrity_feed AS f (publisher, published, lost) VALUES ($1, $2::bigint + $3::bigint, $2)
+            INSERT INTO integrity_feed AS f (publisher, published, came)
+            VALUES ($1, $2::bigint + $3::bigint, int8multirange(int8range($2::bigint, $2::bigint + $3::bigint)))
             ON CONFLICT (publisher) DO UPDATE SET
-              published = greatest(f.published, $2::bigint + $3::bigint), seen_at = now(),
-              lost = CASE
-                WHEN $2 >= f.published THEN f.lost + $2 - f.published
-                WHEN $4 THEN f.lost
-                ELSE greatest(0, f.lost - $3::bigint) END
+              published = greatest(f.published, excluded.published), came = came_too(f.came, excluded.came), seen_at = now()
             """,
             feed.publisher,
             feed.before,
             feed.count,
-            feed.again,
         )

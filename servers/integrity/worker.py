@@ -133,8 +133,7 @@ class IntegrityWorker:
             if event is not None:
                 reports += event.reports
                 count = sum(len(report.signals) for report in event.reports)
-                again = message.metadata.num_delivered > 1
-                feeds.append(Feed(UUID(bytes=event.publisher), event.published_before, count, again))
+                feeds.append(Feed(UUID(bytes=event.publisher), event.published_before, count))
         signals = [signal for report in reports for signal in kept(report)]
         presences, seen = await self._look(reports)
         written = await self._signals.keep([*signals, *seen], presences, feeds, GRACE_SECONDS)

@@ -85,9 +85,25 @@ async def test_a_place_is_one_row_from_its_first_report_to_its_last(signals: Sig
         ([(0, 10), (30, 5)], 20),
         ([(7, 5)], 7),
         ([(0, 10), (20, 5), (10, 10)], 0),
-        ([(0, 10), (20, 5), (0, 10, True)], 10),
+        ([(0, 10), (20, 5), (0, 10)], 10),
+        ([(0, 10), (20, 5), (20, 5), (20, 5)], 10),
+        ([(0, 10), (20, 5), (40, 5), (10, 10), (10, 10)], 15),
+        ([(0, 10), (20, 0)], 10),
+        ([(10 * n, 5) for n in range(1_500)], 7_495),
+        ([(10 * n, 5) for n in (*range(1_500), 1_499, 1_499, 1_200)], 7_495),
     ],
-    ids=["none missing", "a gap", "the first ones", "overtaken", "one comes again"],
+    ids=[
+        "none missing",
+        "a gap",
+        "the first ones",
+        "overtaken",
+        "one comes again",
+        "one that the stream has twice",
+        "one that a worker died with, after others",
+        "an empty one",
+        "very many gaps",
+        "very many gaps, and the last ones again",
+    ],
 )
 async def test_what_was_published_and_never_came_is_counted(
     stores: Stores, signals: Signals, events: list[tuple[Any, ...]], lost: int
