@@ -52,6 +52,7 @@ class Signals:
         """Keep a batch in one transaction. A signal is kept once however often it comes, and only of the student's own session,
         until so long after it was handed in."""
         async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(KEEPING)
             written = await _keep_signals(connection, signals, grace_seconds)
             await _keep_presences(connection, presences)
             await _keep_feeds(connection, feeds)
@@ -281,6 +282,7 @@ class Signals:
         pictures were deleted before."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(OF_STUDENT, student)
+            await connection.execute(ERASING)
             rows = await connection.fetch("SELECT id FROM exam_session WHERE student_id = $1 ORDER BY id", student)
             sessions = [row["id"] for row in rows]
             await connection.execute(
@@ -303,6 +305,9 @@ class Signals:
             await record(connection, actor, "integrity.erase", student, details)
         return Erased(len(touched), len(gone))
 
+
+KEEPING, ERASING = (f"SELECT pg_advisory_xact_lock{kind}(hashtextextended('signals', 0))" for kind in ("_shared", ""))
+"""Held by whoever keeps signals, and by whoever erases: what has not seen an erasure is committed before it, and erased."""
 
 ANONYMOUS = """
   WITH old AS MATERIALIZED (
