@@ -37,6 +37,7 @@ GRACE_SECONDS = 600
 
 GATHER_SECONDS = 1.0
 MEASURED_SECONDS = 1.0
+LAST_SECONDS, LAST_PULL_SECONDS = 5.0, 0.5
 PRESENCE_EVERY_MS = 60_000
 """How often it is noted that a device is still there; another device or address is noted at once."""
 
@@ -87,8 +88,16 @@ class IntegrityWorker:
                 self._forget()
                 await sleep_until(stop, 1.0)
                 await self._mend()
+        with suppress(Exception):  # what is left stays in the stream
+            await self._write_the_last()
         with suppress(Exception):
             await self._log.stop_pulling()
+
+    async def _write_the_last(self) -> None:
+        """Write what came until now: the stream may end with this stack, and its memory is all that has it."""
+        async with asyncio.timeout(LAST_SECONDS):
+            while messages := await self._log.pull(EVENTS, LAST_PULL_SECONDS):
+                await self.write(messages)
 
     async def run_inference(self, stop: asyncio.Event) -> None:
         """Look at sessions that have a score, some times a minute."""

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ import pytest
 from tests.faults.harm import fetch, jetstream, kill, restarted, stopped
 from tests.flows.sitting import Student, good
 from tests.integrity.reporting import LOST, counted, counts, report
+from tests.ops.local import Local
 from tests.stack import Stack, eventually, fresh, running
 
 
@@ -194,3 +196,41 @@ async def test_switched_off_reports_are_answered_and_nothing_is_kept(small_exam:
         assert (reply["accepted"], reply["dropped"], reply["collecting"]) == (0, 2, False)
         assert await metric(stack, "integrity", 'finalbell_signals_dropped_total{why="off"}') == 2
         assert await counts(stack, session) == {}
+
+
+async def test_what_is_reported_until_a_stack_is_stopped_is_written_before_it_ends(
+    small_exam: dict[str, Any], tmp_path: Path
+) -> None:
+    local, exam = Local(tmp_path / "home"), fresh("t")
+    try:
+        code, _, err = await asyncio.to_thread(local.up, "--detach")
+        assert code == 0, err
+        stack = Stack(local.home)
+        await stack.import_exam(small_exam, exam)
+        async with Student(stack) as student:
+            session = (await student.sit(exam))["sessionId"]
+            reporting = asyncio.ensure_future(until_it_ends(student, session))
+            await eventually(lambda: counts(stack, session))
+            down = await asyncio.to_thread(local.run, "down")
+            taken, perhaps = await reporting
+        code, _, err = await asyncio.to_thread(local.up, "--detach")
+        found = (await counts(stack, session))["FOCUS_LOST"]
+    finally:
+        await asyncio.to_thread(local.stop)
+
+    assert (down.returncode, code) == (0, 0), err
+    assert taken <= found <= taken + perhaps
+
+
+async def until_it_ends(student: Student, session: str) -> tuple[int, int]:
+    """Report until nobody answers; returns how many signals were taken, and how many may have been."""
+    taken = 0
+    while True:
+        try:
+            reply = await report(student, session, LOST)
+        except httpx.TransportError:
+            return taken, 1
+        if reply.status_code != 202:
+            return taken, 0
+        taken += 1
+        await asyncio.sleep(0.05)
