@@ -1,7 +1,10 @@
 """Signals down, slow, full or gone: no save and no submit fails for it, and what is lost is counted (I27, I31)."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,7 +18,7 @@ from tests.faults.harm import fetch, jetstream, kill, restarted, stopped
 from tests.flows.sitting import Student, good
 from tests.integrity.reporting import LOST, counted, counts, report
 from tests.ops.local import Local
-from tests.stack import Stack, eventually, fresh, running
+from tests.stack import ROOT, Stack, eventually, fresh, running
 
 
 @pytest.fixture
@@ -234,3 +237,28 @@ async def until_it_ends(student: Student, session: str) -> tuple[int, int]:
             return taken, 0
         taken += 1
         await asyncio.sleep(0.05)
+
+
+async def test_a_comparison_ends_with_the_service_that_was_killed() -> None:
+    given, kept_open = os.pipe()
+    child = [sys.executable, "-m", "servers.integrity.comparing", str(1 << 31), "60"]
+    parent = f"import subprocess, time; print(subprocess.Popen({child}, stdin={given}).pid, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", parent], pass_fds=[given], stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
+        try:
+            assert service.stdout is not None
+            pid = int(service.stdout.readline())
+
+            async def has_begun() -> bool:
+                return bool(re.search(r"Max cpu time +60 ", Path(f"/proc/{pid}/limits").read_text()))
+
+            async def has_ended() -> bool:
+                status = Path(f"/proc/{pid}/status")
+                return not status.exists() or "State:\tZ" in status.read_text()
+
+            await eventually(has_begun)
+            service.kill()
+            await eventually(has_ended)
+        finally:
+            service.kill()
+            os.close(given)
+            os.close(kept_open)
