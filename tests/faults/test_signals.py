@@ -14,7 +14,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.faults.harm import fetch, jetstream, kill, restarted, stopped
+from tests.faults.harm import fetch, jetstream, kill, metric, restarted, stopped
 from tests.flows.sitting import Student, good
 from tests.integrity.reporting import LOST, counted, counts, report
 from tests.ops.local import Local
@@ -31,14 +31,6 @@ async def exam(stack: Stack, small_exam: dict[str, Any], exam_id: str) -> str:
 async def sitting(stack: Stack, exam: str) -> AsyncIterator[tuple[Student, str]]:
     async with Student(stack) as student:
         yield student, (await student.sit(exam))["sessionId"]
-
-
-async def metric(stack: Stack, unit: str, name: str) -> float:
-    """Read a number of a process's own."""
-    async with httpx.AsyncClient() as http:
-        text = (await http.get(f"http://{stack.read()['services'][unit]['metrics']}/metrics")).text
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
 
 
 async def sits_on(student: Student, session: str) -> None:
