@@ -179,10 +179,12 @@ class Supervisor:
                     self.say(f"{child.process.name}: {reason}")
 
     def _stop(self) -> None:
-        """Stop in the reverse order of the start: no new calls first, the stores last."""
+        """Stop in the reverse order of the start: no new calls first, the stores last. Before these whoever writes what NATS has
+        in its memory alone."""
         envoys = [c for c in self.children if c.process.name == "envoy"]
+        writers = [c for c in self.children if c.process.unit == "signal-worker"]
         stores = [c for c in self.children if c.process.name in ("postgres", "redis", "nats")]
-        for group in (envoys, [c for c in self.children if c not in envoys and c not in stores], stores):
+        for group in (envoys, [c for c in self.children if c not in (*envoys, *writers, *stores)], writers, stores):
             children.end(group, DRAIN_SECONDS, lambda: self.signals > 1)
         self.home.ready_file.unlink(missing_ok=True)
         self.home.stack_file.unlink(missing_ok=True)

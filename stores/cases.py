@@ -124,7 +124,7 @@ class Cases:
             row = await connection.fetchrow(
                 """
                 WITH seen AS (SELECT id, state FROM integrity_case WHERE id = $1 AND revision = $2 AND state = ANY ($4) FOR UPDATE)
-                UPDATE integrity_case c SET state = $3, revision = $2 + 1, moved_at = now() FROM seen WHERE c.id = seen.id
+                UPDATE integrity_case c SET state = $3, revision = c.revision + 1, moved_at = now() FROM seen WHERE c.id = seen.id
                 RETURNING seen.state AS before, c.exam_id
                 """,
                 *(case, revision, to, list(allowed)),
@@ -143,10 +143,10 @@ class Cases:
         found = await self._pool.fetchval(
             """
             SELECT EXISTS (SELECT FROM integrity_case_step s
-                           WHERE s.case_id = c.id AND (s.revision, s.to_state, s.actor, s.note) = ($2, $3, $4, $5))
+                           WHERE s.case_id = c.id AND (s.revision - 1, s.to_state, s.actor, s.note) = ($2, $3, $4, $5))
             FROM integrity_case c WHERE id = $1
             """,
-            *(case, revision + 1, to, actor, note),
+            *(case, revision, to, actor, note),
         )
         return {True: Moved.REPEATED, False: Moved.ELSEWHERE}.get(found, Moved.UNKNOWN)
 

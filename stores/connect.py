@@ -78,7 +78,7 @@ async def connect(settings: StoreSettings) -> AsyncIterator[Stores]:
         if settings.boards_redis != settings.redis:
             boards = _redis(settings.boards_redis)
             stack.push_async_callback(boards.aclose)
-        client, lost = Nats(), asyncio.Event()
+        client, lost = _Nats(), asyncio.Event()
         if settings.needs_nats:
             stack.push_async_callback(_close, client)
             dialling = asyncio.ensure_future(_dial(client, settings.nats, lost))
@@ -161,6 +161,22 @@ def _redis(url: str, on_connect: Callable[[Connection], Awaitable[None]] | None 
         max_connections=64,
         redis_connect_func=on_connect,
     )
+
+
+class _Nats(Nats):
+    """The client, whose `flush` may be given up.
+
+    It cancels the future that waits for the answer, and leaves it in its list. When the answer comes after all (from a server that
+    stood still for a moment), the library's own method fails on it, and with it the task that reads: the connection stands, and
+    nothing that comes over it is ever heard, until pings find it stale after minutes.
+    """
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            self._pongs.pop(0)
+            self._pings_outstanding = 0
+        else:
+            await super()._process_pong()
 
 
 async def _dial(client: Nats, url: str, lost: asyncio.Event) -> None:

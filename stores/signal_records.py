@@ -69,12 +69,11 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What a process says it had published before an event, and how many signals are in it. One that comes again is no news."""
+    """What a process says it had published before an event, and how many signals are in it."""
 
     publisher: UUID
     before: int
     count: int
-    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

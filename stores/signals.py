@@ -52,6 +52,7 @@ class Signals:
         """Keep a batch in one transaction. A signal is kept once however often it comes, and only of the student's own session,
         until so long after it was handed in."""
         async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(KEEPING)
             written = await _keep_signals(connection, signals, grace_seconds)
             await _keep_presences(connection, presences)
             await _keep_feeds(connection, feeds)
@@ -281,6 +282,7 @@ class Signals:
         pictures were deleted before."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(OF_STUDENT, student)
+            await connection.execute(ERASING)
             rows = await connection.fetch("SELECT id FROM exam_session WHERE student_id = $1 ORDER BY id", student)
             sessions = [row["id"] for row in rows]
             await connection.execute(
@@ -303,6 +305,9 @@ class Signals:
             await record(connection, actor, "integrity.erase", student, details)
         return Erased(len(touched), len(gone))
 
+
+KEEPING, ERASING = (f"SELECT pg_advisory_xact_lock{kind}(hashtextextended('signals', 0))" for kind in ("_shared", ""))
+"""Held by whoever keeps signals, and by whoever erases: what has not seen an erasure is committed before it, and erased."""
 
 ANONYMOUS = """
   WITH old AS MATERIALIZED (
@@ -400,21 +405,17 @@ async def _keep_presences(connection: asyncpg.Connection, presences: Sequence[Pr
 
 
 async def _keep_feeds(connection: asyncpg.Connection, feeds: Sequence[Feed]) -> None:
-    """Count what is missing between what a process had published before an event and what has come of it. Where events overtake
-    each other, between two workers, what seemed lost is taken back."""
+    """Note which of a process's signals have come. What is missing among them is lost until it comes: later than others, by another
+    worker, or once more from one that has died."""
     for feed in sorted(feeds, key=lambda one: (one.publisher, one.before)):
         await connection.execute(
             """
-            INSERT INTO integrity_feed AS f (publisher, published, lost) VALUES ($1, $2::bigint + $3::bigint, $2)
+            INSERT INTO integrity_feed AS f (publisher, published, came)
+            VALUES ($1, $2::bigint + $3::bigint, int8multirange(int8range($2::bigint, $2::bigint + $3::bigint)))
             ON CONFLICT (publisher) DO UPDATE SET
-              published = greatest(f.published, $2::bigint + $3::bigint), seen_at = now(),
-              lost = CASE
-                WHEN $2 >= f.published THEN f.lost + $2 - f.published
-                WHEN $4 THEN f.lost
-                ELSE greatest(0, f.lost - $3::bigint) END
+              published = greatest(f.published, excluded.published), came = came_too(f.came, excluded.came), seen_at = now()
             """,
             feed.publisher,
             feed.before,
             feed.count,
-            feed.again,
         )

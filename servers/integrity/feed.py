@@ -25,7 +25,7 @@ PUBLISH_SECONDS = 2.0
 AGAIN_SECONDS = 0.5
 DROPPED = Counter("finalbell_signals_dropped_total", "Signals that were not taken, or given up, by why", ["why"])
 PUBLISHED = Counter("finalbell_signals_published_total", "Signals that the stream has")
-for why in ("unknown_kind", "queue_full", "session_bound", "off", "rate", "foreign", "late", "broken"):
+for why in ("unknown_kind", "queue_full", "session_bound", "off", "rate", "foreign", "late", "broken", "ended"):
     DROPPED.labels(why)
 log = structlog.get_logger()
 
@@ -60,10 +60,13 @@ class Feed:
             await self._publish_all(stop)
 
     async def drain(self) -> None:
-        """Publish what came since then; what the stream does not take at once is lost."""
+        """Publish what came since then; what the stream does not take at once is lost, and only the log says so."""
         over = asyncio.Event()
         over.set()
         await self._publish_all(over)
+        if lost := sum(len(report.signals) for report, _ in self._waiting):
+            DROPPED.labels("ended").inc(lost)
+            log.warning("signals given up at the end", signals=lost)
 
     async def _wait(self, stop: asyncio.Event) -> None:
         """Wait for the first report, and a moment for more."""
@@ -82,6 +85,7 @@ class Feed:
             count = sum(len(report.signals) for report in reports)
             event = events.SignalsReported(reports=reports, publisher=self.publisher, published_before=self._published)
             if not await self._publish(event.SerializeToString(), stop):
+                self._put_back(reports)
                 return
             self._published += count
             PUBLISHED.inc(count)
@@ -118,3 +122,9 @@ class Feed:
             signals, total = signals + len(report.signals), total + size
             reports.append(report)
         return reports
+
+    def _put_back(self, reports: Sequence[events.SignalReport]) -> None:
+        for report in reversed(reports):
+            size = report.ByteSize()
+            self._waiting.appendleft((report, size))
+            self._bytes += size

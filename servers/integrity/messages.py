@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as FastUUID
 from finalbell.v1 import events_pb2 as events
 from finalbell.v1 import integrity_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from servers.integrity.rules import BY_NAME, RULES, Found, Suspect, escaped, signal_ids
+from servers.integrity.rules import BY_NAME, RULES, Found, Suspect, escaped
 from servers.messages import timestamp
 from stores.signal_records import Kind, Signal
 
@@ -68,6 +69,26 @@ def address(forwarded: str) -> str:
 def milliseconds(at: Timestamp) -> int | None:
     """Return a client's time in ms; None: none that can be."""
     return at.seconds * 1000 + at.nanos // 1_000_000 if 0 <= at.seconds < FAR_SECONDS and 0 <= at.nanos < 10**9 else None
+
+
+def signal_id(session: UUID, *parts: bytes) -> UUID:
+    """Return a signal's id, made of what it is: the same signal has the same one, however often it comes."""
+    return signal_ids(session, *parts[:-1])(parts[-1])
+
+
+def signal_ids(session: UUID, *parts: bytes) -> Callable[[bytes], UUID]:
+    """Return what makes the ids of signals that differ in their last part alone."""
+    shared = blake2b(session.bytes, digest_size=16)
+    for part in parts:
+        shared.update(len(part).to_bytes(4, "big") + part)
+
+    def made(last: bytes) -> UUID:
+        digest = shared.copy()
+        digest.update(len(last).to_bytes(4, "big") + last)
+        own: UUID = FastUUID(digest.digest())  # it takes a tenth of the standard library's time
+        return own
+
+    return made
 
 
 def kept(report: events.SignalReport) -> list[Signal]:

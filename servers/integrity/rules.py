@@ -2,12 +2,9 @@
 
 import math
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from uuid import UUID
-
-from asyncpg.pgproto.pgproto import UUID as FastUUID
 
 from stores.signal_records import Count, Counted, Kind, Pace, Presence, Wanted
 
@@ -53,26 +50,6 @@ def _escaped(character: str) -> str:
     if unicodedata.category(character)[0] == "C" or character in "\u2028\u2029":
         return f"\\u{{{ord(character):x}}}"
     return character
-
-
-def signal_id(session: UUID, *parts: bytes) -> UUID:
-    """Return a signal's id, made of what it is: the same signal has the same one, however often it comes."""
-    return signal_ids(session, *parts[:-1])(parts[-1])
-
-
-def signal_ids(session: UUID, *parts: bytes) -> Callable[[bytes], UUID]:
-    """Return what makes the ids of signals that differ in their last part alone."""
-    shared = blake2b(session.bytes, digest_size=16)
-    for part in parts:
-        shared.update(len(part).to_bytes(4, "big") + part)
-
-    def made(last: bytes) -> UUID:
-        digest = shared.copy()
-        digest.update(len(last).to_bytes(4, "big") + last)
-        own: UUID = FastUUID(digest.digest())  # it takes a tenth of the standard library's time
-        return own
-
-    return made
 
 
 # Indicators

@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 
 from servers.integrity import rules
 from servers.integrity.feed import DROPPED
-from servers.integrity.messages import kept, milliseconds
+from servers.integrity.messages import kept, milliseconds, signal_id
 from servers.serving.run import ROUND_SECONDS, sleep_until
 from stores import gauges
 from stores.signal_log import SignalLog
@@ -37,6 +37,7 @@ GRACE_SECONDS = 600
 
 GATHER_SECONDS = 1.0
 MEASURED_SECONDS = 1.0
+LAST_SECONDS, LAST_PULL_SECONDS = 5.0, 0.5
 PRESENCE_EVERY_MS = 60_000
 """How often it is noted that a device is still there; another device or address is noted at once."""
 
@@ -87,8 +88,16 @@ class IntegrityWorker:
                 self._forget()
                 await sleep_until(stop, 1.0)
                 await self._mend()
+        with suppress(Exception):  # what is left stays in the stream
+            await self._write_the_last()
         with suppress(Exception):
             await self._log.stop_pulling()
+
+    async def _write_the_last(self) -> None:
+        """Write what came until now: the stream may end with this stack, and its memory is all that has it."""
+        async with asyncio.timeout(LAST_SECONDS):
+            while messages := await self._log.pull(EVENTS, LAST_PULL_SECONDS):
+                await self.write(messages)
 
     async def run_inference(self, stop: asyncio.Event) -> None:
         """Look at sessions that have a score, some times a minute."""
@@ -133,8 +142,7 @@ class IntegrityWorker:
             if event is not None:
                 reports += event.reports
                 count = sum(len(report.signals) for report in event.reports)
-                again = message.metadata.num_delivered > 1
-                feeds.append(Feed(UUID(bytes=event.publisher), event.published_before, count, again))
+                feeds.append(Feed(UUID(bytes=event.publisher), event.published_before, count))
         signals = [signal for report in reports for signal in kept(report)]
         presences, seen = await self._look(reports)
         written = await self._signals.keep([*signals, *seen], presences, feeds, GRACE_SECONDS)
@@ -300,7 +308,7 @@ def _signal(came: Presence, kind: Kind, what: bytes, details: dict[str, object],
     return Signal(
         session=came.session,
         student=came.student,
-        id=rules.signal_id(came.session, kind.encode(), what),
+        id=signal_id(came.session, kind.encode(), what),
         kind=kind,
         amount=amount,
         client_ms=None,

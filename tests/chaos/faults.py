@@ -14,7 +14,7 @@ import asyncpg
 import grpc
 import grpc.aio
 import nats
-from finalbell.v1 import content_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import content_pb2, integrity_pb2, leaderboard_pb2, scoring_pb2, session_pb2
 from redis.asyncio import Redis
 
 from tests.chaos.recorder import Recorder
@@ -23,6 +23,7 @@ from tests.faults.harm import family
 from tests.stack import Stack
 
 NEVER_SECONDS = 120.0
+LEFT = integrity_pb2.Signal(focus_lost=integrity_pb2.FocusLost())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ FAULTS: Sequence[Fault] = (
     Fault("F46", "kill", "scoring", 30, "result"),
     Fault("F46", "kill", "leaderboard", 30, "board"),
     Fault("F46", "kill", "content", 30, "content"),
+    Fault("F46", "kill", "integrity", 30, "signal"),
+    Fault("F46", "kill", "signal-worker", 30, "written"),
+    Fault("F46", "freeze", "signal-worker", 30, "written", lasts=6),
     Fault("F46", "freeze", "nats", 30, "score", lasts=6),
     Fault("F46", "freeze", "postgres", 30, "start", lasts=6),
 )
@@ -273,6 +277,26 @@ class Probes:
         except grpc.aio.AioRpcError as refused:
             return refused.code() == grpc.StatusCode.FAILED_PRECONDITION  # it is still in progress: the service works
         return True
+
+    async def _signal(self) -> bool:
+        """Report a signal, and see that it is taken."""
+        session, token = self._kept
+        request = integrity_pb2.ReportSignalsRequest(session_id=session, signals=[LEFT])
+        reply = integrity_pb2.ReportSignalsResponse.FromString
+        return int((await self._call(token, "IntegrityService", "ReportSignals", request, reply)).accepted) == 1
+
+    async def _written(self) -> bool:
+        """Report a signal, and see it in PostgreSQL."""
+        connection = await asyncpg.connect(self._stack.read()["postgres"], timeout=5)
+        try:
+            query = "SELECT coalesce(sum(count), 0)::int FROM integrity_count WHERE session_id = $1"
+            before = await connection.fetchval(query, uuid.UUID(self._kept[0]))
+            taken = await self._signal()
+            while taken and await connection.fetchval(query, uuid.UUID(self._kept[0])) == before:
+                await asyncio.sleep(0.1)
+        finally:
+            connection.terminate()
+        return taken
 
     async def _board(self) -> bool:
         request, reply = leaderboard_pb2.GetLeaderboardRequest(exam_id=LONG, top=10), leaderboard_pb2.GetLeaderboardResponse

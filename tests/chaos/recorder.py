@@ -169,6 +169,8 @@ def told(message: Any) -> dict[str, object]:
                 "revision": result.revision or None,
                 "breakdown": len(result.breakdown),
             }
+        case "ReportSignalsResponse":
+            return {"accepted": message.accepted, "dropped": message.dropped}
         case "GetLeaderboardResponse":
             entries = [(entry.rank, entry.score, entry.student_id) for entry in message.entries]
             return {"rebuilding": message.rebuilding, "entries": entries}

@@ -13,9 +13,10 @@ import asyncpg
 from redis.asyncio import Redis
 
 from ops.audit.command import check, shown
-from tests.chaos.faults import Done, Fault, Harm
+from tests.chaos.faults import Done, Fault, Harm, Probes
 from tests.chaos.recorder import Recorder, Ways
 from tests.chaos.students import LONG, SHORT, SHORT_SECONDS, Room, paper
+from tests.faults.harm import fetch, jetstream, metric
 from tests.stack import ROOT, Stack, running
 
 DRAIN_SECONDS = 180.0
@@ -74,6 +75,9 @@ async def run(
             await load
         await room.finish()
         await asyncio.gather(*(room.submit(desk) for desk in room.desks[: live // 4] if desk.exam == LONG))
+        last = Probes(stack)
+        await last.prepare()
+        await last.recovered("written")  # a publisher's loss is known from what comes after it
         drained = await _drained(stack)
         say(f"drained in {drained:.1f} s")
         recorder.line("drained", at_ms=time.time() * 1000)
@@ -89,8 +93,45 @@ async def run(
     late = [d for d in harm.done if d.alone and d.recovered is not None and d.recovered > d.fault.within]
     problems = [f"{d.fault.shown} was over after {d.recovered:.1f} s, not {d.fault.within:g} s" for d in late]
     problems += [] if all(whole) else ["a board is still being rebuilt"]
-    violations = sum(len(checked.violations) for checked in found)
-    return Outcome(violations, shown(found), dict(recorder.calls), harm.done, drained, room.skipped, history, problems)
+    signals = await _signals(stack)
+    violations = sum(len(checked.violations) for checked in found) + len(signals.problems)
+    known = f"signals: {room.signals:,} that students know were taken; {signals.shown}"
+    lines = [*shown(found), known, *signals.problems]
+    return Outcome(violations, lines, dict(recorder.calls), harm.done, drained, room.skipped, history, problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    """What became of the signals that were published."""
+
+    published: int
+    written: int
+    lost: int
+    by_the_last: int
+    """Those that the service's living process says it has published, and those of them that PostgreSQL knows of."""
+
+    by_the_last_known: int
+
+    @property
+    def shown(self) -> str:
+        return f"{self.published:,} published, {self.written:,} written, {self.lost:,} lost and counted"
+
+    @property
+    def problems(self) -> list[str]:
+        """What is promised, and is not so: nothing is lost but what is counted, and nothing is counted but what is lost (I27)."""
+        said = [] if self.published == self.written + self.lost else [f"signals do not add up: {self.shown}"]
+        if self.by_the_last != self.by_the_last_known:
+            said.append(f"of {self.by_the_last} signals that the service says it has published {self.by_the_last_known} are known")
+        return said
+
+
+async def _signals(stack: Stack) -> _Signals:
+    """Count signals; none here is late, another's, or reported twice under one sequence."""
+    (feed,) = await fetch(stack, "SELECT coalesce(sum(published), 0)::int AS published, sum(lost)::int AS lost FROM integrity_feed")
+    (row,) = await fetch(stack, "SELECT sum(count)::int AS written FROM integrity_count WHERE kind IN ('FOCUS_LOST', 'PASTE')")
+    (last,) = await fetch(stack, "SELECT published FROM integrity_feed ORDER BY seen_at DESC LIMIT 1")
+    said = await metric(stack, "integrity", "finalbell_signals_published_total")
+    return _Signals(feed["published"], row["written"], feed["lost"], round(said), last["published"])
 
 
 async def _drained(stack: Stack) -> float:
@@ -120,4 +161,7 @@ async def _waiting(stack: Stack) -> str:
     async with Redis.from_url(stack.read()["redis"]) as redis:
         unwritten = sum([await redis.xlen(f"log:{{{shard:02d}}}") for shard in range(64)])
         unscored = sum([await redis.zcard(f"unscored:{{{shard:02d}}}") for shard in range(64)])
-    return f"{open_} sessions, {unwritten} saves, {unscored} unscored" if open_ or unwritten or unscored else ""
+    async with jetstream(stack) as stream:
+        signals = (await stream.stream_info("SIGNALS")).state.messages
+    waits = {"sessions": open_, "saves": unwritten, "unscored": unscored, "events of signals": signals}
+    return ", ".join(f"{count} {name}" for name, count in waits.items() if count)

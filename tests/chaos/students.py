@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from finalbell.v1 import admin_pb2, leaderboard_pb2, scoring_pb2, session_pb2
+from finalbell.v1 import admin_pb2, integrity_pb2, leaderboard_pb2, scoring_pb2, session_pb2
 from google.protobuf.message import Message
 
 from tests.chaos.recorder import Ways
@@ -77,6 +77,8 @@ class Room:
         self.desks: list[Desk] = []
         self.submitted: list[Desk] = []
         self.skipped = 0
+        self.signals = 0
+        """Signals that were taken, as far as these students heard of it."""
 
     # Load
 
@@ -167,6 +169,8 @@ class Room:
         elif dice < 0.10 and desk.exam == SHORT:
             given = admin_pb2.AdjustDeadlineRequest(session_id=desk.session, seconds=8, reason="chaos")
             await self._staff("AdjustDeadline", given, uuid.uuid4().hex)
+        elif dice < 0.16:
+            await self._report(desk)
         else:
             request = session_pb2.SaveAnswerRequest(session_id=desk.session, **self._answer(desk))
             await self._save(desk, request, uuid.uuid4().hex)
@@ -253,6 +257,14 @@ class Room:
                 await self._saved(desk, request, key, outcome.answer)
             else:  # a store was away for this one
                 await self._save(desk, request, key)
+
+    async def _report(self, desk: Desk) -> None:
+        """Report what was noticed, once: what is not taken is thrown away."""
+        paste = integrity_pb2.Signal(paste=integrity_pb2.Clipboard(length=self._chance.randint(1, 500)))
+        request = integrity_pb2.ReportSignalsRequest(session_id=desk.session, signals=[paste] * self._chance.randint(1, 5))
+        reply = await self._call(desk, "ReportSignals", request)
+        if reply is not None and reply.code == "OK":
+            self.signals += reply.ok.accepted
 
     async def _pause(self, desk: Desk) -> None:
         desk.paused = True

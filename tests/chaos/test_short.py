@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.faults import schedule
 from tests.chaos.run import own_stack, run
 
-SEED, SECONDS = 4, 30
+SEED, SECONDS = 11, 30
 
 
 @pytest.mark.timeout(240)

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -228,3 +229,11 @@ async def all_written(stack: Stack) -> None:
             return sum([await redis.xlen(f"log:{{{shard:02d}}}") for shard in range(64)]) == 0
 
         await eventually(empty)
+
+
+async def metric(stack: Stack, unit: str, name: str) -> float:
+    """Read a number of a process's own."""
+    async with httpx.AsyncClient() as http:
+        text = (await http.get(f"http://{stack.read()['services'][unit]['metrics']}/metrics")).text
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0

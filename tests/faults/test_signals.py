@@ -1,19 +1,24 @@
 """Signals down, slow, full or gone: no save and no submit fails for it, and what is lost is counted (I27, I31)."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
-from tests.faults.harm import fetch, jetstream, kill, restarted, stopped
+from tests.faults.harm import fetch, jetstream, kill, metric, restarted, stopped
 from tests.flows.sitting import Student, good
 from tests.integrity.reporting import LOST, counted, counts, report
-from tests.stack import Stack, eventually, fresh, running
+from tests.ops.local import Local
+from tests.stack import ROOT, Stack, eventually, fresh, running
 
 
 @pytest.fixture
@@ -26,14 +31,6 @@ async def exam(stack: Stack, small_exam: dict[str, Any], exam_id: str) -> str:
 async def sitting(stack: Stack, exam: str) -> AsyncIterator[tuple[Student, str]]:
     async with Student(stack) as student:
         yield student, (await student.sit(exam))["sessionId"]
-
-
-async def metric(stack: Stack, unit: str, name: str) -> float:
-    """Read a number of a process's own."""
-    async with httpx.AsyncClient() as http:
-        text = (await http.get(f"http://{stack.read()['services'][unit]['metrics']}/metrics")).text
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
 
 
 async def sits_on(student: Student, session: str) -> None:
@@ -194,3 +191,66 @@ async def test_switched_off_reports_are_answered_and_nothing_is_kept(small_exam:
         assert (reply["accepted"], reply["dropped"], reply["collecting"]) == (0, 2, False)
         assert await metric(stack, "integrity", 'finalbell_signals_dropped_total{why="off"}') == 2
         assert await counts(stack, session) == {}
+
+
+async def test_what_is_reported_until_a_stack_is_stopped_is_written_before_it_ends(
+    small_exam: dict[str, Any], tmp_path: Path
+) -> None:
+    local, exam = Local(tmp_path / "home"), fresh("t")
+    try:
+        code, _, err = await asyncio.to_thread(local.up, "--detach")
+        assert code == 0, err
+        stack = Stack(local.home)
+        await stack.import_exam(small_exam, exam)
+        async with Student(stack) as student:
+            session = (await student.sit(exam))["sessionId"]
+            reporting = asyncio.ensure_future(until_it_ends(student, session))
+            await eventually(lambda: counts(stack, session))
+            down = await asyncio.to_thread(local.run, "down")
+            taken, perhaps = await reporting
+        code, _, err = await asyncio.to_thread(local.up, "--detach")
+        found = (await counts(stack, session))["FOCUS_LOST"]
+    finally:
+        await asyncio.to_thread(local.stop)
+
+    assert (down.returncode, code) == (0, 0), err
+    assert taken <= found <= taken + perhaps
+
+
+async def until_it_ends(student: Student, session: str) -> tuple[int, int]:
+    """Report until nobody answers; returns how many signals were taken, and how many may have been."""
+    taken = 0
+    while True:
+        try:
+            reply = await report(student, session, LOST)
+        except httpx.TransportError:
+            return taken, 1
+        if reply.status_code != 202:
+            return taken, 0
+        taken += 1
+        await asyncio.sleep(0.05)
+
+
+async def test_a_comparison_ends_with_the_service_that_was_killed() -> None:
+    given, kept_open = os.pipe()
+    child = [sys.executable, "-m", "servers.integrity.comparing", str(1 << 31), "60"]
+    parent = f"import subprocess, time; print(subprocess.Popen({child}, stdin={given}).pid, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", parent], pass_fds=[given], stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
+        try:
+            assert service.stdout is not None
+            pid = int(service.stdout.readline())
+
+            async def has_begun() -> bool:
+                return bool(re.search(r"Max cpu time +60 ", Path(f"/proc/{pid}/limits").read_text()))
+
+            async def has_ended() -> bool:
+                status = Path(f"/proc/{pid}/status")
+                return not status.exists() or "State:\tZ" in status.read_text()
+
+            await eventually(has_begun)
+            service.kill()
+            await eventually(has_ended)
+        finally:
+            service.kill()
+            os.close(given)
+            os.close(kept_open)

@@ -254,6 +254,14 @@ async def test_two_who_decide_at_the_same_time_do_not_both_win(stack: Stack, ope
     assert [step["actor"] for step in again["steps"]] == ["head", "one", ("one", "two")[won]]
 
 
+async def test_a_step_on_a_revision_that_there_never_was_is_refused_like_one_on_an_older(stack: Stack, opened: Any) -> None:
+    step = {"revision": 2**31 - 1, "toState": "REVIEWED", "note": "read"}
+    async with Student(stack, roles=["admin"]) as head:
+        reply = await head.http.post(f"/api/v1/admin/integrity/cases/{opened['caseId']}:move", json=step)
+
+    assert refusal(reply) == (400, "CASE_MOVED")
+
+
 async def test_a_case_may_be_about_one_session_that_nobody_was_compared_with(stack: Stack, exam_id: str, small_exam: Any) -> None:
     await stack.import_exam(small_exam, exam_id)
     async with Student(stack) as student, Student(stack, roles=["admin"]) as admin:

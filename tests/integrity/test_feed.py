@@ -23,8 +23,8 @@ def report(signals: int, label: str = "") -> events.SignalReport:
     return events.SignalReport(report_id=uuid4().bytes, session_id=uuid4().bytes, student_id="s", signals=[one] * signals)
 
 
-def dropped() -> float:
-    return REGISTRY.get_sample_value("finalbell_signals_dropped_total", {"why": "queue_full"}) or 0.0
+def dropped(why: str = "queue_full") -> float:
+    return REGISTRY.get_sample_value("finalbell_signals_dropped_total", {"why": why}) or 0.0
 
 
 def waiting() -> float:
@@ -50,16 +50,19 @@ async def test_large_reports_fill_it_by_their_bytes() -> None:
     assert waiting() <= feed.MOST_BYTES // large.ByteSize()
 
 
-async def test_it_ends_though_the_broker_never_comes() -> None:
-    queue, stop = Feed(AWAY), asyncio.Event()
+async def test_it_ends_though_the_broker_never_comes_and_counts_all_that_is_given_up() -> None:
+    queue, stop, before = Feed(AWAY), asyncio.Event(), dropped("ended")
     running = asyncio.create_task(queue.run(stop))
     queue.offer(report(1))
     await asyncio.sleep(0.3)
+    queue.offer(report(2))
 
     stop.set()
     async with asyncio.timeout(10):
         await running
         await queue.drain()
+
+    assert dropped("ended") - before == 3
 
 
 async def test_what_waited_is_published_when_the_broker_is_there_numbered_without_a_gap(stores: Stores) -> None:

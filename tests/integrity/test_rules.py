@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servers.integrity import rules
+from servers.integrity.messages import signal_id
 from servers.integrity.rules import RULES
 from stores.signal_records import OWN, Count, Counted, Kind, Pace, Presence
 
@@ -42,8 +43,8 @@ def test_a_terminal_sequence_and_a_reversal_are_only_text() -> None:
 
 @given(st.lists(st.binary(max_size=8), min_size=1, max_size=4), st.lists(st.binary(max_size=8), min_size=1, max_size=4))
 def test_the_same_signal_has_the_same_id_and_no_other_has_it(parts: list[bytes], others: list[bytes]) -> None:
-    assert (rules.signal_id(SESSION, *parts) == rules.signal_id(SESSION, *others)) == (parts == others)
-    assert rules.signal_id(SESSION, *parts) != rules.signal_id(OTHER, *parts)
+    assert (signal_id(SESSION, *parts) == signal_id(SESSION, *others)) == (parts == others)
+    assert signal_id(SESSION, *parts) != signal_id(OTHER, *parts)
 
 
 # Indicators

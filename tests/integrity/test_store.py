@@ -1,5 +1,6 @@
 """Signals in PostgreSQL: once each, of the right student, for a time, and gone without a trace but a count."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,7 +12,7 @@ from stores.connect import Stores
 from stores.signal_records import Feed, Kind, Presence, Signal, Wanted
 from stores.signals import Signals, Written
 from tests.flows.sitting import Student
-from tests.stack import Stack, fresh, uuid7
+from tests.stack import Stack, eventually, fresh, uuid7
 
 GRACE = 600
 
@@ -85,9 +86,25 @@ async def test_a_place_is_one_row_from_its_first_report_to_its_last(signals: Sig
         ([(0, 10), (30, 5)], 20),
         ([(7, 5)], 7),
         ([(0, 10), (20, 5), (10, 10)], 0),
-        ([(0, 10), (20, 5), (0, 10, True)], 10),
+        ([(0, 10), (20, 5), (0, 10)], 10),
+        ([(0, 10), (20, 5), (20, 5), (20, 5)], 10),
+        ([(0, 10), (20, 5), (40, 5), (10, 10), (10, 10)], 15),
+        ([(0, 10), (20, 0)], 10),
+        ([(10 * n, 5) for n in range(1_500)], 7_495),
+        ([(10 * n, 5) for n in (*range(1_500), 1_499, 1_499, 1_200)], 7_495),
     ],
-    ids=["none missing", "a gap", "the first ones", "overtaken", "one comes again"],
+    ids=[
+        "none missing",
+        "a gap",
+        "the first ones",
+        "overtaken",
+        "one comes again",
+        "one that the stream has twice",
+        "one that a worker died with, after others",
+        "an empty one",
+        "very many gaps",
+        "very many gaps, and the last ones again",
+    ],
 )
 async def test_what_was_published_and_never_came_is_counted(
     stores: Stores, signals: Signals, events: list[tuple[Any, ...]], lost: int
@@ -130,6 +147,34 @@ async def test_the_strongest_come_first_and_the_others_are_counted(stack: Stack,
 
 
 # Forgetting
+
+
+async def test_a_batch_that_is_being_kept_during_an_erasure_does_not_survive_it(
+    stores: Stores, signals: Signals, sitting: tuple[UUID, str]
+) -> None:
+    feed = Feed(uuid4(), 0, 1)
+    place = Presence(*sitting, "d", "192.0.2.1", b"t", now_ms(), now_ms())
+    await signals.keep((), (), [feed], GRACE)
+    async with stores.postgres.acquire() as held:
+        holding = held.transaction()
+        await holding.start()
+        await held.execute("SELECT FROM integrity_feed WHERE publisher = $1 FOR UPDATE", feed.publisher)
+        keeping = asyncio.ensure_future(signals.keep([signal(sitting)], [place], [feed], GRACE))
+        await eventually(lambda: waiting(stores, "%INSERT INTO integrity_feed%"))
+        erasing = asyncio.ensure_future(signals.erase(sitting[1], "operator", 0))
+        await asyncio.wait([erasing], timeout=0.3)
+        await holding.rollback()
+    await asyncio.gather(keeping, erasing)
+
+    assert await counts(stores, sitting[0]) == {}
+    for table in ("integrity_signal", "integrity_presence"):
+        assert await stores.postgres.fetch(f"SELECT FROM {table} WHERE session_id = $1", sitting[0]) == []
+
+
+async def waiting(stores: Stores, statement: str) -> bool:
+    """Whether somebody waits for a lock with such a statement."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE $1"
+    return bool(await stores.postgres.fetchval(query, statement))
 
 
 async def test_an_erased_student_leaves_counts_that_lead_nowhere_and_what_was_under_way_is_dropped(

@@ -3,9 +3,11 @@
 from urllib.parse import urlsplit
 
 import asyncpg
+import nats.errors
 import pytest
 
 from stores.connect import StoreSettings, connect
+from tests.faults.harm import stopped
 from tests.stack import Stack, free_port
 
 
@@ -28,3 +30,13 @@ async def test_a_wrong_password_is_no_absence(stack: Stack) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
         async with connect(settings(stack, wrong)):
             pass
+
+
+async def test_a_flush_that_a_frozen_nats_answers_too_late_leaves_a_connection_that_still_hears(stack: Stack) -> None:
+    where = stack.read()
+    async with connect(StoreSettings(where["postgres"], where["redis"], where["redis"], where["nats"])) as stores:
+        with stopped(stack, "nats"), pytest.raises(nats.errors.TimeoutError):
+            await stores.nats.flush(1)
+        reply = await stores.nats.request("$JS.API.INFO", timeout=5)
+
+    assert b"memory" in reply.data
