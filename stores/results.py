@@ -84,7 +84,6 @@ class Results:
             new = await _insert(connection, batch)
             await _mark_scored(connection, batch)
             await open_tasks(connection, [result for result in batch if result.session in new])
-            await connection.execute("DELETE FROM submission WHERE session_id = ANY ($1)", [r.session for r in batch])
             standings = await restate(connection, {(result.exam, result.student) for result in batch})
             before = await _kept_before(connection, [result for result in batch if result.session not in new])
             held_back = await _held_back(connection, known)
@@ -104,7 +103,7 @@ class Results:
     async def take_submissions(self, count: int) -> Sequence[tuple[str, bytes]]:
         """Take submits that are kept here since JetStream did not take them in time, oldest first: subject and event.
 
-        They are the caller's for ten seconds. A row goes when its result is kept, or when it is buried.
+        They are the caller's for ten seconds. A row goes when everybody has been told (`end_submissions`), or when it is buried.
         """
         rows = await self._pool.fetch(
             """
@@ -117,6 +116,11 @@ class Results:
             count,
         )
         return [(row["subject"], row["event"]) for row in rows]
+
+    async def end_submissions(self, sessions: Sequence[UUID]) -> None:
+        """Let the rows of submits go that have a result, and whose boards have been told. Not with the result: where a worker dies in
+        between, or Redis does not answer, the row is all that has the boards told again."""
+        await self._pool.execute("DELETE FROM submission WHERE session_id = ANY ($1)", sorted(sessions))
 
     async def read(self, session: UUID) -> Result | None:
         """Return a session's result, or None while it has none; what is asked for together is read together."""

@@ -47,7 +47,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A submit that JetStream did not take in time, from its row in PostgreSQL, which goes with its result or its burial."""
+    """A submit that JetStream did not take in time, from its row in PostgreSQL, which goes when all are told, or it is buried."""
 
     subject: str
     data: bytes
@@ -161,6 +161,7 @@ class ScoringWorker:
         await self._telling.place(kept.standings)
         crash("D7", self._crash_at)
         await self._live.scored(list(kept.totals))
+        await self._results.end_submissions(list(kept.totals))
         for to, reply in _replies(work, kept).items():
             await self._submits.reply(to, reply)
         await self._telling.announce(list(kept.totals))

@@ -264,6 +264,28 @@ async def test_a_submit_is_kept_and_scored_while_nats_does_not_answer(stack: Sta
     assert len(await fetch(stack, "SELECT FROM result WHERE exam_id = $1", exam)) == 1
 
 
+async def test_a_submit_from_its_row_is_on_the_board_though_its_worker_died_before_it_told_anybody(stack: Stack, exam: str) -> None:
+    async with Student(stack) as student:
+        session = (await student.sit(exam))["sessionId"]
+        good(await student.save(session, "q1", choice="B"))
+        with stopped(stack, "bell"):  # whose net would publish it anew
+            with stopped(stack, "nats"), stopped(stack, "scoring-worker"):
+                good(await student.submit(session), 202)
+                with crashing(stack, "scoring-worker", "D6") as (_, process):
+                    await dies(process)
+                scored = await fetch(stack, "SELECT status FROM exam_session WHERE id = $1", uuid.UUID(session))
+
+            async def told() -> bool:
+                return not await fetch(stack, "SELECT FROM submission WHERE session_id = $1", uuid.UUID(session))
+
+            await eventually(told, 30)
+            async with Redis.from_url(stack.read()["redis"]) as redis:
+                on_board = await redis.zscore(f"lb:{{{exam}}}", student.name)
+
+    assert [row["status"] for row in scored] == ["SCORED"]
+    assert on_board is not None
+
+
 async def test_submits_are_answered_and_scored_though_nats_is_killed(stack: Stack, exam: str) -> None:
     async with Student(stack) as frozen, Student(stack) as killed, Student(stack) as after:
         sessions = {student: (await student.sit(exam))["sessionId"] for student in (frozen, killed, after)}
