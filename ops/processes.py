@@ -49,7 +49,7 @@ LINKING = {"content", "media"}
 MEDIA_URL = "/media"
 """Where the gateway has the media origin."""
 
-NICENESS = {"scoring-worker": 19, "integrity": 10, "signal-worker": 19}
+NICENESS = {"scoring-worker": 19, "integrity": 19, "signal-worker": 19}
 """Scores may come a little later, and signals too; a save may not wait for them. Batches grow with what waits, so that nothing is
 lost by it."""
 

@@ -118,8 +118,8 @@ class Results:
         return [(row["subject"], row["event"]) for row in rows]
 
     async def end_submissions(self, sessions: Sequence[UUID]) -> None:
-        """Let the rows of submits go that have a result, and whose boards have been told. Not with the result: where a worker dies in
-        between, or Redis does not answer, the row is all that has the boards told again."""
+        """Let the rows of submits go that have a result, and whose boards have been told. Not with the result: where a worker dies
+        in between, or Redis does not answer, the row is all that has the boards told again."""
         await self._pool.execute("DELETE FROM submission WHERE session_id = ANY ($1)", sorted(sessions))
 
     async def read(self, session: UUID) -> Result | None:

@@ -29,13 +29,17 @@ from stores.signal_log import SignalLog
 from stores.signal_records import Feed, Finished, Kind, Pace, Presence, Signal
 from stores.signals import Signals
 
-EVENTS = 32
+EVENTS = 8
 """At most 1,000 signals each."""
 
 GRACE_SECONDS = 600
 """How long after its submit a session's signals are still taken: what a client had not sent yet."""
 
-GATHER_SECONDS = 1.0
+GATHER_SECONDS = 0.2
+REST, LONGEST_REST_SECONDS = 3, 2.0
+"""How many times as long as a batch took the worker stands still after it. Niceness does not reach PostgreSQL, which would work
+off a backlog as fast as it can: this way it has a quarter of one core at the most, in small pieces, and less where all is slow."""
+
 MEASURED_SECONDS = 1.0
 LAST_SECONDS, LAST_PULL_SECONDS = 5.0, 0.5
 PRESENCE_EVERY_MS = 60_000
@@ -78,11 +82,13 @@ class IntegrityWorker:
             try:
                 async with asyncio.timeout(ROUND_SECONDS):
                     messages = await self._log.pull(EVENTS, 1.0)
+                    began = monotonic()
                     if messages:
                         await self.write(messages)
+                    took = monotonic() - began
                     await self._measure()
                 if messages:
-                    await sleep_until(stop, GATHER_SECONDS if len(messages) < EVENTS else 0.0)
+                    await sleep_until(stop, max(GATHER_SECONDS, min(REST * took, LONGEST_REST_SECONDS)))
             except Exception as failure:  # unacknowledged events come again
                 log.warning("signals not written yet", error=f"{type(failure).__name__}: {failure}"[:200])
                 self._forget()
