@@ -14,6 +14,7 @@ from prometheus_client import Counter
 from servers import errors
 from servers.integrity.feed import DROPPED, Feed
 from servers.integrity.frames import Frames
+from servers.integrity.interval import Interval
 from servers.integrity.live import Views
 from servers.integrity.messages import address, known, token_digest
 from servers.integrity.owners import Owners, Whose
@@ -23,7 +24,6 @@ from servers.serving.wrap import Call
 from stores import gauges
 
 STREAM_SECONDS = 100.0
-REPORT_SECONDS = 10
 SESSIONS = 200_000
 TAKEN = Counter("finalbell_signals_taken_total", "Signals that clients reported and that are on their way")
 
@@ -49,6 +49,7 @@ class IntegrityService:
         self._rates = rates
         self._most = most
         self._collecting = collecting
+        self._interval = Interval()
         self._counts: OrderedDict[UUID, int] = OrderedDict()
         gauges.cached("signal counts", self._counts)
 
@@ -59,7 +60,7 @@ class IntegrityService:
             accepted=taken.accepted,
             dropped=taken.dropped,
             collecting=self._collecting,
-            next_report_seconds=REPORT_SECONDS,
+            next_report_seconds=self._interval.next_seconds(),
         )
 
     async def StreamSignals(self, requests: AsyncIterator[pb.StreamSignalsRequest], call: Call) -> pb.StreamSignalsResponse:

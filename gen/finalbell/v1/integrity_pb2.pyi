@@ -422,7 +422,9 @@ class ReportSignalsResponse(_message.Message):
     collecting: _builtins.bool
     """collecting is false where this installation collects no signals: send no more in this session."""
     next_report_seconds: _builtins.int
-    """next_report_seconds is how long to gather before the next report."""
+    """next_report_seconds is how long to gather before the next report: about ten seconds, and some minutes where very many
+    report. Send sooner when 100 signals wait, and what is left at the submit.
+    """
     def __init__(
         self,
         *,
