@@ -20,7 +20,7 @@ MOST_BYTES = 16 * 1024 * 1024
 
 EVENT_SIGNALS = 1_000
 EVENT_BYTES = 256 * 1024
-GATHER_SECONDS = 0.1
+GATHER_SECONDS = 0.25
 PUBLISH_SECONDS = 2.0
 AGAIN_SECONDS = 0.5
 DROPPED = Counter("finalbell_signals_dropped_total", "Signals that were not taken, or given up, by why", ["why"])

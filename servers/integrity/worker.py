@@ -35,7 +35,7 @@ EVENTS = 8
 GRACE_SECONDS = 600
 """How long after its submit a session's signals are still taken: what a client had not sent yet."""
 
-GATHER_SECONDS = 0.2
+GATHER_SECONDS = 0.5
 REST, LONGEST_REST_SECONDS = 3, 2.0
 """How many times as long as a batch took the worker stands still after it. Niceness does not reach PostgreSQL, which would work
 off a backlog as fast as it can: this way it has a quarter of one core at the most, in small pieces, and less where all is slow."""

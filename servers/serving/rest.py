@@ -35,7 +35,6 @@ SESSION = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{1
 
 STATUS = "fb-http-status"
 BACKLOG = 1024
-GATHER_SECONDS = 0.001
 AT_ONCE = 8
 HTTP = {
     Code.INVALID_ARGUMENT: 400,
@@ -76,11 +75,14 @@ class RestMethod:
     headers: frozenset[bytes] = frozenset()
     """What else of a request's headers the method is told; a front tells all its methods."""
 
+    gather_seconds: float = 0.001
+    """How long a request waits for others that begin together with it: long where nobody waits for the answer."""
+
 
 class RestFront:
     """Serves REST methods to the gateway on one address; `serving` says whether health is well.
 
-    Requests that come within a millisecond begin together: what they ask of the stores goes out together, and so do their
+    Requests that come within `gather_seconds` begin together: what they ask of the stores goes out together, and so do their
     answers, so that neither this process nor the gateway is woken for each. It takes a tenth off a save's CPU in all processes.
     Of many that wait a few begin at a time, so that the stores work on the first while the others are read: a crowd that began
     at once would be served by one process after the other, and each would be idle in its turn.
@@ -128,10 +130,10 @@ class RestFront:
                 return method, answering, found[1].decode()
         return None
 
-    def soon(self, begin: Callable[[], None]) -> None:
+    def soon(self, begin: Callable[[], None], within_seconds: float) -> None:
         """Begin a request together with others."""
         if not self._waiting:
-            self._loop.call_later(GATHER_SECONDS, self._begin)
+            self._loop.call_later(within_seconds, self._begin)
         self._waiting.append(begin)
 
     def _begin(self) -> None:
@@ -202,7 +204,7 @@ class _Connection(asyncio.Protocol):
             self._write(200 if well else 503 if self._url == HEALTH else 404, b"{}", "")
             return
         self._busy, self._stands = True, found[0].stands
-        self._front.soon(partial(self._begin, *found, monotonic()))
+        self._front.soon(partial(self._begin, *found, monotonic()), found[0].gather_seconds)
 
     def hang_up(self) -> None:
         """Close, once what was written has gone."""

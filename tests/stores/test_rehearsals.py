@@ -62,7 +62,8 @@ async def sit_and_leave_a_row_everywhere(stores: Stores, exam: str) -> object:
                             answers_sha256, points)
           VALUES ({whose}, '{exam}', 1, 'ann', 0, 1, 'SCORED', 1, '{{}}', '\\x00', '{{0}}');
         INSERT INTO result_history VALUES ({whose}, 1, 0, 'SCORED', 1, '{{0}}', now(), 'regrade');
-        INSERT INTO submission (session_id, subject, event) VALUES ({whose}, 'submits.{exam}.{session}', '\\x00');
+        INSERT INTO submission (session_id, subject, event, claimed_until)
+          VALUES ({whose}, 'submits.{exam}.{session}', '\\x00', 'infinity');
         INSERT INTO dead_letter (session_id, subject, event, error) VALUES ({whose}, 'submits.{exam}.{session}', '\\x00', 'bad');
         INSERT INTO session_pause VALUES ({whose}, now(), now() + interval '1 minute', NULL);
         INSERT INTO deadline_adjustment VALUES ({whose}, gen_random_uuid(), 5, 'why', 'boss');
