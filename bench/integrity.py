@@ -36,7 +36,7 @@ FRONT, WORKER = "integrity", "signal-worker"
 UNITS = ("envoy", FRONT, WORKER, "nats", "postgres", "session", "redis")
 CONNECTIONS = 128
 SLOW_SECONDS, TURN_SECONDS = 0.9, 0.1
-AHEAD_SECONDS = 2.0
+AHEAD_SECONDS = 1.0
 COUNTED = ("written", "lost by the stream", *(f"dropped: {why}" for why in ("queue_full", "foreign", "late", "broken")))
 """What becomes of signals that were taken."""
 
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a smoke of everything: figures mean nothing")
     given = parser.parse_args()
     if given.short:
-        given.sessions, given.seconds, given.rounds = 2_000, 1.5, 1
+        given.sessions, given.seconds, given.rounds = 1_000, 1.5, 1
     build_load()
     names = ("well", "stopped") if given.short else ("none", "well", "slow", "stopped", "deaf")
     states, measured_c = [State(name) for name in names], list[float]()

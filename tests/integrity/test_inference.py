@@ -99,7 +99,7 @@ async def sat(stack: Stack, exam: str, times: list[float], *, back: float | None
         """
         INSERT INTO exam_session (id, student_id, exam_id, exam_version, cohorts, attempt, alias, started_at, ends_at, status,
                                   submitted_at)
-        VALUES ($1, $2, $3, 1, '{}', 1, 'alias', $4, now(), 'SCORED', now() - make_interval(mins => $5))
+        VALUES ($1, $2, $3, 1, '{}', 1, 'alias', $4, now(), 'SUBMITTED', now() - make_interval(mins => $5))
         """,
         *(session, name, exam, started, minutes_ago),
     )
@@ -111,6 +111,7 @@ async def sat(stack: Stack, exam: str, times: list[float], *, back: float | None
             "INSERT INTO session_answer VALUES ($1, $2, 'c:A', 1, $3, '\\x00', '\\x00', NULL)",
             *(session, f"q{number + 1}", at),
         )
+    await fetch(stack, "UPDATE exam_session SET status = 'SCORED' WHERE id = $1", session)  # only now the stack's worker sees it
     return str(session)
 
 
