@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from hashlib import blake2b
 from typing import TypeVar
 from uuid import UUID
@@ -32,6 +33,12 @@ Position = TypeVar("Position")
 def timestamp(at_ms: int) -> Timestamp:
     """Return a time in milliseconds as a protobuf timestamp."""
     return Timestamp(seconds=at_ms // 1000, nanos=at_ms % 1000 * 1_000_000)
+
+
+def read_clock(text: str) -> Timestamp:
+    """Return a client's time, written as JavaScript does: `2026-11-27T10:00:00.250Z`, to the ms at most. Raises ValueError."""
+    at = datetime.fromisoformat(text)
+    return Timestamp(seconds=int(at.timestamp()), nanos=at.microsecond * 1000)
 
 
 def exam_message(exam: Exam, now_ms: int) -> pb.Exam:

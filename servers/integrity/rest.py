@@ -7,7 +7,6 @@ are passed over.
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from buf.validate import validate_pb2
@@ -18,8 +17,9 @@ from pydantic_core import CoreSchema, SchemaValidator
 from pydantic_core import core_schema as schema
 
 from servers import errors
+from servers.messages import read_clock
 from servers.serving.proto_json import writer
-from servers.serving.rest import RestMethod, read_json
+from servers.serving.rest import SESSION, RestMethod, read_json
 
 CLOCK = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{3})?Z$"
 UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
@@ -73,7 +73,6 @@ def _value(field: FieldDescriptor, rules: Mapping[str, Any]) -> CoreSchema:
 
 
 PLAIN = SchemaValidator(_plain(pb.ReportSignalsRequest.DESCRIPTOR))
-SESSION = re.compile(UUID)
 
 
 def read_report(session: str, body: bytes) -> tuple[pb.ReportSignalsRequest, bool]:
@@ -101,10 +100,9 @@ def _read_plain(body: bytes) -> pb.ReportSignalsRequest | None:
 
 
 def _set_clock(given: dict[str, Any], name: str) -> None:
-    """Put the message's fields in the place of a time's text."""
+    """Put the message in the place of a time's text."""
     if name in given:
-        at = datetime.fromisoformat(given[name])
-        given[name] = {"seconds": int(at.timestamp()), "nanos": at.microsecond * 1000}
+        given[name] = read_clock(given[name])
 
 
 def _read_any(body: bytes) -> pb.ReportSignalsRequest:

@@ -6,13 +6,12 @@ ten times slower. Fields that nobody knows are passed over, as everywhere in thi
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 
 from finalbell.v1 import session_pb2 as pb
 from google.protobuf.json_format import ParseDict, ParseError
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from servers import errors
+from servers.messages import read_clock
 from servers.serving.proto_json import writer
 from servers.serving.rest import SESSION, RestMethod, read_json
 
@@ -65,8 +64,7 @@ def _plainly(given: Mapping[str, object]) -> pb.SaveAnswerRequest | None:
             fields[NAMES[name]] = value
             answers += name in ANSWERS
         elif name == "clientTs" and isinstance(value, str) and CLIENT_TS.fullmatch(value):
-            at = datetime.fromisoformat(value)
-            fields["client_ts"] = Timestamp(seconds=int(at.timestamp()), nanos=at.microsecond * 1000)
+            fields["client_ts"] = read_clock(value)
         else:
             return None
     return pb.SaveAnswerRequest(**fields) if answers <= 1 else None  # type: ignore[arg-type]
