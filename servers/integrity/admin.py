@@ -31,6 +31,10 @@ class IntegrityAdminService:
         if unknown:
             known = ", ".join(rules.BY_NAME)
             raise errors.InvalidField([(f"changes[{n}].name", f"is no indicator; there are: {known}") for n in unknown])
+        names = [change.name for change in request.changes]
+        twice = [n for n, name in enumerate(names) if name in names[:n]]
+        if twice:
+            raise errors.InvalidField([(f"changes[{n}].name", "is there twice") for n in twice])
         changes = {one.name: one.threshold if one.HasField("threshold") else None for one in request.changes}
         if not await self._signals.set_thresholds(request.exam_id, changes, call.caller.student):
             raise errors.ExamNotFound("There is no such exam.")

@@ -7,6 +7,7 @@ from uuid import UUID
 from finalbell.v1 import integrity_pb2 as pb
 from google.protobuf.json_format import MessageToJson, Parse
 
+from servers import errors
 from servers.integrity.messages import indicator_messages
 from servers.integrity.rules import Found, escaped
 from servers.messages import timestamp
@@ -143,5 +144,9 @@ def whole_case_message(whole: WholeCase) -> pb.IntegrityCase:
 
 
 def session_ids(texts: Sequence[str]) -> Sequence[UUID]:
-    """Return ids that were validated."""
-    return [UUID(text) for text in texts]
+    """Return ids that were validated. Raises InvalidField: one is there twice, in small letters and in capitals."""
+    ids = [UUID(text) for text in texts]
+    twice = [n for n, one in enumerate(ids) if one in ids[:n]]
+    if twice:
+        raise errors.InvalidField([(f"sessionIds[{n}]", "is there twice") for n in twice])
+    return ids

@@ -617,6 +617,13 @@ SIGNALS = [
         who="admin",
     ),
     Row(
+        "thresholds: one twice",
+        "SetThresholds",
+        {"examId": "w-open", "changes": [{"name": "copy", "threshold": 9}, {"name": "copy", "threshold": 8}]},
+        names="changes[1].name",
+        who="admin",
+    ),
+    Row(
         "thresholds: 0",
         "SetThresholds",
         {"examId": "w-open", "changes": [{"name": "copy", "threshold": 0}]},
@@ -653,6 +660,7 @@ SIGNALS = [
     case("about nobody", "sessionIds", sessionIds=[]),
     case("about nine", "sessionIds", sessionIds=[NOBODYS[:-1] + str(n) for n in range(9)]),
     case("about one twice", "sessionIds", sessionIds=[NOBODYS, NOBODYS]),
+    case("about one twice, once in capitals", "sessionIds[1]", sessionIds=[NOBODYS[:-1] + "a", NOBODYS[:-1] + "A"]),
     case("about a session that is none", "sessionIds[0]", sessionIds=["x"]),
     case("without a reason", "note", note=""),
     case("a reason with a NUL", "note", note="a\0b"),

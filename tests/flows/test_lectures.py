@@ -128,7 +128,11 @@ async def test_who_was_refunded_gets_no_further_link(stack: Stack) -> None:
 
         await own(stack, student.name, product, revoked="0 seconds")
 
-        assert refusal(await student.http.get(f"/api/v1/lectures/{lecture}/playback")) == (403, "ENTITLEMENT_REQUIRED")
+        async def refused() -> bool:
+            reply = await student.http.get(f"/api/v1/lectures/{lecture}/playback")
+            return reply.status_code != 200 and refusal(reply) == (403, "ENTITLEMENT_REQUIRED")
+
+        await eventually(refused, 40)  # told at once, known within 30 s
         assert (await student.http.get(before["playlistUrl"])).status_code == 200  # until it expires
 
 
