@@ -55,6 +55,8 @@ def stopped(stack: Stack, unit: str) -> Iterator[None]:
     pids = family(stack.pid(unit))
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
+    while not all(map(_stands_still, pids)):  # the signal is sent; a thread that waits for its turn still answers once
+        time.sleep(0.001)
     try:
         yield
     finally:
@@ -73,9 +75,22 @@ def family(pid: int) -> list[int]:
 
 def _parent(entry: Path) -> int:
     try:
-        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        return int(_stat(entry)[1])
     except OSError:  # it has ended since
         return -1
+
+
+def _stands_still(pid: int) -> bool:
+    """Say whether every thread of a process is stopped; one that has ended is."""
+    try:
+        return all(_stat(thread)[0] in "TZX" for thread in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:  # one ended meanwhile, or all of it
+        return not Path(f"/proc/{pid}").exists()
+
+
+def _stat(entry: Path) -> list[str]:
+    """Return what stands after the name in a process's or thread's `stat`: its state, its parent and so on."""
+    return (entry / "stat").read_text().rpartition(")")[2].split()
 
 
 class Life(Protocol):
