@@ -148,13 +148,14 @@ def test_killed_processes_come_back_side_by_side(back: Local) -> None:
 
 
 def test_one_worker_comes_back_alone(back: Local) -> None:
-    first, second = back.stack()["services"]["session"]["pid"]
+    session = back.stack()["services"]["session"]
+    first, second = session["pid"]
 
     os.kill(second, signal.SIGKILL)
 
     eventually(lambda: second not in back.stack()["services"]["session"]["pid"])
     assert back.stack()["services"]["session"]["pid"][0] == first
-    assert back.stack()["services"]["session"]["restarts"] == 1
+    assert back.stack()["services"]["session"]["restarts"] == session["restarts"] + 1  # where time was short one began twice
     eventually(back.healthy)
 
 
