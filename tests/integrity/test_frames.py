@@ -1,8 +1,10 @@
 """Webcam pictures: off unless a bucket is named; one upload of one size each; gone when the student's data are erased."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -14,7 +16,8 @@ from finalbell.v1.integrity_pb2_grpc import IntegrityAdminServiceStub, Integrity
 from tests.faults.harm import another
 from tests.flows.sitting import Student, refusal
 from tests.flows.transports import native_refusal
-from tests.integrity.s3 import serving
+from tests.integrity import s3
+from tests.media import versity
 from tests.media.bucket import KEY_ID, REGION, SECRET
 from tests.stack import Stack, bearer, eventually
 
@@ -23,9 +26,9 @@ PICTURE = b"\xff\xd8 a picture"
 
 @dataclass(frozen=True, slots=True)
 class Pictured:
-    """A service that takes pictures, and the files of its bucket."""
+    """A service that takes pictures, and what is in its bucket."""
 
-    files: dict[str, bytes]
+    files: Callable[[], dict[str, bytes]]
     channel: grpc.aio.Channel
 
     async def ask(self, student: Student, session: str, size: int = len(PICTURE)) -> pb.CreateFrameUploadResponse:
@@ -33,20 +36,36 @@ class Pictured:
         return await IntegrityServiceStub(self.channel).CreateFrameUpload(request, metadata=bearer(student.token))
 
 
-@pytest.fixture
-async def pictured(stack: Stack) -> AsyncIterator[Pictured]:
+@pytest.fixture(params=["a counterpart", "a real bucket"])
+async def pictured(
+    request: pytest.FixtureRequest, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Pictured]:
     """One more process of the service, with a bucket."""
-    files: dict[str, bytes] = {}
     keys = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": REGION}
-    async with serving(files, "faces") as endpoint:
-        with another(stack, "integrity", keys, FRAMES_BUCKET="faces", FRAMES_ENDPOINT=endpoint) as (address, _):
-            async with grpc.aio.insecure_channel(address) as channel:
+    taken: dict[str, bytes] = {}
+    faces = tmp_path / "faces"
+    async with AsyncExitStack() as opened:
+        if request.param == "a counterpart":
+            endpoint, files = await opened.enter_async_context(s3.serving(taken, faces.name)), lambda: taken
+        elif versity.BINARY.exists():
+            for name, value in keys.items():
+                monkeypatch.setenv(name, value)
+            endpoint, files = await opened.enter_async_context(versity.serving({}, faces.name, tmp_path)), lambda: _under(faces)
+        else:
+            pytest.skip("the Versity S3 gateway is not here: make .tools/bin/versitygw")
+        address, _ = opened.enter_context(another(stack, "integrity", keys, FRAMES_BUCKET=faces.name, FRAMES_ENDPOINT=endpoint))
+        channel = await opened.enter_async_context(grpc.aio.insecure_channel(address))
 
-                async def up() -> bool:
-                    return channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        async def up() -> bool:
+            return channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
 
-                await eventually(up, 40)
-                yield Pictured(files, channel)
+        await eventually(up, 40)
+        yield Pictured(files, channel)
+
+
+def _under(folder: Path) -> dict[str, bytes]:
+    """Return the files in a folder by their names in it."""
+    return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
 
 
 async def test_a_picture_is_uploaded_once_as_it_was_announced(pictured: Pictured, exam: str, stack: Stack) -> None:
@@ -60,7 +79,7 @@ async def test_a_picture_is_uploaded_once_as_it_was_announced(pictured: Pictured
         taken = await http.put(link.upload_url, content=PICTURE, headers=kind)
 
     assert [reply.status_code for reply in (larger, other, elsewhere, taken)] == [403, 403, 403, 200]
-    assert pictured.files == {f"frames/{session}/{link.frame_id}": PICTURE}
+    assert pictured.files() == {f"frames/{session}/{link.frame_id}": PICTURE}
     kept = link.kept_until.ToDatetime() - link.expires_at.ToDatetime()
     assert timedelta(days=29) < kept < timedelta(days=31)
 
@@ -86,7 +105,7 @@ async def test_erasure_deletes_the_pictures_of_the_student_and_no_others(picture
         )
 
     assert erased.frames == 2
-    assert [key.split("/")[1] for key in pictured.files] == [sessions[1]]
+    assert [key.split("/")[1] for key in pictured.files()] == [sessions[1]]
 
 
 @pytest.mark.parametrize(
