@@ -119,7 +119,7 @@ class CaseDesk:
         taken_ms = await self._cases.now()
         there = dict(await self._cases.around(request.exam_id, sessions))
         if len(there) < len(sessions):
-            raise errors.SessionNotFound
+            raise errors.SessionNotFound("A session of these is not of this exam: check the ids.")
         around = [one for session in sessions if (one := there[session]) is not None]
         if len(around) < len(sessions):
             raise errors.SessionUnscored(
