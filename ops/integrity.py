@@ -1,8 +1,9 @@
 """`finalbell integrity …`: what happened around sessions, for people to look at; thresholds, and the right to be forgotten."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ app.command()(cases.analyse)
 ExamArgument = Annotated[str, typer.Argument(metavar="EXAM", help="The exam's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LIVE_COLUMNS = ("strength", "student", "alias", "session", "last", "what")
+AGAIN_SECONDS = 2.0
 THRESHOLD_COLUMNS = ("indicator", "shown from", "default", "what is counted")
 
 
@@ -35,17 +37,32 @@ def live(
     server: str | None = ServerOption,
     token: str | None = TokenOption,
 ) -> None:
-    """Show the sessions with something over its threshold, the strongest first, and again whenever it changes; Ctrl-C ends it."""
-    with _screen(exam, as_json=as_json) as show:
-        try:
-            while True:
-                with client(home, server, token) as admin:
+    """Show the sessions with something over its threshold, the strongest first, and again whenever it changes; Ctrl-C ends it.
+
+    Where the server is away for a while, it goes on by itself.
+    """
+    from grpc import RpcError, StatusCode
+
+    from ops.admin import explain
+
+    passing = {StatusCode.UNAVAILABLE, StatusCode.INTERNAL}  # INTERNAL is also what a stream gets that was cut
+    with _screen(exam, as_json=as_json) as show, suppress(KeyboardInterrupt):
+        told, shown = False, False
+        while True:
+            with client(home, server, token) as admin:
+                try:
                     for view in admin.watch_integrity(exam, top):
                         show(view)
+                        told, shown = False, True
                         if once:
                             return
-        except KeyboardInterrupt:
-            return
+                except RpcError as failure:
+                    if not shown or failure.code() not in passing:
+                        raise
+                    if not told:
+                        typer.echo(f"{explain(failure)[0]} Trying again; what is shown is as old as it says.", err=True)
+                    told = True
+                    time.sleep(AGAIN_SECONDS)
 
 
 @app.command()
@@ -61,6 +78,8 @@ def thresholds(
 ) -> None:
     """Show from which number on each indicator is shown, or set some of them."""
     wanted = dict(map(_change, changes or ()))
+    if len(wanted) < len(changes or ()):
+        raise typer.BadParameter("--set names an indicator twice")
     with client(home, server, token) as admin:
         whole = admin.set_thresholds(exam, wanted) if wanted else admin.thresholds(exam)
     if as_json:
@@ -125,10 +144,10 @@ def _table(exam: str, view: "integrity_pb2.IntegrityView") -> "Table":
     from rich.text import Text
 
     table = Table(title=f"{exam}: {view.total} sessions to look at, as of {view.as_of.ToJsonString()}", box=None, pad_edge=False)
-    for name in LIVE_COLUMNS:
-        table.add_column(name)
-    for row in _rows(view):
-        table.add_row(*(Text(cell) for cell in row))
+    for name in ("strength", "student", "alias", "last", "what, and in which session"):
+        table.add_column(name, overflow="fold")
+    for strength, student, alias, session, last, what in _rows(view):  # an id that is cut in two cannot be copied
+        table.add_row(*(Text(cell) for cell in (strength, student, alias, last, f"{what}\n{session}")))
     return table
 
 

@@ -1,23 +1,39 @@
-"""Prints rows for people; for pipes too, one row a line, never wrapped."""
+"""Prints rows for people; for pipes too, one row a line, never wrapped or cut."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+ENDLESS = 100_000
+
 
 def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: cells are texts as they are, never markup."""
+    """Print a table: cells are texts as they are, never markup. On a terminal that is too narrow for its words a row is a block of
+    lines: an id that was cut cannot be copied."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
     table = Table(box=None, pad_edge=False)
-    for name in head:
-        table.add_column(name, no_wrap=not terminal)
+    for at, name in enumerate(head):
+        prose = any(" " in row[at] for row in rows)
+        table.add_column(name, no_wrap=not (terminal and prose), overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(width=None if terminal else 1000).print(table)
+    console = Console(width=None if terminal else ENDLESS)
+    if rows and Measurement.get(console, console.options.update_width(ENDLESS), table).minimum > console.width:
+        table = Table.grid(padding=(0, 2), pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for at, row in enumerate(rows):
+            if at:
+                table.add_row()
+            for name, cell in zip(head, row, strict=True):
+                if cell:
+                    table.add_row(Text(name), Text(cell))
+    console.print(table)
 
 
 def inert(cell: str) -> str:

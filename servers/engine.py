@@ -168,14 +168,15 @@ async def _ended(context: "grpc.aio.ServicerContext[Any, Any]", method: Method, 
 async def _streamed(context: "grpc.aio.ServicerContext[Any, Any]", stream: Streaming | None, body: Body) -> None:
     if stream is None:
         raise TypeError("a stream has no method")
-    metadata = cast(Metadata, context.invocation_metadata() or ())
+    metadata, begun = cast(Metadata, context.invocation_metadata() or ()), False
     async with aclosing(stream(body, metadata, context.time_remaining())) as answers:
         async for answer in answers:
-            if answer.headers:
+            if answer.headers and not begun:  # later they would be too late, and an error in the place of the refusal
                 await context.send_initial_metadata(answer.headers)
             if answer.refused is not None:
                 await context.abort_with_status(rpc_status.to_status(answer.refused))
             await context.write(answer.message)
+            begun = True
 
 
 class Native:

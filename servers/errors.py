@@ -150,8 +150,10 @@ class SessionNotFound(Refusal):
     code = StatusCode.NOT_FOUND
     reason = "SESSION_NOT_FOUND"
 
-    def __init__(self) -> None:
-        super().__init__("There is no such session. Check the id, and that the token is the one that started it.")
+    def __init__(
+        self, message: str = "There is no such session. Check the id, and that the token is the one that started it."
+    ) -> None:
+        super().__init__(message)
 
 
 class LectureNotFound(Refusal):

@@ -56,13 +56,14 @@ class Cases:
         return {one.session: one for one in counted(rows)}
 
     async def seen(self, sessions: Sequence[UUID], most: int = MOST_SIGNALS) -> Mapping[UUID, Seen]:
-        """Return what was kept of each session one by one."""
+        """Return what was kept of each session one by one, in the order in which it came, and in that of one report."""
         rows = await self._pool.fetch(
             """
             SELECT * FROM (
               SELECT session_id, kind, amount, received_at, details, row_number() OVER w AS number, count(*) OVER (
                 PARTITION BY session_id) AS total
-              FROM integrity_signal WHERE session_id = ANY ($1) WINDOW w AS (PARTITION BY session_id ORDER BY received_at, id)
+              FROM integrity_signal WHERE session_id = ANY ($1)
+              WINDOW w AS (PARTITION BY session_id ORDER BY received_at, client_at, id)
             ) AS numbered WHERE number <= $2 ORDER BY session_id, number
             """,
             *(list(sessions), most),

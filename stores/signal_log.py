@@ -5,6 +5,7 @@ is lost is counted by whoever writes (`Signals.keep`), from what each publisher 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -99,6 +100,12 @@ class SignalLog:
             await message.ack()
         if messages:
             await self._client.flush(FLUSH_SECONDS)
+
+    async def give_back(self, messages: Sequence[Msg]) -> None:
+        """Have these delivered again at once, to whoever asks; unsaid, they come when their time to be acknowledged is over."""
+        for message in messages:
+            with suppress(NatsError, OSError):  # acknowledged already, or NATS is away
+                await message.nak()
 
     async def backlog(self) -> int:
         """Return how many events wait or are being written."""

@@ -1,5 +1,7 @@
 """IntegrityAdminService: thresholds, a student's right to be forgotten, whose answers agree too well, and cases."""
 
+import asyncio
+
 from finalbell.v1 import integrity_pb2 as pb
 
 from servers import errors
@@ -10,6 +12,9 @@ from servers.integrity.frames import Frames
 from servers.integrity.messages import threshold_messages
 from servers.serving.wrap import Call
 from stores.signals import Signals
+
+ASKED_SECONDS = 5.0
+"""An erasure may take long. That nobody answers is said soon."""
 
 
 class IntegrityAdminService:
@@ -41,7 +46,8 @@ class IntegrityAdminService:
         return pb.SetThresholdsResponse(thresholds=await self._now(request.exam_id))
 
     async def EraseSignals(self, request: pb.EraseSignalsRequest, call: Call) -> pb.EraseSignalsResponse:
-        sessions = [session for _, session in await self._signals.sessions_of(request.student_id)]
+        async with asyncio.timeout(ASKED_SECONDS):
+            sessions = [session for _, session in await self._signals.sessions_of(request.student_id)]
         frames = await self._frames.erase(sessions) if self._frames else 0
         erased = await self._signals.erase(request.student_id, call.caller.student, frames)
         return pb.EraseSignalsResponse(sessions=erased.sessions, signals=erased.signals, frames=frames)

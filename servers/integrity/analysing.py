@@ -62,7 +62,8 @@ class Analysing:
             raise errors.ExamNotFound("There is no such exam, or it is a rehearsal.")
         if not exam.ended:
             raise errors.ExamNotEnded(
-                "The exam is open, or somebody still sits it: answers are compared once nobody can change them."
+                "The exam is open, or somebody still sits it: answers are compared once nobody can change them. "
+                "'finalbell exam close' ends the first, the end of each session's time the second."
             )
         options = Options(
             groupings=tuple(Grouping(pb.Analysis.Grouping.Name(one)) for one in request.groupings),

@@ -75,10 +75,10 @@ class CaseDesk:
             case, new = await self._open(request, sessions, call.caller.student)
             if new:
                 call.answer_with(201)
-        return pb.OpenCaseResponse(case=whole_case_message(await self._whole(case)))
+        return pb.OpenCaseResponse(case=await _message(await self._whole(case)))
 
     async def read(self, request: pb.GetCaseRequest) -> pb.GetCaseResponse:
-        return pb.GetCaseResponse(case=whole_case_message(await self._whole(UUID(request.case_id))))
+        return pb.GetCaseResponse(case=await _message(await self._whole(UUID(request.case_id))))
 
     async def page(self, request: pb.ListCasesRequest) -> pb.ListCasesResponse:
         scope, count = f"cases/{request.exam_id}/{request.student_id}", request.page_size or PAGE
@@ -101,15 +101,13 @@ class CaseDesk:
                 )
             after = " or ".join(sorted(STEPS[now.state]))
             raise errors.CaseStepNotAllowed(f"The case is {now.state}; from there it goes to {after}.", state=now.state)
-        return pb.MoveCaseResponse(case=whole_case_message(whole))
+        return pb.MoveCaseResponse(case=await _message(whole))
 
     async def export(self, request: pb.ExportCaseRequest, call: Call) -> pb.ExportCaseResponse:
         case = UUID(request.case_id)
-        message = whole_case_message(await self._whole(case))
+        message = await _message(await self._whole(case))
         await self._cases.exported(case, call.caller.student)
-        html = await asyncio.to_thread(report, message)
-        written = MessageToJson(message, always_print_fields_with_no_presence=True, ensure_ascii=False)
-        return pb.ExportCaseResponse(html=html, json=written)
+        return await asyncio.to_thread(_exported, message)
 
     async def _open(self, request: pb.OpenCaseRequest, sessions: Sequence[UUID], actor: str) -> tuple[UUID, bool]:
         """Gather what is known, and keep it."""
@@ -119,7 +117,7 @@ class CaseDesk:
         taken_ms = await self._cases.now()
         there = dict(await self._cases.around(request.exam_id, sessions))
         if len(there) < len(sessions):
-            raise errors.SessionNotFound
+            raise errors.SessionNotFound("A session of these is not of this exam: check the ids.")
         around = [one for session in sessions if (one := there[session]) is not None]
         if len(around) < len(sessions):
             raise errors.SessionUnscored(
@@ -127,8 +125,9 @@ class CaseDesk:
             )
         seen = await self._cases.seen(sessions)
         evidence = await self._evidence(exam, around, taken_ms)
-        parties = [Party(one.sitting.session, one.sitting.student, seen_json(seen[one.sitting.session])) for one in around]
-        written = MessageToJson(evidence, indent=None)
+        students = [(one.sitting.session, one.sitting.student) for one in around]
+        parties = await asyncio.to_thread(lambda: [Party(*each, seen_json(seen[each[0]])) for each in students])
+        written = await asyncio.to_thread(MessageToJson, evidence, indent=None)
         return await self._cases.open(request.exam_id, parties, written, taken_ms, actor, request.note)
 
     async def _evidence(self, examined: Examined, around: Sequence[Around], taken_ms: int) -> pb.CaseEvidence:
@@ -179,6 +178,17 @@ class CaseDesk:
         if whole is None:
             raise errors.CaseNotFound
         return whole
+
+
+async def _message(whole: WholeCase) -> pb.IntegrityCase:
+    """Read a case off the loop: a large one takes the better part of a second, and students' reports wait for this loop."""
+    return await asyncio.to_thread(whole_case_message, whole)
+
+
+def _exported(message: pb.IntegrityCase) -> pb.ExportCaseResponse:
+    """Return a case as a report and as JSON."""
+    written = MessageToJson(message, always_print_fields_with_no_presence=True, ensure_ascii=False)
+    return pb.ExportCaseResponse(html=report(message), json=written)
 
 
 def question_messages(papers: Sequence[Sequence[Asked]]) -> Sequence[pb.CaseQuestion]:

@@ -21,6 +21,10 @@ SHARE = 10
 """A reading that takes long is repeated later: this times as long as it took."""
 
 STILL_SECONDS = 15.0
+FIRST_SECONDS = 5.0
+"""How long each of the two readings before the first message may take: who begins to watch hears within ten seconds that a store is
+away."""
+
 WATCHED_SECONDS = 3_600.0
 MOST_WATCHERS = 200
 WATCHING = Gauge("finalbell_integrity_watchers", "Streams of proctors who watch signals")
@@ -37,20 +41,26 @@ class Hub:
         self._messages: dict[int, bytes] = {}
         self._as_of = pb.IntegrityView()
         self._due = 0.0
+        self._read_at = 0.0
         self._first: asyncio.Task[None] | None = None
         self.watchers = 0
         self.version = 0
+        self.stale = False
         self.news = asyncio.Event()
         """Set when there is something to say; another event takes its place then."""
 
     async def begun(self) -> None:
         """Wait until it has been read for the first time; who comes first has it read. The caller hears of a store that is away."""
-        if self._first is None:
-            self._first = asyncio.create_task(self._read())
+        first = self._first
+        if first is None:
+            first = self._first = asyncio.create_task(self._read())
+            first.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait for it any more
         try:
-            await asyncio.shield(self._first)
+            async with asyncio.timeout(FIRST_SECONDS):
+                await asyncio.shield(first)
         except Exception:
-            self._first = None
+            if first.done() and first is self._first:
+                self._first = None
             raise
 
     async def tick(self) -> None:
@@ -58,9 +68,13 @@ class Hub:
         if monotonic() < self._due or self._first is None or not self._first.done():
             return
         try:
-            await self._read()
-        except Exception as failure:  # a store is away: what was read last stays
+            async with asyncio.timeout(STILL_SECONDS):
+                await self._read()
+        except Exception as failure:  # a store is away: what was read last stays for a while
             log.warning("signals not read", exam=self._exam, error=f"{type(failure).__name__}: {failure}"[:200])
+            if monotonic() - self._read_at >= STILL_SECONDS:
+                self.stale = True
+                self.wake()
 
     def message(self, top: int) -> bytes:
         """Return the view with so many sessions, encoded once for everybody."""
@@ -76,7 +90,8 @@ class Hub:
         now = rules.thresholds(await self._signals.thresholds(self._exam))
         counted, total = await self._signals.over(self._exam, rules.wanted(now), MOST)
         found = rules.suspects(counted, now), total
-        self._due = monotonic() + max(TICK_SECONDS, SHARE * (monotonic() - began))
+        self._read_at, self.stale = monotonic(), False
+        self._due = self._read_at + max(TICK_SECONDS, SHARE * (self._read_at - began))
         if found != self._found:
             self._as_of.as_of.GetCurrentTime()
             self._found, self._messages, self.version = found, {}, self.version + 1
@@ -110,7 +125,9 @@ class Views:
 
     async def watch(self, exam: str, top: int | None) -> AsyncIterator[bytes]:
         """Return a stream of encoded messages, the first at once; refuses an exam that does not exist, and one watcher too many."""
-        if not await self._signals.is_exam(exam):
+        async with asyncio.timeout(FIRST_SECONDS):
+            there = await self._signals.is_exam(exam)
+        if not there:
             raise errors.ExamNotFound("There is no such exam.")
         if self._watching >= MOST_WATCHERS:
             raise errors.RateLimited("Too many watch signals here.", retry_seconds=10)
@@ -125,6 +142,8 @@ class Views:
             await hub.begun()
             while not self._ending and monotonic() < ends:
                 news = hub.news
+                if hub.stale:
+                    raise errors.StoreUnavailable("What is shown cannot be read any more: a store does not answer. Watch again.")
                 yield hub.message(top) if hub.version != shown else b""
                 shown = hub.version
                 await sleep_until(news, STILL_SECONDS)

@@ -84,7 +84,7 @@ class IntegrityWorker:
                     messages = await self._log.pull(EVENTS, 1.0)
                     began = monotonic()
                     if messages:
-                        await self.write(messages)
+                        await self._write_or_give_back(messages)
                     took = monotonic() - began
                     await self._measure()
                 if messages:
@@ -103,7 +103,7 @@ class IntegrityWorker:
         """Write what came until now: the stream may end with this stack, and its memory is all that has it."""
         async with asyncio.timeout(LAST_SECONDS):
             while messages := await self._log.pull(EVENTS, LAST_PULL_SECONDS):
-                await self.write(messages)
+                await self._write_or_give_back(messages)
 
     async def run_inference(self, stop: asyncio.Event) -> None:
         """Look at sessions that have a score, some times a minute."""
@@ -125,6 +125,15 @@ class IntegrityWorker:
             except Exception as failure:  # tried again; the partitions reach three months ahead
                 log.error("partitions of signals not tidied", error=f"{type(failure).__name__}: {failure}"[:200])
             await sleep_until(stop, TIDY_SECONDS)
+
+    async def _write_or_give_back(self, messages: Sequence[Msg]) -> None:
+        """Write a batch; what cannot be written now is given back. Else it would wait in the broker's memory for half a minute, be
+        counted as lost meanwhile, and be lost with that memory."""
+        try:
+            await self.write(messages)
+        except BaseException:  # a cancellation, too: the round has taken too long
+            await self._log.give_back(messages)
+            raise
 
     async def write(self, messages: Sequence[Msg]) -> None:
         """Write a batch of events, and acknowledge it; what PostgreSQL refuses for good is found by halving, and dropped."""

@@ -1,6 +1,7 @@
 """Signals down, slow, full or gone: no save and no submit fails for it, and what is lost is counted (I27, I31)."""
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -11,14 +12,23 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import grpc
 import httpx
+import nats
 import pytest
+from finalbell.v1 import integrity_pb2 as pb
+from finalbell.v1.integrity_pb2_grpc import IntegrityAdminServiceStub, IntegrityServiceStub
 
+from servers.integrity.worker import IntegrityWorker
+from stores.connect import StoreSettings, connect
+from stores.signal_log import ACK_WAIT_SECONDS, SignalLog
+from stores.signals import Signals
 from tests.faults.harm import fetch, jetstream, kill, metric, restarted, stopped
 from tests.flows.sitting import Student, good
+from tests.flows.transports import native_refusal
 from tests.integrity.reporting import LOST, counted, counts, report
 from tests.ops.local import Local
-from tests.stack import ROOT, Stack, eventually, fresh, running
+from tests.stack import ROOT, Stack, bearer, eventually, fresh, running
 
 
 @pytest.fixture
@@ -122,6 +132,94 @@ async def test_with_postgresql_frozen_a_report_is_taken_and_the_writer_looks_who
         await counted(stack, theirs, {"COPY": 1}, 60)
 
     assert (own.status_code, foreign.status_code) == (202, 202)
+
+
+async def test_signals_that_cannot_be_written_now_are_given_back_and_come_again_at_once(
+    stack: Stack, sitting: tuple[Student, str]
+) -> None:
+    student, session = sitting
+    with stopped(stack, "signal-worker"):
+        await nobody_pulls(stack)
+        good(await report(student, session, LOST), 202)
+        await published(stack, 1)
+        async with AsyncExitStack() as opened:
+            nowhere = StoreSettings(
+                "postgresql://nobody@127.0.0.1:1/finalbell", "redis://127.0.0.1:1", "redis://127.0.0.1:1", "", needs_nats=False
+            )
+            away = await opened.enter_async_context(connect(nowhere))
+            client = await nats.connect(stack.read()["nats"])
+            opened.push_async_callback(client.close)
+            log, stop = SignalLog(client, 64 << 20), asyncio.Event()
+            running = asyncio.create_task(IntegrityWorker(log, Signals(away.postgres), days=180, collecting=True).run(stop))
+
+            async def comes_again() -> bool:
+                async with jetstream(stack) as stream:
+                    return bool((await stream.consumer_info("SIGNALS", "integrity")).num_redelivered)
+
+            await eventually(comes_again, ACK_WAIT_SECONDS / 2)
+            stop.set()
+            await running
+
+    await counted(stack, session, {"FOCUS_LOST": 1}, 60)
+
+
+async def test_staff_hear_soon_that_postgresql_is_frozen(stack: Stack, exam: str) -> None:
+    async with stack.channel() as channel:
+        sent = {"metadata": bearer(stack.token(roles=["admin"])), "timeout": 20}
+        with stopped(stack, "postgres"):
+            watched = IntegrityServiceStub(channel).WatchIntegrity(pb.WatchIntegrityRequest(exam_id=exam), **sent)
+            erased = IntegrityAdminServiceStub(channel).EraseSignals(pb.EraseSignalsRequest(student_id=fresh("s")), **sent)
+            refused = await asyncio.gather(until_it_is_refused(watched), erased, return_exceptions=True)
+
+    assert [native_refusal(one).reason for one in refused if isinstance(one, grpc.aio.AioRpcError)] == ["STORE_UNAVAILABLE"] * 2
+
+
+async def test_who_watches_is_told_that_what_is_shown_is_old(stack: Stack, exam: str) -> None:
+    async with stack.channel() as channel:
+        request, sent = pb.WatchIntegrityRequest(exam_id=exam), {"metadata": bearer(stack.token(roles=["proctor"])), "timeout": 90}
+        watched = aiter(IntegrityServiceStub(channel).WatchIntegrity(request, **sent))
+        first = await anext(watched)
+
+        with stopped(stack, "postgres"), pytest.raises(grpc.aio.AioRpcError) as told:
+            await until_it_is_refused(watched)
+
+    assert first.HasField("view")
+    assert native_refusal(told.value).reason == "STORE_UNAVAILABLE"
+
+
+async def until_it_is_refused(watched: AsyncIterator[pb.WatchIntegrityResponse]) -> None:
+    async for _ in watched:
+        pass
+
+
+async def test_a_proctors_screen_goes_on_after_the_service_was_killed(
+    stack: Stack, sitting: tuple[Student, str], exam: str
+) -> None:
+    student, session = sitting
+    command = [sys.executable, "-m", "ops.main", "integrity", "live", exam, "--json", "--home", str(stack.home)]
+    live = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}"}
+    )
+    assert live.stdout is not None
+    try:
+        async with asyncio.timeout(90):
+            first = json.loads(await live.stdout.readline())
+            before = kill(stack, "integrity")
+            await restarted(stack, "integrity", before)
+
+            async def taken() -> bool:
+                return (await report(student, session, *[LOST] * 10)).status_code == 202
+
+            await eventually(taken, 30)
+            shown = first
+            while not shown["sessions"]:
+                shown = json.loads(await live.stdout.readline())
+    finally:
+        live.kill()
+        await live.wait()
+
+    assert first["sessions"] == []
+    assert shown["sessions"][0]["sessionId"] == session
 
 
 async def nobody_pulls(stack: Stack) -> None:

@@ -256,6 +256,16 @@ async def test_a_case_keeps_the_first_signals_and_says_how_many_there_were(store
     assert seen.total == 7
 
 
+async def test_a_case_keeps_what_came_in_one_report_in_the_order_in_which_it_happened(stores: Stores, exam: str) -> None:
+    made, at_ms = await sat(stores, exam, fresh("s"), 1, 1000, 1), round(datetime.now(UTC).timestamp() * 1000)
+    signals = [Signal(made.session, made.student, uuid.uuid4(), Kind.COPY, n, at_ms + n, at_ms, "d") for n in range(12)]
+    await Signals(stores.postgres).keep(signals, [], [], 600)
+
+    seen = (await Cases(stores.postgres).seen([made.session]))[made.session]
+
+    assert [amount for _, _, amount, _ in seen.signals] == list(range(12))
+
+
 @pytest.mark.parametrize("table", ["integrity_case_step", "integrity_pair"])
 async def test_the_service_can_change_no_step_and_no_pair(stack: Stack, table: str) -> None:
     service = await asyncpg.connect(stack.postgres("integrity"))

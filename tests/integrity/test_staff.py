@@ -116,6 +116,7 @@ async def test_the_operators_commands_show_set_and_erase(stack: Stack, exam: str
         off = await asyncio.to_thread(run, stack, "thresholds", exam, "--set", "focus_lost=off", "--set", "cut=2")
         wrong = await asyncio.to_thread(run, stack, "thresholds", exam, "--set", "cut=none")
         unknown = await asyncio.to_thread(run, stack, "thresholds", exam, "--set", "telepathy=1")
+        twice = await asyncio.to_thread(run, stack, "thresholds", exam, "--set", "cut=1", "--set", "cut=9")
         none = await asyncio.to_thread(run, stack, "live", exam, "--once", "--json")
         erased = await asyncio.to_thread(run, stack, "erase", student.name)
 
@@ -125,7 +126,7 @@ async def test_the_operators_commands_show_set_and_erase(stack: Stack, exam: str
     assert len(line.stdout.splitlines()) == 1
     rows = {row.split()[0]: row.split()[1] for row in off.stdout.splitlines()}
     assert (rows["focus_lost"], rows["cut"], rows["paste"]) == ("off", "2", "3")
-    assert (wrong.exit_code, unknown.exit_code) == (2, 1)
+    assert (wrong.exit_code, unknown.exit_code, twice.exit_code) == (2, 1, 2)
     assert json.loads(none.stdout)["sessions"] == []
     assert "6 signals and 0 frames of 1 sessions" in erased.stdout
     assert await fetch(stack, "SELECT FROM integrity_signal WHERE session_id = $1", UUID(session)) == []

@@ -5,6 +5,8 @@ import gzip
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import closing, suppress
@@ -23,6 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from servers.engine import Answer, Engine, Metadata, Method, make_engine
+from tests.stack import ROOT
 
 ENGINES = ["grpcio", "native"]
 LIMIT = 64 * 1024
@@ -431,3 +434,28 @@ class Raw:
 
     def _flush(self) -> None:
         self._wire.sendall(self._http.data_to_send())
+
+
+FORKING = """
+import asyncio
+import servers
+import grpc
+import uvloop
+
+async def main():
+    server = grpc.aio.server()
+    server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await (await asyncio.create_subprocess_exec("true")).wait()
+    await server.stop(0)
+
+uvloop.run(main())
+"""
+
+
+def test_a_service_that_starts_another_program_writes_nothing_to_its_log() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+
+    assert (done.stdout, done.stderr) == ("", "")

@@ -108,7 +108,7 @@ class IntegrityServiceServicer:
         hour; call again.
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND`; RESOURCE_EXHAUSTED `RATE_LIMITED` when too many watch;
-        UNAVAILABLE `STORE_UNAVAILABLE`.
+        UNAVAILABLE `STORE_UNAVAILABLE`, also later, when what is shown cannot be read any more: call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,7 @@ class IntegrityServiceStub:
     hour; call again.
 
     Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND`; RESOURCE_EXHAUSTED `RATE_LIMITED` when too many watch;
-    UNAVAILABLE `STORE_UNAVAILABLE`.
+    UNAVAILABLE `STORE_UNAVAILABLE`, also later, when what is shown cannot be read any more: call again.
     """
 
 @_typing.type_check_only
@@ -113,7 +113,7 @@ class IntegrityServiceAsyncStub(IntegrityServiceStub):
     hour; call again.
 
     Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND`; RESOURCE_EXHAUSTED `RATE_LIMITED` when too many watch;
-    UNAVAILABLE `STORE_UNAVAILABLE`.
+    UNAVAILABLE `STORE_UNAVAILABLE`, also later, when what is shown cannot be read any more: call again.
     """
 
 class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -177,7 +177,7 @@ class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
         hour; call again.
 
         Errors: INVALID_ARGUMENT `INVALID_FIELD`; NOT_FOUND `EXAM_NOT_FOUND`; RESOURCE_EXHAUSTED `RATE_LIMITED` when too many watch;
-        UNAVAILABLE `STORE_UNAVAILABLE`.
+        UNAVAILABLE `STORE_UNAVAILABLE`, also later, when what is shown cannot be read any more: call again.
         """
 
 def add_IntegrityServiceServicer_to_server(servicer: IntegrityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
