@@ -124,19 +124,21 @@ class Signals:
             found.setdefault(row["session_id"], []).append((row["question_id"], milliseconds(row["answered_at"])))
         return found
 
-    async def times_of(self, sessions: Sequence[UUID], kind: Kind) -> Mapping[UUID, Sequence[tuple[int, int]]]:
-        """Return when a kind of signal came from sessions, with its amounts, the earliest first."""
+    async def returns(self, sessions: Sequence[UUID]) -> Mapping[UUID, Sequence[tuple[int, int]]]:
+        """Return when sessions were returned to, in ms by the server's clock, and after how many ms, the earliest first.
+
+        It was as long before its report as the client says, by a clock of its own; where it does not say, when the report came.
+        """
         rows = await self._pool.fetch(
             """
-            SELECT session_id, received_at, amount FROM integrity_signal
-            WHERE session_id = ANY ($1) AND kind = $2 ORDER BY received_at
+            SELECT session_id, received_at - coalesce((details ->> 'agoMs')::bigint, 0) * interval '1 millisecond' AS at, amount
+            FROM integrity_signal WHERE session_id = ANY ($1) AND kind = $2 ORDER BY at
             """,
-            list(sessions),
-            kind,
+            *(list(sessions), Kind.FOCUS_REGAINED),
         )
         found: dict[UUID, list[tuple[int, int]]] = {}
         for row in rows:
-            found.setdefault(row["session_id"], []).append((milliseconds(row["received_at"]), row["amount"]))
+            found.setdefault(row["session_id"], []).append((milliseconds(row["at"]), row["amount"]))
         return found
 
     async def add_pace(self, sessions: Sequence[Finished], paces: Mapping[tuple[str, int, str], Pace]) -> bool:

@@ -95,6 +95,7 @@ def kept(report: events.SignalReport) -> list[Signal]:
     """Return a report's signals as they are kept."""
     session, received_ms = UUID(bytes=report.session_id), milliseconds(report.received_at) or 0
     student, device = report.student_id, report.device_id
+    sent_ms = milliseconds(report.client_now) if report.HasField("client_now") else None
     numbered, unnumbered = signal_ids(session, b"own", device.encode()), signal_ids(session, b"", report.report_id)
     found = []
     for number, one in enumerate(report.signals):
@@ -102,6 +103,10 @@ def kept(report: events.SignalReport) -> list[Signal]:
         if name is None or name not in KINDS:
             continue
         kind, amount, details = KINDS[name](getattr(one, name))
+        client_ms = milliseconds(one.client_ts) if one.HasField("client_ts") else None
+        if kind is Kind.FOCUS_REGAINED and sent_ms is not None and client_ms is not None and client_ms < sent_ms:
+            # Clients gather: what followed a return is told by when it was, not by when its report came.
+            details["agoMs"] = sent_ms - client_ms
         found.append(
             Signal(
                 session=session,
@@ -109,7 +114,7 @@ def kept(report: events.SignalReport) -> list[Signal]:
                 id=numbered(b"%d" % one.sequence) if one.sequence else unnumbered(b"%d" % number),
                 kind=kind,
                 amount=amount,
-                client_ms=milliseconds(one.client_ts) if one.HasField("client_ts") else None,
+                client_ms=client_ms,
                 received_ms=received_ms,
                 device=device,
                 details=json.dumps(details, separators=(",", ":")) if details else "{}",

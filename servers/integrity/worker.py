@@ -198,7 +198,7 @@ class IntegrityWorker:
 
     async def _bursts(self, sessions: Sequence[Finished], answers: Mapping[UUID, Sequence[tuple[str, int]]]) -> Sequence[Signal]:
         """Return the returns to the window after which many answers of a session changed."""
-        returns = await self._signals.times_of([one.session for one in sessions], Kind.FOCUS_REGAINED)
+        returns = await self._signals.returns([one.session for one in sessions])
         return [
             _burst(one, back_ms, changes)
             for one in sessions

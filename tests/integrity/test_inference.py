@@ -84,16 +84,20 @@ def worker(stores: Stores, signals: Signals) -> IntegrityWorker:
     return IntegrityWorker(SignalLog(stores.nats, 1 << 20), signals, days=180, collecting=True)
 
 
-async def sat(stack: Stack, exam: str, times: list[float], *, back: float | None = None, minutes_ago: int = 11) -> str:
-    """Put a scored session into PostgreSQL that has answered its questions after so many seconds each, came back to the window so
-    many seconds after its start, from 20 s away, and was handed in some minutes ago."""
+async def sat(
+    stack: Stack, exam: str, times: list[float], *, back: float | None = None, ago_ms: int = 0, minutes_ago: int = 11
+) -> str:
+    """Put a scored session into PostgreSQL that answered its questions after so many seconds each, reported `back` seconds after
+    its start that it had come back to the window `ago_ms` before, from 20 s away, and was handed in some minutes ago."""
     session, name = uuid7(), fresh("s")
     started = datetime.now(UTC) - timedelta(minutes=30)
     if back is not None:
         signal = (
-            "INSERT INTO integrity_signal (session_id, id, kind, amount, received_at) VALUES ($1, $2, 'FOCUS_REGAINED', 20000, $3)"
+            "INSERT INTO integrity_signal (session_id, id, kind, amount, received_at, details) "
+            "VALUES ($1, $2, 'FOCUS_REGAINED', 20000, $3, $4::jsonb)"
         )
-        await fetch(stack, signal, session, uuid7(), started + timedelta(seconds=back))
+        details = json.dumps({"agoMs": ago_ms} if ago_ms else {})
+        await fetch(stack, signal, session, uuid7(), started + timedelta(seconds=back), details)
     await fetch(
         stack,
         """
@@ -185,8 +189,11 @@ async def test_two_workers_count_a_finished_session_once(stack: Stack, exam: str
     assert added[1] is False
 
 
-async def test_many_answers_right_after_a_return_are_seen(stack: Stack, exam: str, worker: IntegrityWorker) -> None:
-    session = await sat(stack, exam, [600, 2, 2, 2, 2], back=599)
+@pytest.mark.parametrize(("back", "ago_ms"), [(599.0, 0), (720.0, 121_000)], ids=["reported at once", "reported two minutes later"])
+async def test_many_answers_right_after_a_return_are_seen(
+    stack: Stack, exam: str, worker: IntegrityWorker, back: float, ago_ms: int
+) -> None:
+    session = await sat(stack, exam, [600, 2, 2, 2, 2], back=back, ago_ms=ago_ms)
 
     async def seen() -> bool:
         await worker.infer()

@@ -385,7 +385,9 @@ class ReportSignalsRequest(_message.Message):
 
     @_builtins.property
     def client_now(self) -> _timestamp_pb2.Timestamp:
-        """client_now is the client's clock at the moment of sending. Without it a jump of that clock is not seen."""
+        """client_now is the client's clock at the moment of sending. Without it a jump of that clock is not seen, and a return to the
+        window (focus_regained) counts as of when its report came.
+        """
 
     def __init__(
         self,
