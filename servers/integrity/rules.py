@@ -69,44 +69,42 @@ class IndicatorRule:
 
     default: int | None
     words: str
-    """With `{}` for the number."""
+    """With `{}` for the number, or `{times}` for how often."""
 
     about: str
 
 
 RULES = (
-    IndicatorRule(
-        "focus_lost", Kind.FOCUS_LOST, "count", 1, 5, "left the exam's window {} times", "times that the window was left"
-    ),
+    IndicatorRule("focus_lost", Kind.FOCUS_LOST, "count", 1, 5, "left the exam's window {times}", "times that the window was left"),
     IndicatorRule(
         "away", Kind.FOCUS_REGAINED, "amount", 1000, 60, "was away for {} seconds in all", "seconds away from the window"
     ),
-    IndicatorRule("copy", Kind.COPY, "count", 1, 3, "copied text {} times", "times that text was copied"),
-    IndicatorRule("cut", Kind.CUT, "count", 1, None, "cut text {} times", "times that text was cut"),
-    IndicatorRule("paste", Kind.PASTE, "count", 1, 3, "pasted text {} times", "times that text was pasted"),
+    IndicatorRule("copy", Kind.COPY, "count", 1, 3, "copied text {times}", "times that text was copied"),
+    IndicatorRule("cut", Kind.CUT, "count", 1, None, "cut text {times}", "times that text was cut"),
+    IndicatorRule("paste", Kind.PASTE, "count", 1, 3, "pasted text {times}", "times that text was pasted"),
     IndicatorRule("pasted", Kind.PASTE, "peak", 1, 200, "pasted {} characters at once", "characters of the longest pasted text"),
     IndicatorRule(
-        "full_screen_left", Kind.FULL_SCREEN_LEFT, "count", 1, 3, "left full screen {} times", "times that full screen was left"
+        "full_screen_left", Kind.FULL_SCREEN_LEFT, "count", 1, 3, "left full screen {times}", "times that full screen was left"
     ),
     IndicatorRule("displays", Kind.DISPLAY_COUNT, "peak", 1, 2, "had {} displays", "displays"),
     IndicatorRule(
-        "dev_tools", Kind.DEV_TOOLS, "amount", 1, 1, "opened developer tools {} times", "times developer tools were opened"
+        "dev_tools", Kind.DEV_TOOLS, "amount", 1, 1, "opened developer tools {times}", "times developer tools were opened"
     ),
-    IndicatorRule("network_change", Kind.NETWORK_CHANGE, "count", 1, None, "changed network {} times", "changes of the network"),
-    IndicatorRule("device_change", Kind.DEVICE_CHANGE, "count", 1, None, "plugged {} devices in or out", "devices in or out"),
-    IndicatorRule("two_devices", Kind.TWO_DEVICES, "count", 1, 1, "used {} pairs of devices at once", "pairs of devices at once"),
+    IndicatorRule("network_change", Kind.NETWORK_CHANGE, "count", 1, None, "changed network {times}", "changes of the network"),
+    IndicatorRule("device_change", Kind.DEVICE_CHANGE, "count", 1, None, "plugged devices in or out {times}", "devices in or out"),
+    IndicatorRule("two_devices", Kind.TWO_DEVICES, "count", 1, 1, "used two devices at once {times}", "pairs of devices at once"),
     IndicatorRule(
-        "two_addresses", Kind.TWO_ADDRESSES, "count", 1, 1, "used {} pairs of addresses at once", "pairs of addresses at once"
+        "two_addresses", Kind.TWO_ADDRESSES, "count", 1, 1, "used two addresses at once {times}", "pairs of addresses at once"
     ),
-    IndicatorRule("token_moved", Kind.TOKEN_MOVED, "count", 1, 1, "used one login on {} more devices", "moves of one login"),
-    IndicatorRule("clock_jump", Kind.CLOCK_JUMP, "count", 1, 2, "had its clock jump {} times", "jumps of the client's clock"),
+    IndicatorRule("token_moved", Kind.TOKEN_MOVED, "count", 1, 1, "took one login to another device {times}", "moves of one login"),
+    IndicatorRule("clock_jump", Kind.CLOCK_JUMP, "count", 1, 2, "had its clock jump {times}", "jumps of the client's clock"),
     IndicatorRule(
         "fast_answer",
         Kind.FAST_ANSWER,
         "count",
         1,
         5,
-        "answered {} questions far faster than the others",
+        "answered far faster than the others {times}",
         "questions answered far faster than others do; known after the submit",
     ),
     IndicatorRule(
@@ -115,7 +113,7 @@ RULES = (
         "count",
         1,
         1,
-        "changed many answers right after {} returns to the window",
+        "changed many answers right after a return to the window {times}",
         "returns to the window with a burst of answers; known after the submit",
     ),
 )
@@ -179,7 +177,8 @@ def _found(counts: Sequence[Count], now: Mapping[str, int | None]) -> tuple[Foun
             continue
         value = {"count": count.count, "amount": count.amount, "peak": count.peak}[rule.measure] // rule.unit
         if value >= threshold:
-            reason = f"{rule.words.format(value)} (shown from {threshold})"
+            words = rule.words.format(value, times="once" if value == 1 else f"{value} times")
+            reason = f"{words} (shown from {threshold})"
             found.append(Found(rule.name, value, threshold, reason, count.last_ms))
     return tuple(sorted(found, key=lambda one: -one.strength))
 

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def test_the_same_signal_has_the_same_id_and_no_other_has_it(parts: list[bytes],
 
 def test_every_indicator_has_a_name_of_its_own_and_says_its_number() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
-    assert all("7" in rule.words.format(7) and rule.measure in ("count", "amount", "peak") for rule in RULES)
+    assert all("7" in rule.words.format(7, times="7 times") and rule.measure in ("count", "amount", "peak") for rule in RULES)
     assert {rule.kind for rule in RULES} >= OWN
 
 
@@ -84,12 +85,18 @@ def test_sessions_come_the_strongest_first_and_one_thing_alone_counts_ten_at_mos
     assert all(each.strength >= 1 for one in found for each in one.found)
 
 
-def test_a_reason_says_the_number_and_from_where_on_it_is_shown() -> None:
-    count = Count(Kind.FOCUS_REGAINED, 3, 90_400, 60_000, 0)
-
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [
+        (Count(Kind.FOCUS_REGAINED, 3, 90_400, 60_000, 0), "was away for 90 seconds in all (shown from 60)"),
+        (Count(Kind.DEV_TOOLS, 4, 2, 1, 0), "opened developer tools 2 times (shown from 1)"),
+        (Count(Kind.DEV_TOOLS, 2, 1, 1, 0), "opened developer tools once (shown from 1)"),
+    ],
+)
+def test_a_reason_says_the_number_and_from_where_on_it_is_shown(count: Count, reason: str) -> None:
     (suspect,) = rules.suspects([Counted(SESSION, "s", "a", (count,))], rules.thresholds({}))
 
-    assert suspect.found[0].reason == "was away for 90 seconds in all (shown from 60)"
+    assert suspect.found[0].reason == reason
 
 
 # From where
