@@ -20,6 +20,11 @@ class Interval:
         self._reports = 0
         self._since = monotonic()
 
+    @property
+    def mean_seconds(self) -> int:
+        """What clients are told now, on average."""
+        return round(self._seconds)
+
     def next_seconds(self) -> int:
         """Count a report, and say after how many seconds its client should make the next."""
         self._reports += 1

@@ -12,8 +12,9 @@ CLOCK_JUMP_MS = 10_000
 """By how much a client's clock may move against ours between two reports: more than a bad network, less than a set clock."""
 
 AT_ONCE_MS = 120_000
-"""Two devices, or addresses, are used at once when each was used between two uses of the other, all within so long of each other.
-One that takes over for good is a phone that has left the wifi, or a laptop that has died."""
+"""Two devices, or addresses, are used at once when each was used between two uses of the other, all within so long of each other
+or, where clients report seldom, within twice the time between their reports. One that takes over for good is a phone that has left
+the wifi, or a laptop that has died."""
 
 LEAST_ANSWERS = 30
 """How many must have answered a question before anybody's time for it says anything."""
@@ -191,21 +192,23 @@ def jumped(before_ms: int, now_ms: int) -> bool:
     return abs(now_ms - before_ms) > CLOCK_JUMP_MS
 
 
-def inferred(presences: Sequence[Presence], came: Presence) -> Sequence[tuple[Kind, tuple[str, str]]]:
+def inferred(presences: Sequence[Presence], came: Presence, report_seconds: int = 0) -> Sequence[tuple[Kind, tuple[str, str]]]:
     """Return what a report says beside those before it, from the same session: a kind, and the pair of devices or addresses.
 
-    `presences` are those before it, `came` is its own moment. A device or address that is not known says nothing, nor do two
+    `presences` are those before it, `came` is its own moment; `report_seconds` is how often clients report, on average: who is
+    told to gather for long comes back later. A device or address that is not known says nothing, nor do two
     addresses of one device: a telephone at the edge of its wifi. A shared address, of a school, says nothing either, since only
     one session is looked at.
     """
     found: list[tuple[Kind, tuple[str, str]]] = []
+    at_once_ms = max(AT_ONCE_MS, 2 * 1000 * report_seconds)
     for kind, part in ((Kind.TWO_DEVICES, "device"), (Kind.TWO_ADDRESSES, "address")):
         own = getattr(came, part)
         earlier = [one for one in presences if getattr(one, part) == own and one.last_ms < came.first_ms]
         last_ms = max((one.last_ms for one in earlier), default=None)
         for one in presences:
             other = getattr(one, part)
-            between = last_ms is not None and last_ms <= one.last_ms <= came.first_ms and came.first_ms - last_ms <= AT_ONCE_MS
+            between = last_ms is not None and last_ms <= one.last_ms <= came.first_ms and came.first_ms - last_ms <= at_once_ms
             same = kind is Kind.TWO_ADDRESSES and came.device and one.device == came.device
             if own and other and other != own and between and not same:
                 found.append((kind, _pair(own, other)))

@@ -110,7 +110,7 @@ class IntegrityService:
         signals = known(request.signals)
         DROPPED.labels("unknown_kind").inc(len(request.signals) - len(signals))
         signals = signals[: self._room(session, len(signals))]
-        self._feed.offer(_report(session, device, request, signals, call))
+        self._feed.offer(_report(session, device, request, signals, self._interval.mean_seconds, call))
         TAKEN.inc(len(signals))
         return Taken(len(signals), len(request.signals) - len(signals))
 
@@ -146,6 +146,7 @@ def _report(
     device: str,
     request: pb.ReportSignalsRequest | pb.StreamSignalsRequest,
     signals: Sequence[pb.Signal],
+    report_seconds: int,
     call: Call,
 ) -> events.SignalReport:
     return events.SignalReport(
@@ -158,4 +159,5 @@ def _report(
         device_id=device,
         token_digest=token_digest(call.sent.get("authorization", "")),
         signals=signals,
+        report_seconds=report_seconds,
     )

@@ -220,7 +220,7 @@ class IntegrityWorker:
         for report in reports:
             came = _presence(report)
             places = self._places[came.session, came.student]
-            for kind, pair in rules.inferred(places, came):
+            for kind, pair in rules.inferred(places, came, report.report_seconds):
                 own.append(_signal(came, kind, "|".join(pair).encode(), {"pair": list(pair)}))
             if (jump := self._clock(report, came)) is not None:
                 own.append(_signal(came, Kind.CLOCK_JUMP, report.report_id, {"milliseconds": jump}))

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import grpc.aio
 import pytest
+from finalbell.v1 import events_pb2 as events
 from finalbell.v1 import integrity_pb2 as pb
 from finalbell.v1.integrity_pb2_grpc import IntegrityServiceStub
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,7 +18,7 @@ from stores.connect import Stores
 from stores.signal_log import SignalLog
 from stores.signal_records import Finished
 from stores.signals import Signals
-from tests.faults.harm import fetch
+from tests.faults.harm import fetch, jetstream
 from tests.flows.sitting import Student
 from tests.integrity.reporting import counted, counts, kept
 from tests.stack import Stack, bearer, eventually, fresh, uuid7
@@ -43,6 +44,27 @@ async def test_two_devices_at_two_addresses_with_one_login_are_seen_once_each(st
         pairs = {row["kind"]: json.loads(row["details"])["pair"] for row in await kept(stack, session)}
 
     assert pairs == {"TWO_DEVICES": ["laptop", "phone"], "TWO_ADDRESSES": [WIFI, MOBILE], "TOKEN_MOVED": ["laptop", "phone"]}
+
+
+async def test_two_devices_of_clients_that_report_every_five_minutes_are_seen(stack: Stack, exam: str) -> None:
+    now = datetime.now(UTC)
+    async with Student(stack) as student, jetstream(stack) as stream:
+        session = UUID((await student.sit(exam))["sessionId"])
+        reports = [
+            events.SignalReport(
+                report_id=uuid7().bytes,
+                session_id=session.bytes,
+                student_id=student.name,
+                device_id=device,
+                received_at=now + timedelta(seconds=after),
+                report_seconds=300,
+            )
+            for device, after in [("laptop", 0), ("phone", 200), ("laptop", 500)]
+        ]
+        event = events.SignalsReported(reports=reports, publisher=uuid7().bytes)
+        await stream.publish("signals.reported", event.SerializeToString())
+
+        await counted(stack, str(session), {"TWO_DEVICES": 1})
 
 
 async def test_a_second_login_on_another_device_that_takes_over_is_nothing(stack: Stack, exam: str) -> None:

@@ -110,6 +110,13 @@ def test_a_device_that_comes_back_after_another_was_there_at_once() -> None:
     assert rules.inferred([at(0, "a"), at(10, "b", token=b"u")], at(20, "a")) == [(Kind.TWO_DEVICES, ("a", "b"))]
 
 
+def test_who_is_told_to_report_seldom_may_come_back_later() -> None:
+    seen, back = [at(0, "a"), at(200, "b", token=b"u")], at(590, "a")
+
+    assert rules.inferred(seen, back, report_seconds=300) == [(Kind.TWO_DEVICES, ("a", "b"))]
+    assert rules.inferred(seen, back, report_seconds=290) == []
+
+
 def test_a_device_that_takes_over_for_good_is_not_two() -> None:
     assert rules.inferred([at(0, "a")], at(10, "b", token=b"u")) == []
     assert rules.inferred([at(0, "a"), at(10, "b", token=b"u")], at(600, "a")) == []

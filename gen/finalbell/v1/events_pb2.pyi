@@ -235,6 +235,7 @@ class SignalReport(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     TOKEN_DIGEST_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
+    REPORT_SECONDS_FIELD_NUMBER: _builtins.int
     report_id: _builtins.bytes
     """report_id is 16 bytes by chance, from which signals without a sequence get their ids."""
     session_id: _builtins.bytes
@@ -247,6 +248,8 @@ class SignalReport(_message.Message):
     """device_id is the client's own."""
     token_digest: _builtins.bytes
     """token_digest is 8 bytes of the token's SHA-256: enough to see that two tokens differ, and of no other use."""
+    report_seconds: _builtins.int
+    """report_seconds is how often clients were told to report then, on average. Default 0: not known."""
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
         """received_at is the server's clock."""
@@ -271,10 +274,11 @@ class SignalReport(_message.Message):
         device_id: _builtins.str = ...,
         token_digest: _builtins.bytes = ...,
         signals: _abc.Iterable[_integrity_pb2.Signal] | None = ...,
+        report_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client_now", b"client_now", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "client_now", b"client_now", "device_id", b"device_id", "received_at", b"received_at", "report_id", b"report_id", "session_id", b"session_id", "signals", b"signals", "student_id", b"student_id", "token_digest", b"token_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "client_now", b"client_now", "device_id", b"device_id", "received_at", b"received_at", "report_id", b"report_id", "report_seconds", b"report_seconds", "session_id", b"session_id", "signals", b"signals", "student_id", b"student_id", "token_digest", b"token_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
