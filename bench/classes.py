@@ -51,6 +51,8 @@ class Habits:
     misconceptions: float = 0.0
     """The share of questions of which a room was taught the same wrong answer; it takes those of two students in three who do not
     know."""
+    wrong_keys: float = 0.0
+    """The share of questions whose key names a wrong answer."""
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ def sit(questions: Sequence[Question], students: int, chance: Chance, habits: Ha
     for at, question in enumerate(questions):
         _behave(answers[:, at], question, at / len(questions), chance, habits, ability)
     _run_out(answers, questions, chance, habits)
-    items = tuple(Item(question.id, frozenset({question.right})) for question in questions)
+    items = tuple(Item(question.id, frozenset({_key(question, chance, habits)})) for question in questions)
     names = tuple(f"s{number}" for number in range(students))
     return Sat(Exam(names, items, answers, (Grouping("room", rooms),)), ability)
 
@@ -163,6 +165,11 @@ def _run_out(answers: Codes, questions: Sequence[Question], chance: Chance, habi
         out = late & (last <= at)
         answers[out & ~ticks, at] = BLANK
         answers[out & ticks, at] = _anything(question, int((out & ticks).sum()), chance)
+
+
+def _key(question: Question, chance: Chance, habits: Habits) -> int:
+    is_wrong = habits.wrong_keys > 0 and chance.random() < habits.wrong_keys
+    return int(chance.choice(_wrong(question))) if is_wrong else question.right
 
 
 def _anything(question: Question, how_many: int, chance: Chance) -> Codes:

@@ -1,14 +1,15 @@
 """How often answer similarity is wrong, how often it finds who copied, and what 10,000 students x 60 items, all pairs, take.
 
-python -m bench.similarity [--only clean late power banks limits speed …] [--seed 1] [--smoke]
+python -m bench.similarity [--only clean late long power banks limits speed …] [--seed 1] [--smoke]
 
 Students are simulated by another model than the fitted one (bench/classes.py). `clean`: nobody copies; the share of pairs with p
 at most 0.01 and 0.001, by students and items, and how many exams had a pair flagged. `late`: the same, when three tenths run out
-of time. `power`: planted copiers, by share of items, items and abilities. `banks`: the same on papers of the real banks in
-../shared/data, where they are. `limits`: what the model does not know: topics, and rooms that were taught the same mistakes.
-`speed`: time and memory, in a process of its own, with one thread and with two. Parts can be run one by one: the figures of the
-others in the file stay. Everything else runs on one thread. Figures go to bench/results/similarity.json, a picture beside them.
-Exit code 1 when more pairs of those who worked alone had a p at most 0.01 or 0.001 than that, beyond chance, in `clean` and `late`.
+of time. `long`: both, over 100 items. `power`: planted copiers, by share of items, items and abilities. `banks`: the same on
+papers of the real banks in ../shared/data, where they are. `limits`: what the model does not know: topics, rooms that were taught
+the same mistakes, wrong keys. `speed`: time and memory, in a process of its own, with one thread and with two. Parts can be run
+one by one: the figures of the others in the file stay. Everything else runs on one thread. Figures go to
+bench/results/similarity.json, a picture beside them. Exit code 1 when more pairs of those who worked alone had a p at most 0.01 or
+0.001 than that, beyond chance, in `clean` and `late`.
 """
 
 import argparse
@@ -148,6 +149,16 @@ def late(given: Given) -> list[Rates]:
     return sizes(given, "short of time", LATE)
 
 
+def long(given: Given) -> list[Rates]:
+    """More than 100 items."""
+    exams, students, lengths = (1, 60, (25,)) if given.smoke else (4, 1_000, (150, 200))
+    found = []
+    for what, habits in (("usual", USUAL), ("short of time", LATE)):
+        for items in lengths:
+            found += alone(what, paper(items), students, exams, 25, habits, given.seed)
+    return found
+
+
 def limits(given: Given) -> list[Rates]:
     """What goes beyond the model."""
     exams, students, items = (1, 60, 20) if given.smoke else (4, 600, 60)
@@ -160,6 +171,8 @@ def limits(given: Given) -> list[Rates]:
         ("rooms taught the same mistake on 5% of questions", Habits(misconceptions=0.05)),
         ("rooms taught the same mistake on 10% of questions", Habits(misconceptions=0.1)),
         ("rooms taught the same mistake on 20% of questions", Habits(misconceptions=0.2)),
+        ("a tenth of the keys wrong", Habits(wrong_keys=0.1)),
+        ("a fifth of the keys wrong", Habits(wrong_keys=0.2)),
     ):
         found += alone(what, paper(items), students, exams, 30, habits, given.seed)
     return found
@@ -282,6 +295,7 @@ def _peak() -> float:
 PARTS: dict[str, Callable[[Given], Any]] = {
     "clean": clean,
     "late": late,
+    "long": long,
     "power": power,
     "banks": banks,
     "limits": limits,
@@ -314,6 +328,7 @@ def show_power(title: str, powers: Sequence[dict[str, Any]]) -> None:
 def show(figures: dict[str, Any]) -> None:
     """Print what there is."""
     show_rates("Nobody copied", [*figures.get("clean", []), *figures.get("late", [])])
+    show_rates("Nobody copied, long exams", figures.get("long", []))
     show_rates("What the model does not know", figures.get("limits", []))
     show_power("Planted copiers", figures.get("power", []))
     if "banks" in figures:

@@ -34,6 +34,18 @@ def test_students_give_only_answers_that_there_are() -> None:
         assert 0.1 < (answers[:, at] == question.right).mean() < 0.95
 
 
+def test_a_wrong_key_names_another_answer_and_changes_none_that_was_given() -> None:
+    questions = [*paper(30), Question("sets", 3, 0b101, several=True), Question("number", 0, 1)]
+
+    right = sit(questions, 100, np.random.default_rng(1), Habits()).exam
+    wrong = sit(questions, 100, np.random.default_rng(1), Habits(wrong_keys=1)).exam
+
+    assert (wrong.answers == right.answers).all()
+    assert all(
+        len(one.right) == 1 and one.right.isdisjoint(other.right) for one, other in zip(wrong.items, right.items, strict=True)
+    )
+
+
 def test_a_banks_keys_are_codes_of_what_is_right(tmp_path: Path) -> None:
     options = [{"id": one} for one in "ABCD"]
     questions = [

@@ -458,6 +458,31 @@ def test_students_who_know_little_are_suspected_no_more_often_than_others() -> N
         assert (np.concatenate(p, axis=1) <= level).mean(axis=1).max() <= level
 
 
+def test_the_best_are_suspected_no_more_often_than_others_where_keys_are_wrong() -> None:
+    answers = sat(400, 50)
+    best = np.argsort((answers == RIGHT).sum(axis=1))[300:]
+    first, second = (best[ids] for ids in np.triu_indices(100, 1))
+    items = tuple(Item(f"q{at}", frozenset({2 if at % 5 == 0 else RIGHT})) for at in range(50))
+    model = fit(items, answers)
+
+    p = np.array([p_values(model, index, first, second) for index in Index])
+
+    for level in (0.1, 0.01):
+        assert (p <= level).mean(axis=1).max() <= level
+
+
+def test_an_item_that_the_best_have_wrong_most_often_has_no_right_answer() -> None:
+    answers = sat(400, 20)
+    items = tuple(Item(f"q{at}", frozenset({2 if at == 7 else RIGHT})) for at in range(20))
+
+    model = fit(items, answers)
+
+    without = fit([Item("", frozenset()) if at == 7 else item for at, item in enumerate(items)], answers)
+    assert not (model.layout.right | model.layout.wrong)[model.layout.item == 7].any()
+    assert (model.layout.right | model.layout.wrong)[model.layout.item != 7].all()
+    assert (model.ability == without.ability).all()
+
+
 def test_copiers_are_found_and_nobody_else() -> None:
     pairs = {0: 250, 1: 251, 2: 252, 3: 253}
     paper = exam(copied(sat(300, 60), pairs, 0.7))
