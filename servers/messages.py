@@ -41,6 +41,13 @@ def read_clock(text: str) -> Timestamp:
     return Timestamp(seconds=int(at.timestamp()), nanos=at.microsecond * 1000)
 
 
+def refuse_twice(values: Sequence[object], field: str) -> None:
+    """Refuse what a list has had before; `field` is the path of one, with `{}` for its place. Raises InvalidField."""
+    twice = [at for at, value in enumerate(values) if value in values[:at]]
+    if twice:
+        raise errors.InvalidField([(field.format(at), "is there twice") for at in twice])
+
+
 def exam_message(exam: Exam, now_ms: int) -> pb.Exam:
     """Return what may be known of an exam at any time."""
     state = pb.Exam.CLOSED if exam.closed(now_ms) else pb.Exam.OPEN if exam.opened(now_ms) else pb.Exam.SCHEDULED

@@ -3,6 +3,7 @@
 from finalbell.v1 import lecture_pb2 as pb
 
 from servers import errors
+from servers.messages import refuse_twice
 from servers.serving.wrap import Call
 from stores.lectures import Captions, Lecture, Lectures, SetOutcome
 
@@ -16,10 +17,7 @@ class LectureAdminService:
         self._lectures = lectures
 
     async def SetLecture(self, request: pb.SetLectureRequest, call: Call) -> pb.SetLectureResponse:
-        languages = [one.language.lower() for one in request.captions]
-        twice = [at for at, language in enumerate(languages) if language in languages[:at]]
-        if twice:
-            raise errors.InvalidField([(f"captions[{at}].language", "is there twice") for at in twice])
+        refuse_twice([one.language.lower() for one in request.captions], "captions[{}].language")
         outcome = await self._lectures.set(_lecture(request), call.caller.student)
         return pb.SetLectureResponse(made=outcome is SetOutcome.MADE, changed=outcome is not SetOutcome.SAME)
 

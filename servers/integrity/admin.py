@@ -10,6 +10,7 @@ from servers.integrity.analysing import Analysing
 from servers.integrity.cases import CaseDesk
 from servers.integrity.frames import Frames
 from servers.integrity.messages import threshold_messages
+from servers.messages import refuse_twice
 from servers.serving.wrap import Call
 from stores.signals import Signals
 
@@ -36,10 +37,7 @@ class IntegrityAdminService:
         if unknown:
             known = ", ".join(rules.BY_NAME)
             raise errors.InvalidField([(f"changes[{n}].name", f"is no indicator; there are: {known}") for n in unknown])
-        names = [change.name for change in request.changes]
-        twice = [n for n, name in enumerate(names) if name in names[:n]]
-        if twice:
-            raise errors.InvalidField([(f"changes[{n}].name", "is there twice") for n in twice])
+        refuse_twice([change.name for change in request.changes], "changes[{}].name")
         changes = {one.name: one.threshold if one.HasField("threshold") else None for one in request.changes}
         if not await self._signals.set_thresholds(request.exam_id, changes, call.caller.student):
             raise errors.ExamNotFound("There is no such exam.")

@@ -7,10 +7,9 @@ from uuid import UUID
 from finalbell.v1 import integrity_pb2 as pb
 from google.protobuf.json_format import MessageToJson, Parse
 
-from servers import errors
 from servers.integrity.messages import indicator_messages
 from servers.integrity.rules import Found, escaped
-from servers.messages import timestamp
+from servers.messages import refuse_twice, timestamp
 from stores.case_records import Around, Asked, Case, Pair, Run, Seen, WholeCase
 from stores.records import Answer
 from stores.signal_records import Count
@@ -146,7 +145,5 @@ def whole_case_message(whole: WholeCase) -> pb.IntegrityCase:
 def session_ids(texts: Sequence[str]) -> Sequence[UUID]:
     """Return ids that were validated. Raises InvalidField: one is there twice, in small letters and in capitals."""
     ids = [UUID(text) for text in texts]
-    twice = [n for n, one in enumerate(ids) if one in ids[:n]]
-    if twice:
-        raise errors.InvalidField([(f"sessionIds[{n}]", "is there twice") for n in twice])
+    refuse_twice(ids, "sessionIds[{}]")
     return ids

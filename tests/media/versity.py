@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from servers.media.bucket import Bucket
@@ -19,7 +20,12 @@ START_SECONDS = 20
 
 @asynccontextmanager
 async def serving(files: Mapping[str, bytes], name: str, folder: Path) -> AsyncIterator[str]:
-    """Serve files out of a bucket, and give its endpoint; botocore's credentials in the environment are the bucket's."""
+    """Serve files out of a bucket, and give its endpoint; botocore's credentials in the environment are the bucket's.
+
+    Skips the test where the server is not built.
+    """
+    if not BINARY.exists():
+        pytest.skip("the Versity S3 gateway is not here: make .tools/bin/versitygw")
     port = free_port()
     command = [BINARY, "--port", f"127.0.0.1:{port}", "--access", KEY_ID, "--secret", SECRET, "--region", REGION, "posix", folder]
     endpoint = f"http://127.0.0.1:{port}"
