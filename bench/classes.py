@@ -8,7 +8,7 @@ that are common and many that are rare. Some guess a lot, some leave out what th
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,10 @@ class Habits:
     """The share of students who leave some blank that they do not know."""
     late: float = 0.0
     """The share of students who run out of time in the second half; half of them tick anything, half of them nothing."""
+    letter: bool = False
+    """All who run out of time tick the same letter to the end, each one of their own."""
+    shuffled: bool = False
+    """Each student is shown the questions in another order."""
     topics: float = 0.0
     """The share of ability's variance that is of one of three topics only."""
     misconceptions: float = 0.0
@@ -100,10 +104,11 @@ def sit(questions: Sequence[Question], students: int, chance: Chance, habits: Ha
             _mislead(answers[:, at], question, rooms, chance)
     for at, question in enumerate(questions):
         _behave(answers[:, at], question, at / len(questions), chance, habits, ability)
-    _run_out(answers, questions, chance, habits)
+    shown = np.argsort(chance.random(answers.shape), axis=1).astype(np.int16) if habits.shuffled else None
+    _run_out(answers, questions, shown, chance, habits)
     items = tuple(Item(question.id, frozenset({_key(question, chance, habits)})) for question in questions)
     names = tuple(f"s{number}" for number in range(students))
-    return Sat(Exam(names, items, answers, (Grouping("room", rooms),)), ability)
+    return Sat(Exam(names, items, answers, (Grouping("room", rooms),), shown), ability)
 
 
 def _wrong(question: Question) -> Codes:
@@ -156,15 +161,19 @@ def _behave(answers: Codes, question: Question, at: float, chance: Chance, habit
     answers[leaves & unknown] = BLANK
 
 
-def _run_out(answers: Codes, questions: Sequence[Question], chance: Chance, habits: Habits) -> None:
+def _run_out(answers: Codes, questions: Sequence[Question], shown: Codes | None, chance: Chance, habits: Habits) -> None:
     students, items = answers.shape
     late = chance.random(students) < habits.late
     last = chance.integers(items // 2, items, students)
-    ticks = chance.random(students) < 0.5
+    ticks = chance.random(students) < (1.0 if habits.letter else 0.5)
+    places = None if shown is None else np.argsort(shown, axis=1)
     for at, question in enumerate(questions):
-        out = late & (last <= at)
+        out = late & (last <= (at if places is None else places[:, at]))
         answers[out & ~ticks, at] = BLANK
-        answers[out & ticks, at] = _anything(question, int((out & ticks).sum()), chance)
+        if habits.letter:
+            answers[out, at] = 1 << np.flatnonzero(out) % question.options
+        else:
+            answers[out & ticks, at] = _anything(question, int((out & ticks).sum()), chance)
 
 
 def _key(question: Question, chance: Chance, habits: Habits) -> int:
@@ -185,7 +194,7 @@ def copy(sat: Sat, pairs: Sequence[tuple[int, int]], share: float, chance: Chanc
     for copier, source in pairs:
         taken = chance.permutation(answers.shape[1])[: round(share * answers.shape[1])]
         answers[copier, taken] = sat.exam.answers[source, taken]
-    exam = Exam(sat.exam.students, sat.exam.items, answers, sat.exam.groupings)
+    exam = replace(sat.exam, answers=answers)
     return Sat(exam, sat.ability, list(pairs))
 
 

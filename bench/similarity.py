@@ -34,6 +34,7 @@ from bench.measure import arguments, keep, table
 from bench.plot import draw_similarity
 from servers.integrity.pairs import Index, blocks, gbt, omega, p_values
 from servers.integrity.responses import BLANK, Model, fit, rows_of
+from servers.integrity.rushed import fit_unrushed
 from servers.integrity.similarity import Exam, adjusted, analyse
 
 LEVELS = (0.01, 0.001)
@@ -112,7 +113,7 @@ def alone(what: str, questions: Sequence[Question], students: int, exams: int, r
         first, second = tested(sat.exam)
         score = np.argsort(np.argsort(sat.ability)) / students
         kinds.append(np.stack([score[first], score[second]]))
-        for index, values in every_p(sat.exam, fit(sat.exam.items, sat.exam.answers), first, second).items():
+        for index, values in every_p(sat.exam, fit_unrushed(sat.exam)[0], first, second).items():
             p.setdefault(index, []).append(values)
             flags[index] = flags.get(index, 0) + bool((adjusted(np.sort(values), len(values)) <= FDR).any())
     rank = np.concatenate(kinds, axis=1)
@@ -153,7 +154,12 @@ def long(given: Given) -> list[Rates]:
     """More than 100 items."""
     exams, students, lengths = (1, 60, (25,)) if given.smoke else (4, 1_000, (150, 200))
     found = []
-    for what, habits in (("usual", USUAL), ("short of time", LATE)):
+    for what, habits in (
+        ("usual", USUAL),
+        ("short of time", LATE),
+        ("short of time, shuffled", Habits(late=0.3, shuffled=True)),
+        ("short of time, one letter to the end", Habits(late=0.3, letter=True)),
+    ):
         for items in lengths:
             found += alone(what, paper(items), students, exams, 25, habits, given.seed)
     return found
@@ -231,7 +237,7 @@ def planted(what: str, questions: Sequence[Question], share: float, exams: int, 
                 false[pair.index] += 1
             else:
                 flags[kind, pair.index] = flags.get((kind, pair.index), 0) + 1
-        model = fit(sat.exam.items, sat.exam.answers)
+        model, _ = fit_unrushed(sat.exam)
         first, second = np.array(sat.copied).T
         for index in Index:
             for kind, p in zip(kinds.values(), p_values(model, index, first, second).tolist(), strict=True):

@@ -101,6 +101,7 @@ def analyse(
         (left_out.alone, "students share no group with anybody and were not compared; --everybody compares all"),
         (left_out.other_versions, "sessions of an earlier version of the paper were left out"),
         (left_out.unscored, "sessions without a score were left out"),
+        (left_out.rushed, "students seem to have run out of time: their answers from there on were left out"),
     ):
         if count:
             typer.echo(f"{count:,} {what}.")

@@ -47,6 +47,14 @@ class Analyses:
         )
         return [Asked(row["id"], row["position"], row["type"], row["points"], row["stem"]) for row in rows]
 
+    async def shuffled(self, exam: str, exam_version: int) -> bool:
+        """Return whether each session shows a paper's questions in an order of its own."""
+        return bool(
+            await self._pool.fetchval(
+                "SELECT shuffle_questions FROM exam_paper WHERE exam_id = $1 AND exam_version = $2", exam, exam_version
+            )
+        )
+
     async def marks(self, exam: str, exam_version: int) -> Mapping[int, int]:
         """Return how many points a point of a question earns where it is right, by version of the keys."""
         rows = await self._pool.fetch(

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -154,7 +154,13 @@ class Analysing:
         )
         if not most or not sheets.asked:
             return figures, ()
-        found = await self._compared(sheets, groups, options, everybody=everybody)
+        shuffled = await self._analyses.shuffled(exam.exam, exam.version)
+        head = {
+            "shown": {"version": exam.version, "questions": [one.question for _, one in sheets.asked]} if shuffled else None,
+            **{"everybody": everybody, "fdr": options.fdr, "strongest": options.strongest},
+        }
+        found = await self._compared(sheets, groups, head)
+        figures.left_out.rushed = found["rushed"]
         figures.pairs_tested = found["tested"]
         figures.indices.extend(
             pb.IndexSummary(
@@ -174,9 +180,9 @@ class Analysing:
             return EVERYBODY, groups
         return wanted, groups
 
-    async def _compared(self, sheets: Sheets, groups: Groups, options: Options, *, everybody: bool) -> dict[str, Any]:
+    async def _compared(self, sheets: Sheets, groups: Groups, head: Mapping[str, Any]) -> dict[str, Any]:
         """Have everything compared in another process, and return what it says."""
-        data = await asyncio.to_thread(_written, sheets, groups, options, everybody=everybody)
+        data = await asyncio.to_thread(_written, sheets, groups, head)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "servers.integrity.comparing", *self._limits),
             stdin=asyncio.subprocess.PIPE,
@@ -202,18 +208,19 @@ class Analysing:
         return found
 
 
-def _written(sheets: Sheets, groups: Groups, options: Options, *, everybody: bool) -> bytes:
+def _written(sheets: Sheets, groups: Groups, head: Mapping[str, Any]) -> bytes:
     """Return what the other process reads (comparing.py)."""
     head = {
         "students": len(sheets.students),
         "items": sheets.right(),
         "same": sheets.same(),
         "groupings": len(groups.numbers),
-        "everybody": everybody,
-        "fdr": options.fdr,
-        "strongest": options.strongest,
+        **head,
     }
-    return b"".join([json.dumps(head).encode(), b"\n", sheets.codes.tobytes(), *(one.tobytes() for one in groups.numbers)])
+    sessions = [one.bytes for one in sheets.sessions] if head["shown"] else []
+    return b"".join(
+        [json.dumps(head).encode(), b"\n", sheets.codes.tobytes(), *(one.tobytes() for one in groups.numbers), *sessions]
+    )
 
 
 def _pair(one: dict[str, Any], sheets: Sheets, groups: Groups) -> Pair:

@@ -14,6 +14,7 @@ import signal
 import sys
 from dataclasses import asdict
 from typing import Any
+from uuid import UUID
 
 FAR_BACK = 15
 PR_SET_PDEATHSIG = 1
@@ -42,6 +43,7 @@ def compared(data: bytes) -> dict[str, Any]:
     import numpy as np  # loaded under the limits
 
     from servers.integrity.similarity import Exam, Grouping, Item, analyse
+    from servers.orders import questions_shown
 
     line, _, rest = data.partition(b"\n")
     head = json.loads(line)
@@ -53,7 +55,15 @@ def compared(data: bytes) -> dict[str, Any]:
         Grouping(str(at), np.frombuffer(rest, np.int32, students, answers.nbytes + at * 4 * students).copy())
         for at in range(head["groupings"])
     )
-    exam = Exam(tuple(map(str, range(students))), tuple(items), answers, groupings)
+    shown = None
+    if head["shown"]:
+        questions = [(question.encode(), at) for at, question in enumerate(head["shown"]["questions"])]
+        sessions = rest[answers.nbytes + head["groupings"] * 4 * students :]
+        shown = np.empty(answers.shape, np.int16)
+        for at in range(students):
+            session = UUID(bytes=sessions[16 * at : 16 * at + 16])
+            shown[at] = questions_shown(questions, session, head["shown"]["version"])
+    exam = Exam(tuple(map(str, range(students))), tuple(items), answers, groupings, shown)
     return asdict(analyse(exam, fdr=head["fdr"], everybody=head["everybody"], strongest=head["strongest"]))
 
 

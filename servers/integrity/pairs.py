@@ -36,13 +36,15 @@ class Grouping:
 class Exam:
     """What was answered: students x items, a code for each answer, the same whatever order a student saw the options in.
 
-    `BLANK` is 0, `NOT_PRESENTED` -1; any other number is an answer: an option, or a set of options, or a number.
+    `BLANK` is 0, `NOT_PRESENTED` -1; any other number is an answer: an option, or a set of options, or a number. `shown` is
+    students x items too: which item each student was shown at each place. None: all as they stand in the paper.
     """
 
     students: tuple[str, ...]
     items: tuple[Item, ...]
     answers: NDArray[np.int16]
     groupings: tuple[Grouping, ...] = ()
+    shown: NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
         if not self.items:
@@ -51,6 +53,8 @@ class Exam:
             raise ValueError(f"{len(self.students)} students x {len(self.items)} items, but answers are {self.answers.shape}")
         if any(one.of.shape != (len(self.students),) for one in self.groupings):
             raise ValueError("a grouping has a number for each student")
+        if self.shown is not None and self.shown.shape != self.answers.shape:
+            raise ValueError("each student was shown each item")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

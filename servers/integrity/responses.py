@@ -171,7 +171,7 @@ def fit(items: Sequence[Item], answers: NDArray[np.int16]) -> Model:
             if len(columns) > 1:
                 intercept[columns], slope[columns] = _choice(usual, layout.picked[:, at], columns)
     sharpness, choices = _choices(layout, usual, (intercept, slope))
-    right = _logistic(curves[0] + curves[1] * ability[:, None])
+    right = logistic(curves[0] + curves[1] * ability[:, None])
     return Model(layout, ability, sharpness, *curves, intercept, slope, right, choices)
 
 
@@ -231,7 +231,7 @@ def _sharpness(layout: Layout, pull: Floats, picked: NDArray[np.int32]) -> Float
     return factor
 
 
-def _logistic(x: Floats) -> Floats:
+def logistic(x: Floats) -> Floats:
     return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
 
 
@@ -243,7 +243,7 @@ def _curves(
     x = np.where(given, ability[:, None], 0.0)
     off: Floats
     for _ in range(STEPS):
-        p = np.where(given, _logistic(intercept + slope * x), 0.0)
+        p = np.where(given, logistic(intercept + slope * x), 0.0)
         off, weight = right - p, p * (1 - p)
         to = off.sum(axis=0) - FLAT_PRECISION * intercept, (off * x).sum(axis=0) - SLOPE_PRECISION * (slope - SLOPE)
         flat = weight.sum(axis=0) + FLAT_PRECISION
@@ -266,7 +266,7 @@ def _abilities(curves: tuple[Floats, Floats], given: NDArray[np.bool_], score: N
     low, high = np.full(len(given), -FAR), np.full(len(given), FAR)
     for _ in range(50):
         middle = (low + high) / 2
-        expected = (_logistic(intercept + slope * middle[:, None]) * given).sum(axis=1)
+        expected = (logistic(intercept + slope * middle[:, None]) * given).sum(axis=1)
         low, high = np.where(expected < score, middle, low), np.where(expected < score, high, middle)
     return np.where(given.any(axis=1), (low + high) / 2, 0.0)
 

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from servers.integrity.pairs import Exam, Grouping, Ids, Index, Matches, blocks, gbt, omega, p_values, shared_wrong
-from servers.integrity.responses import BLANK, NOT_PRESENTED, Floats, Item, Model, fit, rows_of
+from servers.integrity.responses import BLANK, NOT_PRESENTED, Floats, Item, Model, rows_of
+from servers.integrity.rushed import fit_unrushed
 from servers.integrity.screen import MOST_KEPT, VALUE_EDGES, Screened, block_size, screen
 
 __all__ = [
@@ -100,6 +101,8 @@ class Analysis:
     tested: int
     """How many pairs; each by every index."""
     fdr: float
+    rushed: int
+    """Students whose answers are left out from some place on (rushed.py)."""
     pairs: tuple[Pair, ...]
     summaries: tuple[Summary, ...]
 
@@ -113,7 +116,7 @@ def analyse(
     `all_exact` pairs each one is computed exactly. Beyond, those are that could be flagged or shown, by a bound that no p is
     below (tails.py), so that what is flagged, and its p and q, are the same; a q that does not flag is then an upper limit.
     """
-    model = fit(exam.items, exam.answers)
+    model, starts = fit_unrushed(exam)
     size = block_size(model)
     tested = sum(int(block.tested.sum()) for block in blocks(exam, everybody=everybody, size=size))
     cut = 0.0 if tested <= all_exact else float(np.log(FIRST_CUT / tested))
@@ -135,7 +138,7 @@ def analyse(
         complete = limit >= wanted[index]
         summaries.append(Summary(index, flagged, complete, tuple(VALUE_EDGES.tolist()), tuple(one.values.tolist())))
     pairs.sort(key=lambda pair: (not pair.flagged, pair.p, pair.index, pair.students))
-    return Analysis(tested, fdr, tuple(pairs), tuple(summaries))
+    return Analysis(tested, fdr, int((starts < len(exam.items)).sum()), tuple(pairs), tuple(summaries))
 
 
 def adjusted(p: Floats, tested: int) -> Floats:

@@ -8,8 +8,8 @@ from time import monotonic
 import structlog
 
 from servers import errors
+from servers.orders import Orders
 from servers.serving.run import sleep_until
-from servers.session.rules import Orders
 from stores import gauges
 from stores.catalog import Catalog, SealedKey
 from stores.flights import Flights

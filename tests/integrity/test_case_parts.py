@@ -293,7 +293,16 @@ def test_a_comparison_says_the_same_as_the_arrays_it_was_given() -> None:
     chance = random.Random(7)
     matrix = [[chance.randint(1, 4) for _ in range(20)] for _ in range(12)]
     matrix[11] = [*matrix[10]]
-    head = {"students": 12, "items": [[1]] * 20, "same": [], "groupings": 2, "everybody": False, "fdr": 0.05, "strongest": 3}
+    head = {
+        "students": 12,
+        "items": [[1]] * 20,
+        "same": [],
+        "shown": None,
+        "groupings": 2,
+        "everybody": False,
+        "fdr": 0.05,
+        "strongest": 3,
+    }
     groups = [array("i", [-1] * 12), array("i", [0] * 6 + [3] * 6)]
     data = [
         json.dumps(head).encode(),
@@ -315,6 +324,7 @@ def test_typed_answers_are_compared_as_what_they_mean() -> None:
     matrix = array("h", [1, 2, 3, 4, 0] * 4)
     head = {"students": 20, "items": [[1, 2]], "same": [[0, [0, 1, 1, 3, 3]]]} | {
         "groupings": 0,
+        "shown": None,
         "everybody": True,
         "fdr": 0.05,
         "strongest": 1_000,
@@ -326,7 +336,16 @@ def test_typed_answers_are_compared_as_what_they_mean() -> None:
 
 
 def test_a_comparison_that_nobody_waits_for_any_more_ends() -> None:
-    head = {"students": 10_000, "items": [[1]] * 60, "same": [], "groupings": 0, "everybody": True, "fdr": 0.05, "strongest": 1}
+    head = {
+        "students": 10_000,
+        "items": [[1]] * 60,
+        "same": [],
+        "shown": None,
+        "groupings": 0,
+        "everybody": True,
+        "fdr": 0.05,
+        "strongest": 1,
+    }
     data = json.dumps(head).encode() + b"\n" + array("h", random.Random(1).choices(range(1, 5), k=600_000)).tobytes()
     asking = """
         import os, subprocess, sys

@@ -161,6 +161,8 @@ async def test_a_run_says_what_it_compared_and_what_it_left_out(stack: Stack, co
 
     assert (first["state"], first["students"], first["items"], first["pairsTested"]) == ("DONE", 18, 30, 18 * 17 // 2)
     assert first["groupings"] == ["COHORT", "ADDRESS_RANGE"]
+    rushed = first["leftOut"].pop("rushed")  # by chance, since each session has another order
+    assert 0 <= rushed <= 6
     assert first["leftOut"] == {"essays": 1, "attempts": 0, "otherVersions": 0, "unscored": 0, "alone": 0}
     assert [(one["index"], one["flagged"], sum(one["counts"])) for one in first["indices"]] == [
         ("omega", 1, 2 * 153),

@@ -23,12 +23,13 @@ RIGHT = 1
 METHODS = {Index.OMEGA: omega, Index.GBT: gbt, Index.SHARED_WRONG: shared_wrong}
 
 
-def exam(answers: Any, right: int = RIGHT, groupings: tuple[Grouping, ...] = ()) -> Exam:
+def exam(answers: Any, right: int = RIGHT, groupings: tuple[Grouping, ...] = (), shown: NDArray[np.int16] | None = None) -> Exam:
     """An exam whose first option is always right."""
     answers = np.asarray(answers, np.int16)
     students, items = answers.shape
     names = tuple(f"s{number}" for number in range(students))
-    return Exam(names, tuple(Item(f"q{number}", frozenset({right})) for number in range(items)), answers, groupings)
+    paper = tuple(Item(f"q{number}", frozenset({right})) for number in range(items))
+    return Exam(names, paper, answers, groupings, shown)
 
 
 def sat(students: int, items: int, seed: int = 1) -> NDArray[np.int16]:
@@ -523,7 +524,9 @@ def test_order_and_names_of_students_items_and_options_change_nothing(which: str
     other = answers[names][:, items]
     if which == "codes":
         other, right = np.where(other > BLANK, 10 - other, other).astype(np.int16), 10 - RIGHT
-    shuffled = Exam(tuple(f"s{name}" for name in names), tuple(Item(f"q{item}", frozenset({right})) for item in items), other)
+    shown = np.tile(np.argsort(items).astype(np.int16), (80, 1))
+    paper = tuple(Item(f"q{item}", frozenset({right})) for item in items)
+    shuffled = Exam(tuple(f"s{name}" for name in names), paper, other, shown=shown)
 
     def found(paper: Exam) -> dict[tuple[Index, frozenset[str]], Any]:
         pairs = analyse(paper, everybody=True, strongest=10**6).pairs

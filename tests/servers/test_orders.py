@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from servers.session.rules import Orders
+from servers.orders import Orders
 from stores.records import Paper, PaperQuestion
 
 QUESTIONS = (

@@ -1208,6 +1208,7 @@ class LeftOut(_message.Message):
     OTHER_VERSIONS_FIELD_NUMBER: _builtins.int
     UNSCORED_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
+    RUSHED_FIELD_NUMBER: _builtins.int
     essays: _builtins.int
     """essays are questions that have no fixed answers."""
     attempts: _builtins.int
@@ -1218,6 +1219,10 @@ class LeftOut(_message.Message):
     """unscored are sessions that have no score yet."""
     alone: _builtins.int
     """alone are students who share no group with anybody."""
+    rushed: _builtins.int
+    """rushed are students who seem to have run out of time: from some question on, in the order in which they were shown them, their
+    answers were right no more often than by luck. Those answers are not compared.
+    """
     def __init__(
         self,
         *,
@@ -1226,10 +1231,11 @@ class LeftOut(_message.Message):
         other_versions: _builtins.int = ...,
         unscored: _builtins.int = ...,
         alone: _builtins.int = ...,
+        rushed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempts", b"attempts", "essays", b"essays", "other_versions", b"other_versions", "unscored", b"unscored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempts", b"attempts", "essays", b"essays", "other_versions", b"other_versions", "rushed", b"rushed", "unscored", b"unscored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
