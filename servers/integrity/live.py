@@ -21,10 +21,6 @@ SHARE = 10
 """A reading that takes long is repeated later: this times as long as it took."""
 
 STILL_SECONDS = 15.0
-FIRST_SECONDS = 5.0
-"""How long each of the two readings before the first message may take: who begins to watch hears within ten seconds that a store is
-away."""
-
 WATCHED_SECONDS = 3_600.0
 MOST_WATCHERS = 200
 WATCHING = Gauge("finalbell_integrity_watchers", "Streams of proctors who watch signals")
@@ -56,8 +52,7 @@ class Hub:
             first = self._first = asyncio.create_task(self._read())
             first.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait for it any more
         try:
-            async with asyncio.timeout(FIRST_SECONDS):
-                await asyncio.shield(first)
+            await asyncio.shield(first)
         except Exception:
             if first.done() and first is self._first:
                 self._first = None
@@ -125,9 +120,7 @@ class Views:
 
     async def watch(self, exam: str, top: int | None) -> AsyncIterator[bytes]:
         """Return a stream of encoded messages, the first at once; refuses an exam that does not exist, and one watcher too many."""
-        async with asyncio.timeout(FIRST_SECONDS):
-            there = await self._signals.is_exam(exam)
-        if not there:
+        if not await self._signals.is_exam(exam):
             raise errors.ExamNotFound("There is no such exam.")
         if self._watching >= MOST_WATCHERS:
             raise errors.RateLimited("Too many watch signals here.", retry_seconds=10)
