@@ -198,6 +198,30 @@ async def test_who_watches_is_told_that_what_is_shown_is_old(stack: Stack, exam:
     assert native_refusal(told.value).reason == "STORE_UNAVAILABLE"
 
 
+async def test_who_begins_to_watch_hears_that_the_service_is_frozen_however_long_it_has_been(stack: Stack, exam: str) -> None:
+    request, sent = pb.WatchIntegrityRequest(exam_id=exam), {"metadata": bearer(stack.token(roles=["proctor"])), "timeout": 20}
+    codes = []
+    async with stack.channel() as channel:
+        with stopped(stack, "integrity"):
+            for _ in range(2):
+                with pytest.raises(grpc.aio.AioRpcError) as told:
+                    await until_it_is_refused(IntegrityServiceStub(channel).WatchIntegrity(request, **sent))
+                codes.append(told.value.code())
+
+        async def watched() -> bool:
+            watching = IntegrityServiceStub(channel).WatchIntegrity(request, **sent)
+            try:
+                return (await watching.read()) is not grpc.aio.EOF
+            except grpc.aio.AioRpcError:
+                return False
+            finally:
+                watching.cancel()
+
+        await eventually(watched)
+
+    assert codes == [grpc.StatusCode.UNAVAILABLE] * 2
+
+
 async def until_it_is_refused(watched: AsyncIterator[pb.WatchIntegrityResponse]) -> None:
     async for _ in watched:
         pass
