@@ -296,7 +296,8 @@ def frames(settings: Settings) -> Frames | None:
 
 async def integrity(parts: Parts) -> Hosted:
     settings, pictures = parts.settings, frames(parts.settings)
-    feed, views = Feed(parts.signal_log), Views(parts.signals)
+    collecting = settings.integrity == "on"
+    feed, views = Feed(parts.signal_log), Views(parts.signals, collecting=collecting)
     servicer = IntegrityService(
         Owners(parts.signals),
         feed,
@@ -304,7 +305,7 @@ async def integrity(parts: Parts) -> Hosted:
         pictures,
         rates=Rates(settings.signals_per_second, settings.signals_at_once, "signal buckets"),
         most=settings.signals_per_session,
-        collecting=settings.integrity == "on",
+        collecting=collecting,
     )
     analysing = Analysing(
         parts.analyses,

@@ -30,9 +30,10 @@ log = structlog.get_logger()
 class Hub:
     """One exam that is watched."""
 
-    def __init__(self, signals: Signals, exam: str) -> None:
+    def __init__(self, signals: Signals, exam: str, *, collecting: bool) -> None:
         self._signals = signals
         self._exam = exam
+        self._collecting = collecting
         self._found: tuple[Sequence[Suspect], int] | None = None
         self._messages: dict[int, bytes] = {}
         self._as_of = pb.IntegrityView()
@@ -77,6 +78,7 @@ class Hub:
         if known is None:
             shown = view(*(self._found or ((), 0)), top)
             shown.as_of.CopyFrom(self._as_of.as_of)
+            shown.collecting = self._collecting
             known = self._messages[top] = pb.WatchIntegrityResponse(view=shown).SerializeToString()
         return known
 
@@ -101,8 +103,9 @@ class Hub:
 class Views:
     """The exams that are watched in this process."""
 
-    def __init__(self, signals: Signals) -> None:
+    def __init__(self, signals: Signals, *, collecting: bool) -> None:
         self._signals = signals
+        self._collecting = collecting
         self._hubs: dict[str, Hub] = {}
         self._watching = 0
         self._ending = False
@@ -127,7 +130,7 @@ class Views:
         return self._stream(exam, TOP if top is None else top)
 
     async def _stream(self, exam: str, top: int) -> AsyncIterator[bytes]:
-        hub = self._hubs.setdefault(exam, Hub(self._signals, exam))
+        hub = self._hubs.setdefault(exam, Hub(self._signals, exam, collecting=self._collecting))
         shown, ends = 0, monotonic() + WATCHED_SECONDS
         hub.watchers += 1
         self._watching += 1

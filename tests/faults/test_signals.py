@@ -31,7 +31,7 @@ from tests.flows.sitting import Student, good
 from tests.flows.transports import native_refusal
 from tests.integrity.reporting import LOST, counted, counts, report
 from tests.ops.local import Local
-from tests.stack import ROOT, Stack, bearer, eventually, fresh, running
+from tests.stack import FINALBELL, ROOT, Stack, bearer, eventually, fresh, running
 
 
 @pytest.fixture
@@ -320,8 +320,11 @@ async def test_switched_off_reports_are_answered_and_nothing_is_kept(small_exam:
             session = (await student.sit(exam))["sessionId"]
             reply = good(await report(student, session, LOST, LOST), 202)
             await sits_on(student, session)
+        live = [*FINALBELL, "integrity", "live", exam, "--once", "--json", "--home", str(stack.home)]
+        shown = await asyncio.to_thread(subprocess.run, live, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
 
         assert (reply["accepted"], reply["dropped"], reply["collecting"]) == (0, 2, False)
+        assert (json.loads(shown.stdout)["collecting"], "switched off" in shown.stderr) == (False, True)
         assert await metric(stack, "integrity", 'finalbell_signals_dropped_total{why="off"}') == 2
         assert await counts(stack, session) == {}
 

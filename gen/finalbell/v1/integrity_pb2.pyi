@@ -644,8 +644,11 @@ class IntegrityView(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    COLLECTING_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """total counts the sessions with an indicator, those that are not shown too."""
+    collecting: _builtins.bool
+    """collecting is false where signals are switched off: nothing will come to what is shown. Absent from servers that do not say."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuspectSession]:
         """sessions are the strongest first; equals by their id."""
@@ -660,12 +663,15 @@ class IntegrityView(_message.Message):
         sessions: _abc.Iterable[Global___SuspectSession] | None = ...,
         total: _builtins.int = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        collecting: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collecting", b"_collecting", "as_of", b"as_of", "collecting", b"collecting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "sessions", b"sessions", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collecting", b"_collecting", "as_of", b"as_of", "collecting", b"collecting", "sessions", b"sessions", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__collecting: _TypeAlias = _typing.Literal["collecting"]  # noqa: Y015
+    _WhichOneofArgType__collecting: _TypeAlias = _typing.Literal["_collecting", b"_collecting"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collecting) -> _WhichOneofReturnType__collecting | None: ...
 
 Global___IntegrityView: _TypeAlias = IntegrityView  # noqa: Y015
 
