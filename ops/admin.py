@@ -473,7 +473,7 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def explain(failure: grpc.RpcError) -> list[str]:
-    """Return what a refusal says: its message, and a line for each violated field."""
+    """Return what a refusal says: its message, and a line for each violated field that the message does not name."""
     status = rpc_status.from_call(failure)
     if status is None:
         code: grpc.StatusCode = failure.code()
@@ -482,7 +482,8 @@ def explain(failure: grpc.RpcError) -> list[str]:
     for detail in status.details:
         bad = error_details_pb2.BadRequest()
         if detail.Unpack(bad):
-            lines += [f"  {violation.field}: {violation.description}" for violation in bad.field_violations]
+            named = [": ".join(filter(None, (one.field, one.description))) for one in bad.field_violations]
+            lines += [f"  {one}" for one in named if one not in status.message]
     return lines
 
 

@@ -24,6 +24,7 @@ ExamArgument = Annotated[str, typer.Argument(metavar="EXAM", help="The exam's id
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LIVE_COLUMNS = ("strength", "student", "alias", "session", "last", "what")
 AGAIN_SECONDS = 2.0
+NOT_COLLECTING = "Signals are switched off on this server (FINALBELL_INTEGRITY=off): nothing will come to what was kept before."
 THRESHOLD_COLUMNS = ("indicator", "shown from", "default", "what is counted")
 
 
@@ -39,7 +40,7 @@ def live(
 ) -> None:
     """Show the sessions with something over its threshold, the strongest first, and again whenever it changes; Ctrl-C ends it.
 
-    Where the server is away for a while, it goes on by itself.
+    Where the server is away for a while, it goes on by itself; where it collects no signals, it says so.
     """
     from grpc import RpcError, StatusCode
 
@@ -52,6 +53,8 @@ def live(
             with client(home, server, token) as admin:
                 try:
                     for view in admin.watch_integrity(exam, top):
+                        if not shown and view.HasField("collecting") and not view.collecting:
+                            typer.echo(NOT_COLLECTING, err=True)
                         show(view)
                         told, shown = False, True
                         if once:

@@ -296,7 +296,8 @@ def frames(settings: Settings) -> Frames | None:
 
 async def integrity(parts: Parts) -> Hosted:
     settings, pictures = parts.settings, frames(parts.settings)
-    feed, views = Feed(parts.signal_log), Views(parts.signals)
+    collecting = settings.integrity == "on"
+    feed, views = Feed(parts.signal_log), Views(parts.signals, collecting=collecting)
     servicer = IntegrityService(
         Owners(parts.signals),
         feed,
@@ -304,7 +305,7 @@ async def integrity(parts: Parts) -> Hosted:
         pictures,
         rates=Rates(settings.signals_per_second, settings.signals_at_once, "signal buckets"),
         most=settings.signals_per_session,
-        collecting=settings.integrity == "on",
+        collecting=collecting,
     )
     analysing = Analysing(
         parts.analyses,
@@ -370,6 +371,10 @@ ANSWERING = {"session", "scoring", "content"}
 """The units behind which a student waits: when PostgreSQL is slow they say so soon, the others take their time."""
 
 
+CALLED = {"leaderboard", "payments", "admin", "integrity"}
+"""The units whose statements may take long and whose callers wait all the same: they hear soon when PostgreSQL is frozen."""
+
+
 def while_open(lost: asyncio.Event) -> Worker:
     """A worker that ends the process when NATS has hung up for good, so that the supervisor starts one that dials again."""
 
@@ -398,6 +403,7 @@ async def host(names: list[str], settings: Settings) -> None:
         nats=settings.nats,
         statement_seconds=2.0 if set(names) <= ANSWERING else 30.0,
         needs_nats=bool(SUBMITTING & set(names)),
+        hears_silence=bool(CALLED & set(names)),
         guards_sessions=bool(GUARDING & set(names)),
     )
     async with connect(urls) as stores:

@@ -30,7 +30,7 @@ OPTIONS = (
     # returns to a worker that has just started.
     ("grpc.server.max_pending_requests", MAX_WAITING),
     ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 2_000),  # the gateway asks every 3 s where nothing else ends what hangs
     ("grpc.max_metadata_size", 96 * 1024),  # what the gateway lets through (60 KB) and adds: above it grpc refuses at random
     ("grpc.absolute_max_metadata_size", MAX_METADATA),
 )

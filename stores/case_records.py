@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 
@@ -132,12 +133,23 @@ class Around:
     submitted_ms: int | None
 
 
+class Noted(NamedTuple):
+    """A signal that was kept: when it was, as far as its client says that, and when its report came, both in ms by the server's
+    clock; `details` is JSON."""
+
+    at_ms: int
+    received_ms: int
+    kind: str
+    amount: int
+    details: str
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was kept of a session one by one: (when in ms, kind, amount, details) of its first signals, and how many there were in
-    all; from how many devices and addresses it was reported on."""
+    """What was kept of a session one by one: its first signals, and how many there were in all; from how many devices and addresses
+    it was reported on."""
 
-    signals: tuple[tuple[int, str, int, str], ...]
+    signals: tuple[Noted, ...]
     total: int
     devices: int
     addresses: int

@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 
 from stores.analyses import sitting_of
-from stores.case_records import Around, Case, CaseState, Moved, Party, Seen, Step, WholeCase
+from stores.case_records import Around, Case, CaseState, Moved, Noted, Party, Seen, Step, WholeCase
 from stores.catalog import record
 from stores.sessions import milliseconds, milliseconds_or_none, moment
 from stores.signal_records import Count, Counted, Kind
@@ -56,14 +56,23 @@ class Cases:
         return {one.session: one for one in counted(rows)}
 
     async def seen(self, sessions: Sequence[UUID], most: int = MOST_SIGNALS) -> Mapping[UUID, Seen]:
-        """Return what was kept of each session one by one, in the order in which it came, and in that of one report."""
+        """Return what was kept of each session one by one, in the order in which it happened.
+
+        It was as long before its report as the client says, by a clock of its own; where it does not say, or says that it was
+        before the session's start, when the report came.
+        """
         rows = await self._pool.fetch(
             """
             SELECT * FROM (
-              SELECT session_id, kind, amount, received_at, details, row_number() OVER w AS number, count(*) OVER (
-                PARTITION BY session_id) AS total
-              FROM integrity_signal WHERE session_id = ANY ($1)
-              WINDOW w AS (PARTITION BY session_id ORDER BY received_at, client_at, id)
+              SELECT session_id, kind, amount, at, received_at, details - 'agoMs' AS details, row_number() OVER w AS number,
+                count(*) OVER (PARTITION BY session_id) AS total
+              FROM (
+                SELECT i.*, CASE WHEN i.received_at - a.ago >= s.started_at THEN i.received_at - a.ago ELSE i.received_at END AS at
+                FROM integrity_signal i JOIN exam_session s ON s.id = i.session_id,
+                  LATERAL (SELECT coalesce((i.details ->> 'agoMs')::bigint, 0) * interval '1 millisecond' AS ago) AS a
+                WHERE i.session_id = ANY ($1)
+              ) AS timed
+              WINDOW w AS (PARTITION BY session_id ORDER BY at, received_at, client_at, id)
             ) AS numbered WHERE number <= $2 ORDER BY session_id, number
             """,
             *(list(sessions), most),
@@ -256,5 +265,7 @@ def _count(row: asyncpg.Record) -> Count:
 
 
 def _seen(rows: Sequence[asyncpg.Record], places: tuple[int, int]) -> Seen:
-    signals = tuple((milliseconds(row["received_at"]), row["kind"], row["amount"], row["details"]) for row in rows)
+    signals = tuple(
+        Noted(milliseconds(row["at"]), milliseconds(row["received_at"]), row["kind"], row["amount"], row["details"]) for row in rows
+    )
     return Seen(signals, rows[0]["total"] if rows else 0, *places)

@@ -1,9 +1,11 @@
 """Opens every store that a process needs, and closes them again."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,7 +13,7 @@ import asyncpg
 import hiredis
 import nats.errors
 import structlog
-from asyncpg.pool import PoolAcquireContext
+from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 from nats.aio.client import Client as Nats
 from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
@@ -23,6 +25,13 @@ from stores.generation import Generations
 from stores.shelf import AWAY
 
 ACQUIRE_SECONDS = 1.0
+QUIET_SECONDS, LOOK_SECONDS, ANSWER_SECONDS = 1.5, 0.5, 2.0
+"""PostgreSQL is asked whether it is there when a connection has been in use for so long, within so much of it, and has so long to
+say anything: nobody who waits for one that is frozen waits for longer than these three together, 4 s."""
+
+SSL_REQUEST = struct.pack("!ii", 8, 80_877_103)
+"""What PostgreSQL's protocol lets anybody ask first, and answers with a byte: whether it speaks TLS."""
+
 NATS_WAIT_SECONDS = 2.0
 REDIS_TIMEOUT_SECONDS = 0.25
 """A save waits no longer for Redis; the client is told to come back (RELIABILITY F20)."""
@@ -41,6 +50,9 @@ class StoreSettings:
     pool_size: int = 10
     statement_seconds: float = 2.0
     needs_nats: bool = True
+    hears_silence: bool = False
+    """Whether those who wait for a long statement are told soon when PostgreSQL is not there at all: where somebody calls."""
+
     guards_sessions: bool = False
     """Whether this process answers for sessions, and so must know that Redis has the memory it wrote to (generation.py)."""
 
@@ -93,8 +105,57 @@ class _Pool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     Without it, `release` waits for ever on a server that is frozen.
     """
 
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, setup=self._taken, **options)
+        self._where = urlsplit(url)
+        self._used_since: dict[PoolConnectionProxy, float] = {}
+
     def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext:
         return super().acquire(timeout=timeout or ACQUIRE_SECONDS)
+
+    async def _taken(self, connection: PoolConnectionProxy) -> None:
+        self._used_since[connection] = monotonic()
+
+    async def release(self, connection: PoolConnectionProxy, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        self._used_since.pop(connection, None)
+        await super().release(connection, timeout=timeout)
+
+    async def hear_silence(self) -> None:
+        """Break the connections of those who wait for a server that does not answer at all, as if it had ended: they hear of it
+        in seconds, however long a statement may take of a server that is there."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            began = monotonic()
+            waiting = [one for one, since in self._used_since.items() if began - since >= QUIET_SECONDS]
+            if not waiting:
+                continue
+            silent = await self._is_silent()
+            for one in waiting:
+                if self._used_since.pop(one, None) is None:  # it was given back meanwhile
+                    continue
+                if not silent:
+                    self._used_since[one] = began
+                    continue
+                with suppress(asyncpg.InterfaceError):  # it has just broken by itself
+                    one.terminate()
+
+    async def _is_silent(self) -> bool:
+        """Say whether PostgreSQL says nothing to one who is new, in one round trip and before any login; that it is gone is no
+        silence: then connections break by themselves."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                reader, writer = await asyncio.open_connection(self._where.hostname, self._where.port or 5432)
+                try:
+                    writer.write(SSL_REQUEST)
+                    await reader.read(1)
+                finally:
+                    writer.close()
+        except TimeoutError:
+            log.warning("PostgreSQL does not answer")
+            return True
+        except Exception as failure:
+            log.info("PostgreSQL not asked", error=type(failure).__name__)
+        return False
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -115,17 +176,21 @@ async def _postgres(settings: StoreSettings) -> AsyncIterator[asyncpg.Pool]:
         log.warning("PostgreSQL is away", error=type(failure).__name__)
         pool = _pool(settings, 0)
     async with pool:
-        yield pool
+        hearing = asyncio.create_task(pool.hear_silence()) if settings.hears_silence else None
+        try:
+            yield pool
+        finally:
+            if hearing is not None:
+                hearing.cancel()
 
 
-def _pool(settings: StoreSettings, min_size: int) -> asyncpg.Pool:
+def _pool(settings: StoreSettings, min_size: int) -> _Pool:
     return _Pool(
         settings.postgres,
         min_size=min_size,
         max_size=settings.pool_size,
         max_queries=50_000,
         max_inactive_connection_lifetime=300.0,
-        setup=None,
         init=None,
         loop=None,
         connection_class=_Connection,

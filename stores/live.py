@@ -68,6 +68,7 @@ its way to where a restore looks (publish wait, then a row): a session restored 
 SAVE_OUTCOMES = {outcome.encode(): outcome for outcome in SaveOutcome}
 RESTORE_TRIES = 40
 BELL_GRACE_MS = 2_000
+LOOKED_AT = 100
 NO_GENERATION = -2
 FACTS_CACHED = 200_000
 
@@ -260,12 +261,16 @@ class LiveSessions:
         await self._all(calls)
 
     async def holds(self) -> bool:
-        """Return whether the bell holds on any shard that has sessions in progress."""
-        replies = await ask_all(
-            self._redis,
-            [part for n in range(keys.SHARDS) for part in (("EXISTS", keys.hold_key(n)), ("ZCARD", keys.due_key(n)))],
+        """Return whether the bell holds for anybody: a session in progress that began before an outage's end. Of each shard those
+        are looked at whose time is over first. A new stack begins with a hold, and nobody whom it is for."""
+        holds = await ask_all(self._redis, [("GET", keys.hold_key(number)) for number in range(keys.SHARDS)])
+        held = [(number, int(hold.partition(b",")[2])) for number, hold in enumerate(holds) if hold]
+        running = await ask_all(self._redis, [("ZRANGE", keys.due_key(number), 0, LOOKED_AT - 1) for number, _ in held])
+        return any(
+            UUID(member.decode()).int >> 80 < outage_end_ms  # a session's id says when it began
+            for (_, outage_end_ms), members in zip(held, running, strict=True)
+            for member in members
         )
-        return any(held and running for held, running in zip(replies[::2], replies[1::2], strict=True))
 
     async def due(self, grace_ms: int = BELL_GRACE_MS) -> Sequence[UUID]:
         """Return sessions whose time seems to be over, up to 500 a shard; the submit decides."""

@@ -1,7 +1,5 @@
 """IntegrityAdminService: thresholds, a student's right to be forgotten, whose answers agree too well, and cases."""
 
-import asyncio
-
 from finalbell.v1 import integrity_pb2 as pb
 
 from servers import errors
@@ -13,9 +11,6 @@ from servers.integrity.messages import threshold_messages
 from servers.messages import refuse_twice
 from servers.serving.wrap import Call
 from stores.signals import Signals
-
-ASKED_SECONDS = 5.0
-"""An erasure may take long. That nobody answers is said soon."""
 
 
 class IntegrityAdminService:
@@ -44,8 +39,7 @@ class IntegrityAdminService:
         return pb.SetThresholdsResponse(thresholds=await self._now(request.exam_id))
 
     async def EraseSignals(self, request: pb.EraseSignalsRequest, call: Call) -> pb.EraseSignalsResponse:
-        async with asyncio.timeout(ASKED_SECONDS):
-            sessions = [session for _, session in await self._signals.sessions_of(request.student_id)]
+        sessions = [session for _, session in await self._signals.sessions_of(request.student_id)]
         frames = await self._frames.erase(sessions) if self._frames else 0
         erased = await self._signals.erase(request.student_id, call.caller.student, frames)
         return pb.EraseSignalsResponse(sessions=erased.sessions, signals=erased.signals, frames=frames)

@@ -102,8 +102,10 @@ def seen_json(seen: Seen) -> str | None:
     if not seen.total and not seen.devices and not seen.addresses:
         return None
     message = pb.CaseSignals(more=seen.total - len(seen.signals), devices=seen.devices, addresses=seen.addresses)
-    for at_ms, kind, amount, details in seen.signals:
-        message.signals.add(at=timestamp(at_ms), kind=kind, amount=amount, details=details)
+    for one in seen.signals:
+        message.signals.add(
+            at=timestamp(one.at_ms), kind=one.kind, amount=one.amount, details=one.details, received_at=timestamp(one.received_ms)
+        )
     return MessageToJson(message, indent=None)
 
 

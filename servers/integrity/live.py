@@ -21,10 +21,6 @@ SHARE = 10
 """A reading that takes long is repeated later: this times as long as it took."""
 
 STILL_SECONDS = 15.0
-FIRST_SECONDS = 5.0
-"""How long each of the two readings before the first message may take: who begins to watch hears within ten seconds that a store is
-away."""
-
 WATCHED_SECONDS = 3_600.0
 MOST_WATCHERS = 200
 WATCHING = Gauge("finalbell_integrity_watchers", "Streams of proctors who watch signals")
@@ -34,9 +30,10 @@ log = structlog.get_logger()
 class Hub:
     """One exam that is watched."""
 
-    def __init__(self, signals: Signals, exam: str) -> None:
+    def __init__(self, signals: Signals, exam: str, *, collecting: bool) -> None:
         self._signals = signals
         self._exam = exam
+        self._collecting = collecting
         self._found: tuple[Sequence[Suspect], int] | None = None
         self._messages: dict[int, bytes] = {}
         self._as_of = pb.IntegrityView()
@@ -56,8 +53,7 @@ class Hub:
             first = self._first = asyncio.create_task(self._read())
             first.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait for it any more
         try:
-            async with asyncio.timeout(FIRST_SECONDS):
-                await asyncio.shield(first)
+            await asyncio.shield(first)
         except Exception:
             if first.done() and first is self._first:
                 self._first = None
@@ -82,6 +78,7 @@ class Hub:
         if known is None:
             shown = view(*(self._found or ((), 0)), top)
             shown.as_of.CopyFrom(self._as_of.as_of)
+            shown.collecting = self._collecting
             known = self._messages[top] = pb.WatchIntegrityResponse(view=shown).SerializeToString()
         return known
 
@@ -106,8 +103,9 @@ class Hub:
 class Views:
     """The exams that are watched in this process."""
 
-    def __init__(self, signals: Signals) -> None:
+    def __init__(self, signals: Signals, *, collecting: bool) -> None:
         self._signals = signals
+        self._collecting = collecting
         self._hubs: dict[str, Hub] = {}
         self._watching = 0
         self._ending = False
@@ -125,16 +123,14 @@ class Views:
 
     async def watch(self, exam: str, top: int | None) -> AsyncIterator[bytes]:
         """Return a stream of encoded messages, the first at once; refuses an exam that does not exist, and one watcher too many."""
-        async with asyncio.timeout(FIRST_SECONDS):
-            there = await self._signals.is_exam(exam)
-        if not there:
+        if not await self._signals.is_exam(exam):
             raise errors.ExamNotFound("There is no such exam.")
         if self._watching >= MOST_WATCHERS:
             raise errors.RateLimited("Too many watch signals here.", retry_seconds=10)
         return self._stream(exam, TOP if top is None else top)
 
     async def _stream(self, exam: str, top: int) -> AsyncIterator[bytes]:
-        hub = self._hubs.setdefault(exam, Hub(self._signals, exam))
+        hub = self._hubs.setdefault(exam, Hub(self._signals, exam, collecting=self._collecting))
         shown, ends = 0, monotonic() + WATCHED_SECONDS
         hub.watchers += 1
         self._watching += 1

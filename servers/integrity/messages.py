@@ -20,6 +20,7 @@ FAR_SECONDS = 4_000_000_000
 """A client's clock beyond the year 2096 or before 1970 is no clock."""
 
 Details = dict[str, object]
+WRITE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _clipboard(kind: Kind) -> Callable[[Any], tuple[Kind, int, Details]]:
@@ -104,8 +105,8 @@ def kept(report: events.SignalReport) -> list[Signal]:
             continue
         kind, amount, details = KINDS[name](getattr(one, name))
         client_ms = milliseconds(one.client_ts) if one.HasField("client_ts") else None
-        if kind is Kind.FOCUS_REGAINED and sent_ms is not None and client_ms is not None and client_ms < sent_ms:
-            # Clients gather: what followed a return is told by when it was, not by when its report came.
+        if sent_ms is not None and client_ms is not None and client_ms < sent_ms:
+            # Clients gather: what happened is told by when it was, not by when its report came.
             details["agoMs"] = sent_ms - client_ms
         found.append(
             Signal(
@@ -117,7 +118,7 @@ def kept(report: events.SignalReport) -> list[Signal]:
                 client_ms=client_ms,
                 received_ms=received_ms,
                 device=device,
-                details=json.dumps(details, separators=(",", ":")) if details else "{}",
+                details=WRITE(details) if details else "{}",
             )
         )
     return found

@@ -250,7 +250,8 @@ def _timeline(students: Sequence[Shown], rows: Sequence[Row]) -> Plot:
     joined = " A line joins two answers that are the same: grey where right, red where not right." if alike else ""
     caption = (
         f"Each mark is an answer as it was last changed. Along: {axis}. Upwards: the question's place in the paper; students may "
-        f"have seen another order. Hollow marks are not right.{joined} Below: signals around each session; a bar is a time away."
+        f"have seen another order. Hollow marks are not right.{joined} Below: signals around each session, when their clients say "
+        "that they were; a bar is a time away."
     )
     return Plot(drawn, caption)
 

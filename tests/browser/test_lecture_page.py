@@ -39,6 +39,16 @@ async def opened(stack: Stack, page: Page, lecture: str, token: str) -> int:
     return int(await so(page, FIRST_FRAME))
 
 
+async def known(stack: Stack, student: str, lecture: str, *, playable: bool) -> None:
+    """Wait until the service of lectures has heard what a student owns: it is told at once, and a page may be faster."""
+    async with stack.rest(stack.token(student)) as http:
+
+        async def heard() -> bool:
+            return (await http.get(f"/api/v1/lectures/{lecture}")).json().get("playable") is playable
+
+        await eventually(heard, 40)
+
+
 async def play(page: Page) -> None:
     """Play by keyboard: a browser lets no page do so by itself."""
     await page.locator("video").focus()
@@ -130,12 +140,14 @@ async def test_a_lecture_that_is_not_owned_shows_what_opens_it_and_plays_once_it
     await expect(page.locator("video")).to_be_hidden()
 
     await own(stack, student, product)
+    await known(stack, student, lecture, playable=True)
     await page.reload()
 
     await state(page, "ready")
     await so(page, FIRST_FRAME)
 
     await own(stack, student, product, revoked="0 seconds")
+    await known(stack, student, lecture, playable=False)
     await page.reload()
 
     await state(page, "locked")

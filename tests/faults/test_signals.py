@@ -16,8 +16,11 @@ import grpc
 import httpx
 import nats
 import pytest
+from finalbell.v1 import admin_pb2, payment_pb2
 from finalbell.v1 import integrity_pb2 as pb
+from finalbell.v1.admin_pb2_grpc import ExamAdminServiceStub
 from finalbell.v1.integrity_pb2_grpc import IntegrityAdminServiceStub, IntegrityServiceStub
+from finalbell.v1.payment_pb2_grpc import PaymentServiceStub
 
 from servers.integrity.worker import IntegrityWorker
 from stores.connect import StoreSettings, connect
@@ -28,7 +31,7 @@ from tests.flows.sitting import Student, good
 from tests.flows.transports import native_refusal
 from tests.integrity.reporting import LOST, counted, counts, report
 from tests.ops.local import Local
-from tests.stack import ROOT, Stack, bearer, eventually, fresh, running
+from tests.stack import FINALBELL, ROOT, Stack, bearer, eventually, fresh, running
 
 
 @pytest.fixture
@@ -163,15 +166,23 @@ async def test_signals_that_cannot_be_written_now_are_given_back_and_come_again_
     await counted(stack, session, {"FOCUS_LOST": 1}, 60)
 
 
-async def test_staff_hear_soon_that_postgresql_is_frozen(stack: Stack, exam: str) -> None:
+async def test_staff_hear_within_their_calls_time_that_postgresql_is_frozen(stack: Stack, exam: str) -> None:
+    sent = {"metadata": bearer(stack.token(roles=["admin"])), "timeout": 10}
+    case = "00000000-0000-7000-8000-000000000000"
     async with stack.channel() as channel:
-        sent = {"metadata": bearer(stack.token(roles=["admin"])), "timeout": 20}
+        admins, exams = IntegrityAdminServiceStub(channel), ExamAdminServiceStub(channel)
         with stopped(stack, "postgres"):
-            watched = IntegrityServiceStub(channel).WatchIntegrity(pb.WatchIntegrityRequest(exam_id=exam), **sent)
-            erased = IntegrityAdminServiceStub(channel).EraseSignals(pb.EraseSignalsRequest(student_id=fresh("s")), **sent)
-            refused = await asyncio.gather(until_it_is_refused(watched), erased, return_exceptions=True)
+            refused = await asyncio.gather(
+                until_it_is_refused(IntegrityServiceStub(channel).WatchIntegrity(pb.WatchIntegrityRequest(exam_id=exam), **sent)),
+                admins.EraseSignals(pb.EraseSignalsRequest(student_id=fresh("s")), **sent),
+                admins.GetThresholds(pb.GetThresholdsRequest(exam_id=exam), **sent),
+                admins.GetCase(pb.GetCaseRequest(case_id=case), **sent),
+                exams.CloseExam(admin_pb2.CloseExamRequest(exam_id=exam), **sent),
+                PaymentServiceStub(channel).ListEntitlements(payment_pb2.ListEntitlementsRequest(), **sent),
+                return_exceptions=True,
+            )
 
-    assert [native_refusal(one).reason for one in refused if isinstance(one, grpc.aio.AioRpcError)] == ["STORE_UNAVAILABLE"] * 2
+    assert [native_refusal(one).reason for one in refused if isinstance(one, grpc.aio.AioRpcError)] == ["STORE_UNAVAILABLE"] * 6
 
 
 async def test_who_watches_is_told_that_what_is_shown_is_old(stack: Stack, exam: str) -> None:
@@ -185,6 +196,30 @@ async def test_who_watches_is_told_that_what_is_shown_is_old(stack: Stack, exam:
 
     assert first.HasField("view")
     assert native_refusal(told.value).reason == "STORE_UNAVAILABLE"
+
+
+async def test_who_begins_to_watch_hears_that_the_service_is_frozen_however_long_it_has_been(stack: Stack, exam: str) -> None:
+    request, sent = pb.WatchIntegrityRequest(exam_id=exam), {"metadata": bearer(stack.token(roles=["proctor"])), "timeout": 20}
+    codes = []
+    async with stack.channel() as channel:
+        with stopped(stack, "integrity"):
+            for _ in range(2):
+                with pytest.raises(grpc.aio.AioRpcError) as told:
+                    await until_it_is_refused(IntegrityServiceStub(channel).WatchIntegrity(request, **sent))
+                codes.append(told.value.code())
+
+        async def watched() -> bool:
+            watching = IntegrityServiceStub(channel).WatchIntegrity(request, **sent)
+            try:
+                return (await watching.read()) is not grpc.aio.EOF
+            except grpc.aio.AioRpcError:
+                return False
+            finally:
+                watching.cancel()
+
+        await eventually(watched)
+
+    assert codes == [grpc.StatusCode.UNAVAILABLE] * 2
 
 
 async def until_it_is_refused(watched: AsyncIterator[pb.WatchIntegrityResponse]) -> None:
@@ -285,8 +320,11 @@ async def test_switched_off_reports_are_answered_and_nothing_is_kept(small_exam:
             session = (await student.sit(exam))["sessionId"]
             reply = good(await report(student, session, LOST, LOST), 202)
             await sits_on(student, session)
+        live = [*FINALBELL, "integrity", "live", exam, "--once", "--json", "--home", str(stack.home)]
+        shown = await asyncio.to_thread(subprocess.run, live, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
 
         assert (reply["accepted"], reply["dropped"], reply["collecting"]) == (0, 2, False)
+        assert (json.loads(shown.stdout)["collecting"], "switched off" in shown.stderr) == (False, True)
         assert await metric(stack, "integrity", 'finalbell_signals_dropped_total{why="off"}') == 2
         assert await counts(stack, session) == {}
 

@@ -221,6 +221,18 @@ def test_a_report_can_be_made_of_any_text(text: str) -> None:
     assert html.count("<svg ") == 2
 
 
+def test_a_report_says_when_a_signal_was_and_when_it_was_reported() -> None:
+    case = hostile_case("x")
+    later = case.evidence.students[0].seen.signals.add(kind="COPY", details="{}")
+    later.at.FromSeconds(1_000_000)
+    later.received_at.FromSeconds(1_000_060)
+
+    html = report(case)
+
+    assert '<td class="n">13:46:40</td><td class="n">13:47:40</td><td>copy</td>' in html
+    assert html.count('<td class="n">13:46:40</td><td class="n">13:46:40</td><td>x</td>') == 2  # kept before both times were
+
+
 def test_a_report_without_a_run_says_so_instead_of_a_distribution() -> None:
     case = hostile_case("x")
     case.evidence.ClearField("analysis")

@@ -1,6 +1,7 @@
 """Runs and cases in PostgreSQL: one run at a time, steps that nobody makes twice or over another's, and what an erasure takes."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -252,7 +253,7 @@ async def test_a_case_keeps_the_first_signals_and_says_how_many_there_were(store
 
     seen = (await Cases(stores.postgres).seen([made.session], 5))[made.session]
 
-    assert [(at - at_ms + 10_000, amount) for at, _, amount, _ in seen.signals] == [(n, n) for n in range(5)]
+    assert [(one.at_ms - at_ms + 10_000, one.amount) for one in seen.signals] == [(n, n) for n in range(5)]
     assert seen.total == 7
 
 
@@ -263,7 +264,26 @@ async def test_a_case_keeps_what_came_in_one_report_in_the_order_in_which_it_hap
 
     seen = (await Cases(stores.postgres).seen([made.session]))[made.session]
 
-    assert [amount for _, _, amount, _ in seen.signals] == list(range(12))
+    assert [one.amount for one in seen.signals] == list(range(12))
+
+
+async def test_a_case_says_when_a_signal_was_by_its_client_and_when_its_report_came(stores: Stores, exam: str) -> None:
+    made, at_ms = await sat(stores, exam, fresh("s"), 1, 1000, 1), round(datetime.now(UTC).timestamp() * 1000)
+    ages = [0, 20_000, 50_000, 400 * 86_400_000]  # the last is before the session
+    signals = [
+        Signal(
+            made.session, made.student, uuid.uuid4(), Kind.COPY, n, None, at_ms, "d", json.dumps({"agoMs": ago, "question": "q1"})
+        )
+        for n, ago in enumerate(ages)
+    ]
+    await Signals(stores.postgres).keep(signals, [], [], 600)
+
+    seen = (await Cases(stores.postgres).seen([made.session]))[made.session]
+
+    assert [(one.amount, at_ms - one.at_ms) for one in seen.signals][:2] == [(2, 50_000), (1, 20_000)]
+    assert {(one.amount, at_ms - one.at_ms) for one in seen.signals[2:]} == {(0, 0), (3, 0)}
+    assert {one.received_ms for one in seen.signals} == {at_ms}
+    assert {one.details for one in seen.signals} == {'{"question": "q1"}'}
 
 
 @pytest.mark.parametrize("table", ["integrity_case_step", "integrity_pair"])

@@ -89,16 +89,17 @@ async def test_a_signal_that_is_reported_again_counts_once_on_its_device(stack: 
         await counted(stack, session, {"FOCUS_LOST": 2, "COPY": 2, "TOKEN_MOVED": 1})
 
 
-async def test_a_return_is_kept_with_how_long_before_its_report_it_was_by_the_clients_clock_alone(stack: Stack, exam: str) -> None:
+async def test_a_signal_is_kept_with_how_long_before_its_report_it_was_by_the_clients_clock_alone(stack: Stack, exam: str) -> None:
     times = [{"clientTs": "2031-01-01T09:59:59.5Z"}, {"clientTs": "2031-01-01T10:03:00Z"}, {}]
     back = [{"focusRegained": {"awayMs": 9_000}} | time for time in times]
     async with Student(stack) as student:
         session = (await student.sit(exam))["sessionId"]
-        good(await report(student, session, *back, clientNow="2031-01-01T10:02:00Z"), 202)
-        await counted(stack, session, {"FOCUS_REGAINED": 3})
+        copied = {"clientTs": "2031-01-01T10:01:59Z", "copy": {"length": 3, "questionId": "q1"}}
+        good(await report(student, session, *back, copied, clientNow="2031-01-01T10:02:00Z"), 202)
+        await counted(stack, session, {"FOCUS_REGAINED": 3, "COPY": 1})
         details = [json.loads(row["details"]) for row in await kept(stack, session)]
 
-    assert sorted(details, key=str) == [{"agoMs": 120_500}, {}, {}]
+    assert sorted(details, key=str) == [{"agoMs": 1000, "question": "q1"}, {"agoMs": 120_500}, {}, {}]
 
 
 async def test_control_characters_are_kept_escaped(stack: Stack, exam: str) -> None:

@@ -127,6 +127,7 @@ async def test_the_operators_commands_show_set_and_erase(stack: Stack, exam: str
     rows = {row.split()[0]: row.split()[1] for row in off.stdout.splitlines()}
     assert (rows["focus_lost"], rows["cut"], rows["paste"]) == ("off", "2", "3")
     assert (wrong.exit_code, unknown.exit_code, twice.exit_code) == (2, 1, 2)
+    assert unknown.stderr.count("changes[0].name") == 1
     assert json.loads(none.stdout)["sessions"] == []
     assert "6 signals and 0 frames of 1 sessions" in erased.stdout
     assert await fetch(stack, "SELECT FROM integrity_signal WHERE session_id = $1", UUID(session)) == []

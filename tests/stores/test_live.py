@@ -215,6 +215,18 @@ async def test_the_bell_holds_after_an_outage_for_whoever_was_running(live: Live
     assert isinstance(started_after, Frozen)
 
 
+async def test_a_hold_that_is_for_nobody_is_not_shown(live: LiveSessions, stores: Stores) -> None:
+    facts = await begin(live)
+    hold = keys.hold_key(keys.shard(facts.session))
+    await stores.live.set(hold, f"{NEVER_MS},{facts.started_ms - 86_400_000}", px=60_000)
+    for_nobody = await live.holds()
+    await stores.live.set(hold, f"{NEVER_MS},{int(time.time() * 1000) + 1}", px=60_000)
+    for_one = await live.holds()
+    await stores.live.delete(hold)
+
+    assert (for_nobody, for_one) == (False, True)
+
+
 async def test_a_silence_of_the_session_service_holds_the_bell_and_its_end_begins_the_hold(stores: Stores) -> None:
     async def no_restore(session: uuid.UUID) -> bool:
         return False

@@ -385,8 +385,8 @@ class ReportSignalsRequest(_message.Message):
 
     @_builtins.property
     def client_now(self) -> _timestamp_pb2.Timestamp:
-        """client_now is the client's clock at the moment of sending. Without it a jump of that clock is not seen, and a return to the
-        window (focus_regained) counts as of when its report came.
+        """client_now is the client's clock at the moment of sending. Without it a jump of that clock is not seen, and signals count
+        as of when their report came.
         """
 
     def __init__(
@@ -644,8 +644,11 @@ class IntegrityView(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    COLLECTING_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """total counts the sessions with an indicator, those that are not shown too."""
+    collecting: _builtins.bool
+    """collecting is false where signals are switched off: nothing will come to what is shown. Absent from servers that do not say."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuspectSession]:
         """sessions are the strongest first; equals by their id."""
@@ -660,12 +663,15 @@ class IntegrityView(_message.Message):
         sessions: _abc.Iterable[Global___SuspectSession] | None = ...,
         total: _builtins.int = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        collecting: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collecting", b"_collecting", "as_of", b"as_of", "collecting", b"collecting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "sessions", b"sessions", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collecting", b"_collecting", "as_of", b"as_of", "collecting", b"collecting", "sessions", b"sessions", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__collecting: _TypeAlias = _typing.Literal["collecting"]  # noqa: Y015
+    _WhichOneofArgType__collecting: _TypeAlias = _typing.Literal["_collecting", b"_collecting"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collecting) -> _WhichOneofReturnType__collecting | None: ...
 
 Global___IntegrityView: _TypeAlias = IntegrityView  # noqa: Y015
 
@@ -2092,6 +2098,7 @@ class CaseSignal(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """kind is what happened."""
     amount: _builtins.float
@@ -2100,7 +2107,15 @@ class CaseSignal(_message.Message):
     """details are JSON, as they were kept."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """at is when it came, by the server's clock."""
+        """at is when it was: as long before its report as the client says, by a clock of its own, which may be wrong or lie. Where the
+        client does not say, or says that it was before the session's start, when the report came.
+        """
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """received_at is when its report came, by the server's clock. Absent where the case was opened by a server that kept no more
+        than that: `at` is it then.
+        """
 
     def __init__(
         self,
@@ -2109,10 +2124,11 @@ class CaseSignal(_message.Message):
         kind: _builtins.str = ...,
         amount: _builtins.float = ...,
         details: _builtins.str = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "at", b"at", "details", b"details", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "at", b"at", "details", b"details", "kind", b"kind", "received_at", b"received_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
