@@ -106,9 +106,13 @@ def sit(questions: Sequence[Question], students: int, chance: Chance, habits: Ha
         _behave(answers[:, at], question, at / len(questions), chance, habits, ability)
     shown = np.argsort(chance.random(answers.shape), axis=1).astype(np.int16) if habits.shuffled else None
     _run_out(answers, questions, shown, chance, habits)
-    items = tuple(Item(question.id, frozenset({_key(question, chance, habits)})) for question in questions)
+    items = tuple(Item(question.id, frozenset({_key(question, chance, habits)}), _places(question)) for question in questions)
     names = tuple(f"s{number}" for number in range(students))
     return Sat(Exam(names, items, answers, (Grouping("room", rooms),), shown), ability)
+
+
+def _places(question: Question) -> dict[int, int]:
+    return {} if question.several else {1 << option: option for option in range(question.options)}
 
 
 def _wrong(question: Question) -> Codes:

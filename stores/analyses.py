@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from stores.case_records import Asked, Examined, Grouping, Options, Pair, Run, RunState, Sitting
+from stores.case_records import Asked, Examined, Grouping, Options, Pair, Run, RunState, Shuffled, Sitting
 from stores.catalog import ENDED, record
 from stores.sessions import milliseconds, milliseconds_or_none
 
@@ -40,20 +40,20 @@ class Analyses:
         """Return a paper's questions, in its order."""
         rows = await self._pool.fetch(
             """
-            SELECT id, position, type, points, left(stem, $3) AS stem FROM question
-            WHERE exam_id = $1 AND exam_version = $2 ORDER BY position
+            SELECT id, position, type, points, left(stem, $3) AS stem,
+              ARRAY(SELECT one ->> 'id' FROM jsonb_array_elements(options) WITH ORDINALITY AS o (one, n) ORDER BY n) AS options
+            FROM question WHERE exam_id = $1 AND exam_version = $2 ORDER BY position
             """,
             *(exam, exam_version, STEM),
         )
-        return [Asked(row["id"], row["position"], row["type"], row["points"], row["stem"]) for row in rows]
+        return [Asked(row["id"], row["position"], row["type"], row["points"], row["stem"], tuple(row["options"])) for row in rows]
 
-    async def shuffled(self, exam: str, exam_version: int) -> bool:
-        """Return whether each session shows a paper's questions in an order of its own."""
-        return bool(
-            await self._pool.fetchval(
-                "SELECT shuffle_questions FROM exam_paper WHERE exam_id = $1 AND exam_version = $2", exam, exam_version
-            )
+    async def shuffled(self, exam: str, exam_version: int) -> Shuffled:
+        """Return what of a paper each session shows in an order of its own."""
+        row = await self._pool.fetchrow(
+            "SELECT shuffle_questions, shuffle_options FROM exam_paper WHERE exam_id = $1 AND exam_version = $2", exam, exam_version
         )
+        return Shuffled(row["shuffle_questions"], row["shuffle_options"])
 
     async def marks(self, exam: str, exam_version: int) -> Mapping[int, int]:
         """Return how many points a point of a question earns where it is right, by version of the keys."""

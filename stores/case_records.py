@@ -54,13 +54,21 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question as far as an analysis needs it, and how its text begins."""
+    """A question as far as an analysis needs it: how its text begins, and its options' ids as they stand in the paper."""
 
     question: str
     position: int
     type: str
     points: int
     stem: str
+    options: tuple[str, ...] = ()
+
+
+class Shuffled(NamedTuple):
+    """Whether each session has an order of its own, of a paper's questions, and of their options."""
+
+    questions: bool
+    options: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,8 +155,11 @@ class Analysing:
         if not most or not sheets.asked:
             return figures, ()
         shuffled = await self._analyses.shuffled(exam.exam, exam.version)
-        head = {
-            "shown": {"version": exam.version, "questions": [one.question for _, one in sheets.asked]} if shuffled else None,
+        head: dict[str, Any] = {
+            "shown": {"version": exam.version, "questions": [one.question for _, one in sheets.asked]}
+            if shuffled.questions
+            else None,
+            "places": [[] for _ in sheets.asked] if shuffled.options else sheets.places(),
             **{"everybody": everybody, "fdr": options.fdr, "strongest": options.strongest},
         }
         found = await self._compared(sheets, groups, head)

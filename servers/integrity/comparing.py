@@ -1,9 +1,11 @@
 """`python -m servers.integrity.comparing BYTES SECONDS`: compares one exam's answers in a process of its own, which stands back for
 the CPU and has so much memory and time, whatever comes.
 
-Standard input: a line of JSON (`students`, `items` as lists of right codes, `same` as items with what each of their codes counts
-as, `groupings`, `everybody`, `fdr`, `strongest`), then the matrix of answers (students x items, 2 bytes each), then each grouping
-(4 bytes a student), in this machine's order. Standard output: JSON, with students by their numbers.
+Standard input: a line of JSON (`students`, `items` as lists of right codes, `places` as pairs of what Item has, `same` as items
+with what each of their codes counts as, `groupings`, `shown`, `everybody`, `fdr`, `strongest`), then the matrix of answers
+(students x items, 2 bytes each), then each grouping (4 bytes a student), in this machine's order, and where `shown` has a
+shuffled paper's `version` and `questions` the sessions' ids (16 bytes each), which say in what order. Standard output: JSON, with
+students by their numbers.
 """
 
 import ctypes
@@ -47,7 +49,11 @@ def compared(data: bytes) -> dict[str, Any]:
 
     line, _, rest = data.partition(b"\n")
     head = json.loads(line)
-    students, items = head["students"], [Item(str(at), frozenset(right)) for at, right in enumerate(head["items"])]
+    items = [
+        Item(str(at), frozenset(right), dict(places))
+        for at, (right, places) in enumerate(zip(head["items"], head["places"], strict=True))
+    ]
+    students = head["students"]
     answers = np.frombuffer(rest, np.int16, students * len(items)).reshape(students, len(items)).copy()
     for at, codes in head["same"]:
         answers[:, at] = np.array(codes, np.int16)[answers[:, at]]

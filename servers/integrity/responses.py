@@ -24,8 +24,8 @@ time ran out, and who does not guess, leaves out more; two of them share blanks 
 (docs/integrity-similarity.md has figures).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,8 @@ class Item:
 
     question: str
     right: frozenset[int]
+    places: Mapping[int, int] = field(default_factory=dict)
+    """Of a single choice whose options everybody saw in one order: the place of each code's option, from 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

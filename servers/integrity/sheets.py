@@ -70,6 +70,15 @@ class Sheets:
             for found in self._right
         ]
 
+    def places(self) -> list[list[tuple[int, int]]]:
+        """Return of each single choice which place in the paper each code's option has, in pairs; of any other question nothing."""
+        return [
+            [(known[option], place) for place, option in enumerate(question.options) if option in known]
+            if question.type == "single_choice"
+            else []
+            for (_, question), known in zip(self.asked, self._known, strict=True)
+        ]
+
     def same(self) -> list[tuple[int, list[int]]]:
         """Return of each typed question, by its place, the code that each code counts as: all that is right as one, and of the rest
         what differs in case alone. Those that came after `MOST_CODES` are not compared."""

@@ -61,6 +61,15 @@ def test_answers_that_mean_the_same_have_the_same_number_and_an_essay_has_none()
     assert (sheets.essays, sheets.students) == (1, ["a", "b", "c"])
 
 
+def test_where_an_answers_option_stands_is_said_of_single_choices_alone() -> None:
+    one = Asked("q1", 1, "single_choice", 1, "?", ("C", "A", "B"))
+    sheets = Sheets([one, Asked("q2", 2, "multiple_choice", 1, "?", ("A", "B"))])
+
+    sheets.feed([sitting(n, {"q1": f"c:{n}", "q2": "m:A"}, 1, 1) for n in "AC"], {1: 1})
+
+    assert sheets.places() == [[(2, 0), (1, 1)], []]
+
+
 def test_of_several_attempts_the_best_counts_and_of_equals_the_earliest() -> None:
     sessions = [UUID(int=n) for n in range(4)]
     tries = [("c:A", 3), ("c:B", 5), ("c:C", 5), ("c:D", 4)]
@@ -309,6 +318,7 @@ def test_a_comparison_says_the_same_as_the_arrays_it_was_given() -> None:
         "students": 12,
         "items": [[1]] * 20,
         "same": [],
+        "places": [[]] * 20,
         "shown": None,
         "groupings": 2,
         "everybody": False,
@@ -336,6 +346,7 @@ def test_typed_answers_are_compared_as_what_they_mean() -> None:
     matrix = array("h", [1, 2, 3, 4, 0] * 4)
     head = {"students": 20, "items": [[1, 2]], "same": [[0, [0, 1, 1, 3, 3]]]} | {
         "groupings": 0,
+        "places": [[]],
         "shown": None,
         "everybody": True,
         "fdr": 0.05,
@@ -352,6 +363,7 @@ def test_a_comparison_that_nobody_waits_for_any_more_ends() -> None:
         "students": 10_000,
         "items": [[1]] * 60,
         "same": [],
+        "places": [[]] * 60,
         "shown": None,
         "groupings": 0,
         "everybody": True,

@@ -133,6 +133,21 @@ async def test_the_newest_run_that_is_done_is_not_the_one_that_failed_since(anal
     assert (newest.version, newest.failure, done.version) == (2, "too much", 1)
 
 
+@pytest.mark.parametrize(("questions", "options"), [(False, True), (True, False)])
+async def test_what_a_session_showed_in_its_own_order_is_known(
+    stack: Stack, analyses: Analyses, small_exam: dict[str, Any], questions: bool, options: bool
+) -> None:
+    exam = fresh("t")
+    await stack.import_exam(small_exam, exam, shuffleQuestions=questions, shuffleOptions=options)
+
+    asked = await analyses.questions(exam, 1)
+
+    assert await analyses.shuffled(exam, 1) == (questions, options)
+    assert [one.options for one in asked] == [
+        tuple(option["id"] for option in one.get("options", ())) for one in small_exam["questions"]
+    ]
+
+
 async def test_every_result_is_read_once_however_small_the_pages(stores: Stores, analyses: Analyses, exam: str) -> None:
     made = [await sat(stores, exam, f"s{n % 4}", n // 4 + 1, 1000, n) for n in range(7)]
     await Results(stores.postgres, decided).keep(made)

@@ -3,6 +3,7 @@
 import json
 import math
 from array import array
+from dataclasses import replace
 from uuid import UUID
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from servers.integrity.comparing import compared
 from servers.integrity.pairs import Exam, Grouping, Index, p_values
 from servers.integrity.responses import BLANK, NOT_PRESENTED, Model, fit
-from servers.integrity.rushed import ABILITIES, LEAST_GAIN, SPREAD, _starts, fit_unrushed
+from servers.integrity.rushed import ABILITIES, LEAST_GAIN, SPREAD, _runs, _starts, fit_unrushed
 from servers.integrity.similarity import adjusted, analyse
 from servers.orders import questions_shown
 from tests.integrity.test_similarity import RIGHT, exam, sat
@@ -123,6 +124,45 @@ def test_those_who_tick_one_letter_to_the_end_are_not_suspected_for_it() -> None
     assert not [pair for pair in found.pairs if pair.flagged]
 
 
+def places(at: int) -> dict[int, int]:
+    """Where each code's option stands in an item; the right one goes round."""
+    return {code: (code - 1 + at) % 4 for code in range(1, 5)}
+
+
+def lettered(paper: Exam) -> Exam:
+    """The same where all saw the options in one order."""
+    return replace(paper, items=tuple(replace(item, places=places(at)) for at, item in enumerate(paper.items)))
+
+
+def one_letter(answers: NDArray[np.int16], who: range, after: int, shown: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Have some students tick a letter of their own from some place on."""
+    found = answers.copy()
+    for student in who:
+        for at in shown[student, after:].tolist():
+            found[student, at] = next(code for code, place in places(at).items() if place == student % 4)
+    return found
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_run_of_one_letter_is_seen_of_those_too_who_know_nothing(mixed: bool) -> None:
+    shown = shuffled(200, ITEMS) if mixed else np.tile(np.arange(ITEMS, dtype=np.int16), (200, 1))
+    answers = one_letter(ticking(sat(200, ITEMS), range(40), 0), range(40), 50, shown)
+    answers[np.random.default_rng(5).random(answers.shape) < 0.1] = BLANK
+
+    paper = exam(answers, shown=shown if mixed else None)
+    starts = _runs(lettered(paper))
+
+    assert ((starts[:40] <= 51) & (starts[:40] >= 44)).all()  # what comes just before it may be the same
+    assert (starts[40:] == ITEMS).all()
+    assert (_runs(paper) == ITEMS).all()
+
+
+def test_a_run_of_right_answers_is_no_run_where_all_have_them() -> None:
+    answers = np.where(np.random.default_rng(1).random((100, 30)) < 0.95, RIGHT, 2).astype(np.int16)
+
+    assert (_runs(lettered(exam(answers))) == 30).all()
+
+
 def test_a_comparison_takes_each_sessions_own_order() -> None:
     students = 60
     sessions = [UUID(int=number << 64 | 7 << 76 | 2 << 62) for number in range(students)]
@@ -133,7 +173,7 @@ def test_a_comparison_takes_each_sessions_own_order() -> None:
     groups = array("i", [0] * students)
     head = {
         **{"students": students, "items": [[RIGHT]] * ITEMS, "same": [], "groupings": 1, "everybody": False},
-        **{"fdr": 0.05, "strongest": 3, "shown": {"version": 3, "questions": questions}},
+        **{"fdr": 0.05, "strongest": 3, "places": [[]] * ITEMS, "shown": {"version": 3, "questions": questions}},
     }
     data = [json.dumps(head).encode(), b"\n", answers.tobytes(), groups.tobytes(), *(one.bytes for one in sessions)]
 
@@ -142,3 +182,16 @@ def test_a_comparison_takes_each_sessions_own_order() -> None:
     room = (Grouping("0", np.zeros(students, np.int32)),)
     assert found["rushed"] == analyse(exam(answers, groupings=room, shown=shown)).rushed
     assert found["rushed"] > 5 + analyse(exam(answers, groupings=room)).rushed
+
+
+def test_a_comparison_knows_the_places_of_options() -> None:
+    shown = np.tile(np.arange(ITEMS, dtype=np.int16), (60, 1))
+    answers = one_letter(ticking(sat(60, ITEMS), range(10), 0), range(10), 60, shown)
+    head = {
+        **{"students": 60, "items": [[RIGHT]] * ITEMS, "same": [], "groupings": 0, "everybody": True, "fdr": 0.05, "strongest": 3},
+        **{"shown": None, "places": [list(places(at).items()) for at in range(ITEMS)]},
+    }
+
+    found = compared(json.dumps(head).encode() + b"\n" + answers.tobytes())
+
+    assert found["rushed"] == analyse(lettered(exam(answers)), everybody=True).rushed >= 10
