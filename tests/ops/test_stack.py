@@ -15,6 +15,7 @@ from redis import Redis
 from ops import probes
 from ops.home import alive
 from tests.ops.local import ABSENT, Local, eventually, finalbell, mode
+from tests.stack import found
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,7 @@ def test_ctrl_c_during_the_start_stops_what_was_started(tmp_path: Path, options:
 
 def test_a_service_that_dies_while_the_stack_starts_is_started_again(tmp_path: Path) -> None:
     local = Local(tmp_path / "home")
+    found(local.home)
     try:
         local.begin()
         eventually(lambda: "bell" in local.stack().get("services", {}))
