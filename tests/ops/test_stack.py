@@ -27,7 +27,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Local, Loca
         front.begin()
         code, _, err = back.up("--detach", "--workers", "session=2")
         assert code == 0, err
-        eventually(front.ready, 60)
+        eventually(front.ready, 150)
         yield front, back
     finally:
         front.stop()
@@ -241,7 +241,7 @@ def test_a_service_that_dies_while_the_stack_starts_is_started_again(tmp_path: P
         eventually(lambda: "bell" in local.stack().get("services", {}))
         os.kill(local.pid("bell"), signal.SIGKILL)
 
-        eventually(local.ready, 60)
+        eventually(local.ready, 150)
 
         eventually(lambda: local.rows()["bell"].restarts == 1 and local.healthy())
     finally:
