@@ -6,6 +6,8 @@ Starting one takes seconds, so that the tests share two, and those that end them
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from redis import Redis
 
 from ops import probes
 from ops.home import alive
-from tests.ops.local import ABSENT, Local, eventually, finalbell, mode
+from tests.ops.local import ABSENT, ROOT, Local, eventually, finalbell, mode
 from tests.stack import found
 
 
@@ -218,6 +220,14 @@ def test_commands_without_a_stack_say_so() -> None:
     assert (status.returncode, down.returncode, doctor.returncode) == (3, 0, 0)
     assert "No stack runs" in status.stdout
     assert "No stack runs" in down.stdout
+
+
+def test_who_has_a_stack_started_in_the_background_loads_nothing_of_what_runs_it() -> None:
+    looks = "import sys, ops.stack, ops.start; print({'grpc', 'psycopg', 'redis', 'jinja2', 'yoyo'} & sys.modules.keys())"
+
+    ran = subprocess.run([sys.executable, "-c", looks], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("options", [(), ("--detach",)], ids=["foreground", "detached"])
