@@ -19,11 +19,11 @@ setup: .venv/.ready ## install only
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-test: setup ## every test, three at a time (ten minutes on two cores)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+test: setup ## every test, four at a time (ten minutes on two cores)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile
 
 test-engines: test ## every test on each engine of the session service: the default, then grpcio
-	@FINALBELL_TEST_ENGINE=grpcio $(BIN)/python -m pytest -n 3 --dist loadfile
+	@FINALBELL_TEST_ENGINE=grpcio $(BIN)/python -m pytest -n 4 --dist loadfile
 
 bite: setup ## every seeded bug, which a test has to catch (about a quarter of an hour)
 	@$(BIN)/python -m tests.bite

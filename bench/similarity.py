@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are loaded when they are used
 from numpy.typing import NDArray
-from scipy import stats
 
 from bench.classes import Habits, Question, Sat, bank, by_ability, copy, paper, sit
 from bench.local import ROOT
 from bench.measure import arguments, keep, table
-from bench.plot import draw_similarity
 from servers.integrity.pairs import Index, blocks, gbt, omega, p_values
 from servers.integrity.responses import BLANK, Model, fit, rows_of
 from servers.integrity.rushed import fit_unrushed
@@ -99,7 +98,7 @@ def every_p(exam: Exam, model: Model, first: Ids, second: Ids) -> dict[str, NDAr
     for at in range(0, len(first), step):
         a, b = first[at : at + step], second[at : at + step]
         best = np.maximum(omega(model, a, b).value, omega(model, b, a).value)
-        others[NORMAL].append(np.minimum(1.0, 2 * stats.norm.sf(best)))
+        others[NORMAL].append(np.minimum(1.0, 2 * scipy.stats.norm.sf(best)))
         others[BLANKS].append(gbt(with_blanks, a, b).p)
     return found | {name: np.concatenate(values) for name, values in others.items()}
 
@@ -352,7 +351,7 @@ def too_many(rates: Sequence[dict[str, Any]]) -> list[str]:
         f"{one['index']} at {level}: {one['what']}, {one['students']} students, {one['items']} items"
         for one in rates
         for level in LEVELS
-        if one["index"] in set(map(str, Index)) and stats.binom.sf(one["at"][str(level)] - 1, one["pairs"], level) < 1e-4
+        if one["index"] in set(map(str, Index)) and scipy.stats.binom.sf(one["at"][str(level)] - 1, one["pairs"], level) < 1e-4
     ]
 
 
@@ -391,6 +390,8 @@ def main() -> None:
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
         keep(given.results, "similarity", figures)
     show(figures)
+    from bench.plot import draw_similarity  # not where somebody only imports this: pyplot takes a second
+
     draw_similarity(file, file.with_suffix(".svg"))
     wrong = too_many([*figures.get("clean", []), *figures.get("late", [])])
     for what in wrong:

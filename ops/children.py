@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ops import accounts, processes
 from ops.home import Home, wait, write_private
 from ops.nursery import Forked, Nursery
+from ops.plan import UNITS
 from ops.processes import Addresses, Process
 
 FIRST_BACKOFF, LONGEST_BACKOFF, CALM_SECONDS = 0.2, 10.0, 5.0
@@ -97,7 +98,7 @@ def describe(children: Sequence[Child], at: Addresses) -> dict[str, object]:
         {"name": c.process.name, "pid": c.pid, "port": c.process.port, "metrics": c.process.metrics, "restarts": c.restarts}
         for c in children
     ]
-    services = {unit: _unit(unit, lives, at) for unit in processes.UNITS if any(life["name"] == unit for life in lives)}
+    services = {unit: _unit(unit, lives, at) for unit in UNITS if any(life["name"] == unit for life in lives)}
     servers = {
         str(life["name"]): {name: life[name] for name in ("pid", "port", "restarts")} for life in lives if not life["metrics"]
     }

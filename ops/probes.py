@@ -2,13 +2,11 @@
 
 import http.client
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import grpc
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from redis import Redis
-from redis.exceptions import RedisError
 
 SECONDS = 1.0
 
@@ -24,10 +22,12 @@ def answers_sql(url: str) -> bool:
 
 def answers_ping(url: str) -> bool:
     """Ask Redis, which refuses while it still loads its log."""
+    address = urlsplit(url)
     try:
-        with Redis.from_url(url, socket_timeout=SECONDS) as client:
-            return bool(client.ping())
-    except RedisError:
+        with _connected(address) as connection, connection.makefile("rb") as answers:
+            connection.sendall(f"AUTH {address.username} {address.password}\r\nPING\r\n".encode())
+            return [answers.readline(), answers.readline()] == [b"+OK\r\n", b"+PONG\r\n"]
+    except OSError:
         return False
 
 
@@ -35,7 +35,7 @@ def greets(url: str) -> bool:
     """Ask NATS, which speaks first."""
     address = urlsplit(url)
     try:
-        with socket.create_connection((address.hostname or "", address.port or 0), timeout=SECONDS) as connection:
+        with _connected(address) as connection:
             return connection.recv(5) == b"INFO "
     except OSError:
         return False
@@ -71,3 +71,7 @@ def listens(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _connected(address: SplitResult) -> socket.socket:
+    return socket.create_connection((address.hostname or "", address.port or 0), timeout=SECONDS)

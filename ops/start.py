@@ -5,14 +5,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import IO
 
 import typer
 
 from ops.home import Home
+from ops.plan import CannotStart, Plan
 from ops.sample import SAMPLE, SAMPLE_LECTURE
 from ops.screen import screen
-from ops.supervisor import CannotStart, Plan, Say, Supervisor
 
 NEEDED_DISK = 1 << 30
 PROGRESS = "finalbell: "
@@ -33,6 +34,8 @@ def prepare(home: Home) -> None:
 
 def foreground(home: Home, plan: Plan, *, sample: bool, in_background: bool) -> None:
     """Run the stack here until it is stopped."""
+    from ops.supervisor import Supervisor
+
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -95,7 +98,7 @@ def _follow(home: Home, handle: "subprocess.Popen[bytes]", told: IO[str]) -> Non
         raise CannotStart("".join(reasons).strip() or "The stack was stopped while it started.")
 
 
-def _import_sample(home: Home, say: Say) -> None:
+def _import_sample(home: Home, say: Callable[[str], None]) -> None:
     """Import the sample exam and lecture; a stack whose exam may not change now, since students sit it, is as good."""
     from ops.exam import import_exam
     from ops.lecture import import_lecture

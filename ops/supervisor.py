@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -17,6 +17,7 @@ from ops.children import Child
 from ops.home import Home, read_json, wait, write_private
 from ops.keys import make_keys, make_media_keys, make_receipt_keys
 from ops.nursery import Nursery
+from ops.plan import UNITS, CannotStart, Plan
 from ops.processes import Addresses, Process
 from ops.selling import sandboxed
 
@@ -29,21 +30,8 @@ LIVES_TO_START = 3
 Say = Callable[[str], None]
 
 
-class CannotStart(Exception):
-    """The stack cannot come up; the message says why and what to do."""
-
-
 class Stopped(KeyboardInterrupt):
     """Somebody asked for the end. It rises out of whatever runs then, so neither asyncio nor `except Exception` may stop it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to start: the gateway's port, how many workers a unit has (1 where it is not named), the session service's engine."""
-
-    port: int
-    workers: Mapping[str, int]
-    engine: str
 
 
 @dataclass(slots=True)
@@ -106,7 +94,7 @@ class Supervisor:
             till = [processes.sandbox(self.home, at)] if sandboxed(self.home, at.ports["sandbox"]) else []
         except ValueError as reason:
             raise CannotStart(str(reason)) from reason
-        units = [(unit, worker) for unit in processes.UNITS for worker in range(self.plan.workers.get(unit, 1))]
+        units = [(unit, worker) for unit in UNITS for worker in range(self.plan.workers.get(unit, 1))]
         services = [processes.service(self.home, at, unit, worker, self.plan.engine) for unit, worker in units]
         self._spawn([*till, *services])
         self.say("starting Envoy")
@@ -127,8 +115,8 @@ class Supervisor:
         """Choose every port, and keep the choice for the next time."""
         if not ports.take(self.plan.port, held):
             raise CannotStart(f"Port {self.plan.port} is taken: stop what uses it, or choose another with --port.")
-        names = [processes.worker_name(unit, n) for unit in processes.UNITS for n in range(self.plan.workers.get(unit, 1))]
-        units = [*processes.UNITS, *(f"{name} {port}" for name in names for port in ("metrics", "own"))]
+        names = [processes.worker_name(unit, n) for unit in UNITS for n in range(self.plan.workers.get(unit, 1))]
+        units = [*UNITS, *(f"{name} {port}" for name in names for port in ("metrics", "own"))]
         known = read_json(self.home.ports_file) or {}
         chosen = ports.reserve(["postgres", "redis", "nats", "envoy admin", "sandbox", *units], known, held)
         write_private(self.home.ports_file, json.dumps(chosen, indent=1))

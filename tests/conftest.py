@@ -3,23 +3,51 @@
 Tests share it and stay apart by ids of their own: every exam and student a test makes has a fresh name.
 """
 
+import gc
 import json
+import os
+import shutil
 import sys
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from tests.stack import Stack, running
+from tests.stack import FOUNDATION, Stack, running
 
 sys.modules["sniffio"] = None  # type: ignore[assignment]  # httpcore looks for it at each call: a sixth of our CPU
 settings.register_profile("finalbell", deadline=None)  # timing is never asserted
 settings.load_profile("finalbell")
 ROOT = Path(__file__).parent.parent
 LONG_ONES = ("chaos", "test_readme.py", "bad_input", "faults", "browser", "bench", "ops", "flows", "payments", "stores")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that the stacks of this run, whichever worker starts them, are founded on."""
+    if not hasattr(config, "workerinput"):
+        os.environ[FOUNDATION] = tempfile.mkdtemp(prefix="finalbell-test-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Delete it, when all workers are gone."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(FOUNDATION), ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep all that is loaded and collected out of the garbage collector's sight, which would walk through it again and again: half
+    a million objects, and a quarter of the CPU of tests that compute."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

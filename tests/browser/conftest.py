@@ -4,7 +4,7 @@ import shutil
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.gateway.conftest import _servers, edge, lonely_edge, services  # noqa: F401  # the gateway, in front of what a test says
 from tests.payments.conftest import ledger, pool  # noqa: F401  # the books of what is bought
@@ -17,6 +17,8 @@ OPTIONS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="session")

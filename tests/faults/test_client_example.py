@@ -115,7 +115,7 @@ async def test_the_service_config_repeats_a_save_with_its_key(stack: Stack, hop:
 
     assert waiting
     assert reply.saved
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # who does not repeat it waits for its deadline
 
 
 async def test_without_it_a_save_over_a_broken_hop_is_refused(stack: Stack, hop: Hop, exam: str) -> None:

@@ -39,9 +39,9 @@ async def test_whoever_was_running_during_an_outage_can_get_time_back_before_the
         click = await helped.submit(session)
         given = await proctor.adjust(session, 60)
         saved = good(await helped.save(session, "q1", choice="B"))
+        still_held = good(await left_alone.read(other))["status"]
         good(await helped.submit(session), 200, 202)
         helped_result = await helped.outcome(session)
-        still_held = good(await left_alone.read(other))["status"]
 
         async def rung() -> bool:
             return bool(good(await left_alone.read(other))["status"] != "IN_PROGRESS")

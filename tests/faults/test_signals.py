@@ -31,7 +31,7 @@ from tests.flows.sitting import Student, good
 from tests.flows.transports import native_refusal
 from tests.integrity.reporting import LOST, counted, counts, report
 from tests.ops.local import Local
-from tests.stack import FINALBELL, ROOT, Stack, bearer, eventually, fresh, running
+from tests.stack import FINALBELL, ROOT, Stack, bearer, eventually, found, fresh, running
 
 
 @pytest.fixture
@@ -333,6 +333,7 @@ async def test_what_is_reported_until_a_stack_is_stopped_is_written_before_it_en
     small_exam: dict[str, Any], tmp_path: Path
 ) -> None:
     local, exam = Local(tmp_path / "home"), fresh("t")
+    found(local.home)
     try:
         code, _, err = await asyncio.to_thread(local.up, "--detach")
         assert code == 0, err
@@ -345,12 +346,12 @@ async def test_what_is_reported_until_a_stack_is_stopped_is_written_before_it_en
             down = await asyncio.to_thread(local.run, "down")
             taken, perhaps = await reporting
         code, _, err = await asyncio.to_thread(local.up, "--detach")
-        found = (await counts(stack, session))["FOCUS_LOST"]
+        written = (await counts(stack, session))["FOCUS_LOST"]
     finally:
         await asyncio.to_thread(local.stop)
 
     assert (down.returncode, code) == (0, 0), err
-    assert taken <= found <= taken + perhaps
+    assert taken <= written <= taken + perhaps
 
 
 async def until_it_ends(student: Student, session: str) -> tuple[int, int]:

@@ -116,7 +116,7 @@ class Edge:
         """Put other keys in force and wait until `until` gives 200."""
         self.gateway.jwks.write_text(jwks)
         write_auth(self.gateway)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await until() != 200:
                 await asyncio.sleep(0.01)
 

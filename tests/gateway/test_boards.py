@@ -112,7 +112,7 @@ async def test_events_pass_one_by_one_and_as_the_service_wrote_them(edge: Edge, 
     services.replies["StreamLeaderboard"] = sending(*chunks)
     headers = {"origin": "http://localhost:3000"}
 
-    async with asyncio.timeout(5), edge.anonymous.stream("GET", WATCH, params={"top": 3}, headers=headers) as reply:
+    async with asyncio.timeout(30), edge.anonymous.stream("GET", WATCH, params={"top": 3}, headers=headers) as reply:
         received = b""
         async for part in reply.aiter_raw():
             received += part
@@ -149,7 +149,7 @@ async def test_a_watcher_who_leaves_is_gone_for_the_service_too(edge: Edge, serv
     async with edge.anonymous.stream("GET", WATCH) as stream:
         await anext(stream.aiter_raw())
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await ended.wait()
 
 
@@ -186,7 +186,7 @@ async def test_watchers_who_read_nothing_hold_up_nobody(edge: Edge, services: Se
         await flood.stopped()
 
         size = 0
-        async with asyncio.timeout(5), edge.anonymous.stream("GET", WATCH) as live:
+        async with asyncio.timeout(30), edge.anonymous.stream("GET", WATCH) as live:
             async for part in live.aiter_raw():
                 size += len(part)
                 if size > 50 * 16_000:

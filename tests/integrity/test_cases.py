@@ -204,7 +204,7 @@ async def test_who_asks_for_other_options_than_the_run_under_way_is_told(stack: 
 
 async def _finish_soon(stores: Stores, exam: str) -> None:
     """Finish a run that nothing works on, once somebody waits for it."""
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(3)
     await Analyses(stores.postgres).finish(exam, 1, "{}", [])
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy  # its parts are loaded when they are used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from servers.integrity.pairs import blocks, gbt, omega, p_values, shared_wrong
 from servers.integrity.responses import Model, _curves, fit
@@ -131,7 +131,7 @@ def test_tails_are_those_of_scipy(chances: list[float], data: st.DataObject) -> 
 
     found = upper_tail(np.array([chances]), np.array([matches]))[0]
 
-    assert found == pytest.approx(float(stats.poisson_binom.sf(matches - 1, chances)), abs=1e-9)
+    assert found == pytest.approx(float(scipy.stats.poisson_binom.sf(matches - 1, chances)), abs=1e-9)
 
 
 def test_more_matches_than_items_that_can_match_have_no_chance() -> None:
@@ -143,7 +143,7 @@ def test_more_matches_than_items_that_can_match_have_no_chance() -> None:
 def test_the_smallest_tails_are_exact_too() -> None:
     chances = np.full((1, 60), 0.3)
     for matches in (30, 45, 60):
-        assert upper_tail(chances, np.array([matches]))[0] == pytest.approx(stats.binom.sf(matches - 1, 60, 0.3), rel=1e-9)
+        assert upper_tail(chances, np.array([matches]))[0] == pytest.approx(scipy.stats.binom.sf(matches - 1, 60, 0.3), rel=1e-9)
 
 
 def sums(chances: NDArray[np.float64], matches: NDArray[np.int64], *, cubes: bool) -> Sums:
@@ -232,7 +232,9 @@ def test_curves_of_right_answers_are_where_scipy_finds_the_peak_of_their_posteri
             likelihood = (logits * right[who, item]).sum() - np.logaddexp(0, logits).sum()
             return float(-likelihood + 0.01 / 2 * found[0] ** 2 + 4 / 2 * (found[1] - 1) ** 2)
 
-        wanted = optimize.minimize(loss, np.array([0.0, 1.0]), method="L-BFGS-B", bounds=[(None, None), (0.05, None)], tol=1e-14).x
+        wanted = scipy.optimize.minimize(
+            loss, np.array([0.0, 1.0]), method="L-BFGS-B", bounds=[(None, None), (0.05, None)], tol=1e-14
+        ).x
         assert [intercept[item], slope[item]] == pytest.approx(wanted, abs=1e-3)
 
 
@@ -253,7 +255,7 @@ def test_curves_of_wrong_answers_are_where_scipy_finds_the_peak_of_their_posteri
             likelihood = (logits * one_hot).sum() - np.logaddexp.reduce(logits, axis=1).sum()
             return float(-likelihood + 0.01 / 2 * (flat**2).sum() + 4 / 2 * (steep**2).sum())
 
-        wanted = optimize.minimize(loss, np.zeros(2 * len(columns)), method="BFGS", options={"gtol": 1e-8}).x
+        wanted = scipy.optimize.minimize(loss, np.zeros(2 * len(columns)), method="BFGS", options={"gtol": 1e-8}).x
         found = np.concatenate([model.choice_intercept[columns], model.choice_slope[columns]])
         assert found == pytest.approx(wanted, abs=1e-5)
 
@@ -275,7 +277,7 @@ def test_sharpness_is_where_scipy_finds_the_peak_of_its_posterior() -> None:
                     found -= factor * pull[picked] - np.logaddexp.reduce(logits)
             return float(found)
 
-        wanted = optimize.minimize_scalar(loss, bounds=(0, 3), method="bounded", options={"xatol": 1e-9}).x
+        wanted = scipy.optimize.minimize_scalar(loss, bounds=(0, 3), method="bounded", options={"xatol": 1e-9}).x
         assert model.sharpness[student] == pytest.approx(wanted, abs=1e-5)
 
 
@@ -378,7 +380,7 @@ def test_an_exam_whose_parts_do_not_fit_is_refused() -> None:
 def test_the_correction_is_benjamini_and_hochbergs(values: list[float]) -> None:
     p = np.sort(np.array(values))
 
-    assert adjusted(p, len(p)) == pytest.approx(stats.false_discovery_control(p), abs=1e-12)
+    assert adjusted(p, len(p)) == pytest.approx(scipy.stats.false_discovery_control(p), abs=1e-12)
 
 
 def strong(pairs: tuple[Pair, ...]) -> dict[tuple[Index, tuple[str, str]], Any]:

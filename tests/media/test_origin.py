@@ -192,17 +192,17 @@ async def test_a_method_that_is_none_of_files_is_told_so_to_who_has_a_link(http:
 
 async def test_the_origin_serves_over_its_socket_says_when_it_leaves_and_stops(tmp_path: Path) -> None:
     socket, stop = tmp_path / "media.sock", asyncio.Event()
-    server = OriginServer(Origin(Gate([KEY]), FolderShelf(SAMPLE)), f"unix:{socket}", leave_seconds=0.5, drain_seconds=2)
+    server = OriginServer(Origin(Gate([KEY]), FolderShelf(SAMPLE)), f"unix:{socket}", leave_seconds=1.5, drain_seconds=2)
     running = asyncio.create_task(server.run(stop))
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket)), base_url="http://media") as http:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not socket.exists():
                 await asyncio.sleep(0.01)
         assert (await http.get("/health")).status_code == 200
         assert (await http.get(link("360p/1.m4s"))).content == SEGMENT
 
         stop.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (await http.get("/health")).status_code == 200:
                 await asyncio.sleep(0.01)
     await running

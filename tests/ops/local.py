@@ -57,7 +57,7 @@ class Local:
     def up(self, *options: str) -> tuple[int, str, str]:
         """Run `finalbell up` to its end; gives exit code, output and errors."""
         process = self.begin(*options)
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=180)
         return process.returncode, out, err
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,8 @@ Starting one takes seconds, so that the tests share two, and those that end them
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from redis import Redis
 
 from ops import probes
 from ops.home import alive
-from tests.ops.local import ABSENT, Local, eventually, finalbell, mode
+from tests.ops.local import ABSENT, ROOT, Local, eventually, finalbell, mode
+from tests.stack import found
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Local, Loca
         front.begin()
         code, _, err = back.up("--detach", "--workers", "session=2")
         assert code == 0, err
-        eventually(front.ready, 60)
+        eventually(front.ready, 150)
         yield front, back
     finally:
         front.stop()
@@ -219,6 +222,14 @@ def test_commands_without_a_stack_say_so() -> None:
     assert "No stack runs" in down.stdout
 
 
+def test_who_has_a_stack_started_in_the_background_loads_nothing_of_what_runs_it() -> None:
+    looks = "import sys, ops.stack, ops.start; print({'grpc', 'psycopg', 'redis', 'jinja2', 'yoyo'} & sys.modules.keys())"
+
+    ran = subprocess.run([sys.executable, "-c", looks], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "set()\n"
+
+
 @pytest.mark.parametrize("options", [(), ("--detach",)], ids=["foreground", "detached"])
 def test_ctrl_c_during_the_start_stops_what_was_started(tmp_path: Path, options: tuple[str, ...]) -> None:
     local = Local(tmp_path / "home")
@@ -234,12 +245,13 @@ def test_ctrl_c_during_the_start_stops_what_was_started(tmp_path: Path, options:
 
 def test_a_service_that_dies_while_the_stack_starts_is_started_again(tmp_path: Path) -> None:
     local = Local(tmp_path / "home")
+    found(local.home)
     try:
         local.begin()
         eventually(lambda: "bell" in local.stack().get("services", {}))
         os.kill(local.pid("bell"), signal.SIGKILL)
 
-        eventually(local.ready, 60)
+        eventually(local.ready, 150)
 
         eventually(lambda: local.rows()["bell"].restarts == 1 and local.healthy())
     finally:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ops.home import Home
-from ops.supervisor import Plan, Supervisor
+from ops.plan import Plan
+from ops.supervisor import Supervisor
 
 
 class Bare(Supervisor):

@@ -133,13 +133,13 @@ async def test_a_deadline_is_told_and_kept(served: Served, channel: grpc.aio.Cha
     served.does = never
 
     with pytest.raises(grpc.aio.AioRpcError) as late:
-        await call(channel, timeout=0.5)
+        await call(channel, timeout=1)
 
     told = served.seen[0][2]
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert told is not None
-    assert 0 < told < 0.6  # on the wire it is rounded up
-    await asyncio.wait_for(served.cancelled.wait(), 5)
+    assert 0 < told < 1.1  # on the wire it is rounded up
+    await asyncio.wait_for(served.cancelled.wait(), 30)
 
 
 async def test_a_call_without_a_deadline_says_so(served: Served, channel: grpc.aio.Channel) -> None:
@@ -155,7 +155,7 @@ async def test_a_caller_who_hangs_up_ends_the_work(served: Served, channel: grpc
 
     waiting.cancel()
 
-    await asyncio.wait_for(served.cancelled.wait(), 5)
+    await asyncio.wait_for(served.cancelled.wait(), 30)
     await until(lambda: served.running == 0)
 
 
@@ -167,7 +167,7 @@ async def test_a_connection_that_breaks_ends_the_work(served: Served) -> None:
 
     raw.close()
 
-    await asyncio.wait_for(served.cancelled.wait(), 5)
+    await asyncio.wait_for(served.cancelled.wait(), 30)
 
 
 async def test_a_method_that_is_not_there_is_unimplemented(channel: grpc.aio.Channel) -> None:
@@ -353,7 +353,7 @@ async def test_a_flood_of_calls_is_answered_in_bounded_memory(served: Served, ch
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.01)
 

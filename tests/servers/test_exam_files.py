@@ -358,7 +358,7 @@ def test_a_file(data: bytes, says: str) -> None:
 
     assert found.field == "file"
     assert says in found.message
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 5  # what would read such a file with care takes minutes
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ async def test_a_request_whose_caller_has_gone_is_ended(desk: Desk, front: tuple
     writer.close()
     await writer.wait_closed()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while desk.running:
             await asyncio.sleep(0.01)
 
@@ -98,7 +98,7 @@ async def test_a_request_that_stands_is_carried_out_though_its_caller_has_gone_a
         writer.write(b"PUT /echo/q HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
         writer.close()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while desk.answered < 20:
             await asyncio.sleep(0.01)
     await front.stop(0)

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+import scipy  # its parts are loaded when they are used
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from servers.scoring.flags import Flag
 from servers.scoring.rules import Grader
@@ -72,7 +72,7 @@ def pearson(left: Any, right: Any) -> float:
     left, right = np.asarray(left, float), np.asarray(right, float)
     if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return float("nan")
-    return quiet(lambda a, b: stats.pearsonr(a, b).statistic, left, right)
+    return quiet(lambda a, b: scipy.stats.pearsonr(a, b).statistic, left, right)
 
 
 def alpha(points: Any) -> float:
@@ -96,7 +96,7 @@ def check_question(found: ItemStatistics, x: Any, rest: Any, packed: Sequence[st
         wanted = pearson(picked, rest)
         assert same(option.correlation, wanted)
         if np.isfinite(wanted):
-            assert wanted == pytest.approx(quiet(lambda a, b: stats.pointbiserialr(a, b).statistic, picked, rest))
+            assert wanted == pytest.approx(quiet(lambda a, b: scipy.stats.pointbiserialr(a, b).statistic, picked, rest))
 
 
 @settings(max_examples=60)

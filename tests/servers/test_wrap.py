@@ -208,10 +208,10 @@ async def test_no_work_goes_on_for_a_caller_who_has_given_up(wrapped: Any) -> No
     servicer.does = waits
 
     with pytest.raises(grpc.aio.AioRpcError) as late:
-        await call(channel, bearer(token), timeout=0.2)
+        await call(channel, bearer(token), timeout=1)
 
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await ended.wait()
 
 

@@ -84,7 +84,7 @@ async def test_without_being_told_the_last_answer_stands_for_its_time(stack: Sta
 async def test_what_is_known_to_have_changed_is_not_taken_for_true_while_postgresql_is_away(stack: Stack) -> None:
     student, product, name, stop = fresh("s"), fresh("p"), fresh("pool"), asyncio.Event()
     settings = {"application_name": name}
-    async with asyncpg.create_pool(stack.read()["postgres"], min_size=1, command_timeout=0.5, server_settings=settings) as pool:
+    async with asyncpg.create_pool(stack.read()["postgres"], min_size=1, command_timeout=2, server_settings=settings) as pool:
         await fetch(stack, GRANT, student, product, None)
         entitlements = Entitlements(pool)
         listening = asyncio.create_task(entitlements.listen(stop))

@@ -246,11 +246,11 @@ async def test_a_silence_of_the_session_service_holds_the_bell_and_its_end_begin
 async def test_a_pause_stops_the_clock_until_it_ends_by_itself(live: LiveSessions) -> None:
     facts = await begin(live)
     now = await live.now_ms()
-    await live.move({facts.session: Deadline(2, NEVER_MS, now - 1_000, now + 400, NEVER_MS - 60_000)})
+    await live.move({facts.session: Deadline(2, NEVER_MS, now - 1_000, now + 2_000, NEVER_MS - 60_000)})
 
     while_paused = await live.save(a_save(facts, "q1", "A", "key-one"))
     state = await live.state(facts.session)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep((now + 2_100 - while_paused.now_ms) / 1000)
     afterwards = await live.save(a_save(facts, "q1", "A", "key-one"))
 
     assert state is not None

@@ -59,7 +59,15 @@ async def busy(server: str) -> AsyncIterator[None]:
     async with Redis.from_url(server) as redis, Redis.from_url(server, socket_timeout=30) as other:
         await redis.config_set("busy-reply-threshold", 1)
         running = asyncio.ensure_future(other.eval("while true do end", 0))
-        await asyncio.sleep(0.1)
+
+        async def is_busy() -> bool:
+            try:
+                await redis.get("anything")
+            except ResponseError as error:
+                return "BUSY" in str(error)
+            return False
+
+        await eventually(is_busy)
         try:
             yield
         finally:
