@@ -57,7 +57,7 @@ RIGHTS: dict[str, dict[str, str]] = {
     },
     "integrity": {
         **dict.fromkeys(("integrity_count", "integrity_erased", "integrity_feed", "integrity_presence", "integrity_seen"), "SIUD"),
-        **dict.fromkeys(("exam", "exam_key", "exam_session", "result", "session_answer"), "s"),
+        **dict.fromkeys(("exam", "exam_key", "exam_paper", "exam_session", "result", "session_answer"), "s"),
         **dict.fromkeys(("integrity_case", "integrity_case_student"), "SIu"),
         **dict.fromkeys(("integrity_case_step", "integrity_pair"), "SI"),
         "integrity_analysis": "SIU",
