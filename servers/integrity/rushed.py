@@ -9,8 +9,8 @@ right answers follow the curves; from there on they are luck. Each place is trie
 before it. Who knows less at the end than at the beginning, and still knows something, needs no such place: where three tenths of a
 class were two deviations weaker at the end, p was as rare as ever. Nor does who guesses throughout.
 
-Who ticks one letter to the end is seen by that, where all saw the options in one order: where a tenth of a class did so in a paper of
-60 items, two of them who knew little were flagged in three exams of four.
+Who ticks one letter to the end is seen by that, where all saw the options in one order: where a tenth of a class did so in a paper
+of 60 items, two of them who knew little were flagged in three exams of four.
 """
 
 import numpy as np
