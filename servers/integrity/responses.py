@@ -129,6 +129,16 @@ def rows_of(layout: Layout) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Curves:
+    """How likely each item is to be right, by ability: what the model's first level is fitted to."""
+
+    layout: Layout
+    ability: Floats
+    intercept: Floats
+    slope: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """What was fitted: abilities, the curves of items (`intercept`, `slope`) and columns (`choice_…`), and the chances by them."""
 
@@ -154,17 +164,9 @@ class Model:
 
 
 def fit(items: Sequence[Item], answers: NDArray[np.int16]) -> Model:
-    """Fit the model: curves to abilities, abilities to scores, in turns, then the choice among wrong answers.
-
-    An item whose curve does not rise is taken as one without a right answer: its key is wrong, or all guess. Were it held to
-    rise, those who know it would be expected to be wrong as often as others, and in any of the wrong answers, while they all
-    give the one that is right after all: among the best quarter, with a fifth of the keys wrong, p by GBT was at most 0.01
-    seven times as often as it should be; without those keys half as often.
-    """
-    layout, curves, ability, falls = _scored(items, answers)
-    while falls.any():
-        items = [Item(item.question, frozenset()) if fall else item for item, fall in zip(items, falls, strict=True)]
-        layout, curves, ability, falls = _scored(items, answers)
+    """Fit the model: curves and abilities, then the choice among wrong answers."""
+    curves = fit_curves(items, answers)
+    layout, ability = curves.layout, curves.ability
     intercept, slope = np.zeros(layout.columns), np.zeros(layout.columns)
     usual = np.clip(ability, -USUAL, USUAL)
     for at, (start, end) in enumerate(zip(layout.starts[:-1], layout.starts[1:], strict=True)):
@@ -173,12 +175,27 @@ def fit(items: Sequence[Item], answers: NDArray[np.int16]) -> Model:
             if len(columns) > 1:
                 intercept[columns], slope[columns] = _choice(usual, layout.picked[:, at], columns)
     sharpness, choices = _choices(layout, usual, (intercept, slope))
-    right = logistic(curves[0] + curves[1] * ability[:, None])
-    return Model(layout, ability, sharpness, *curves, intercept, slope, right, choices)
+    right = logistic(curves.intercept + curves.slope * ability[:, None])
+    return Model(layout, ability, sharpness, curves.intercept, curves.slope, intercept, slope, right, choices)
 
 
-def _scored(items: Sequence[Item], answers: NDArray[np.int16]) -> tuple[Layout, tuple[Floats, Floats], Floats, NDArray[np.bool_]]:
-    """Return the curves of right answers, the abilities, and which of the curves are held at the least slope."""
+def fit_curves(items: Sequence[Item], answers: NDArray[np.int16]) -> Curves:
+    """Fit curves to abilities and abilities to scores, in turns.
+
+    An item whose curve does not rise is taken as one without a right answer: its key is wrong, or all guess. Were it held to
+    rise, those who know it would be expected to be wrong as often as others, and in any of the wrong answers, while they all
+    give the one that is right after all: among the best quarter, with a fifth of the keys wrong, p by GBT was at most 0.01
+    seven times as often as it should be; without those keys half as often.
+    """
+    curves, falls = _scored(items, answers)
+    while falls.any():
+        items = [Item(item.question, frozenset()) if fall else item for item, fall in zip(items, falls, strict=True)]
+        curves, falls = _scored(items, answers)
+    return curves
+
+
+def _scored(items: Sequence[Item], answers: NDArray[np.int16]) -> tuple[Curves, NDArray[np.bool_]]:
+    """Return the curves of right answers with the abilities, and which of the curves are held at the least slope."""
     layout = lay_out(items, answers)
     given = (layout.picked >= 0) & np.array([bool(item.right) for item in items])
     right = given & np.append(layout.right, False)[layout.picked]
@@ -191,7 +208,7 @@ def _scored(items: Sequence[Item], answers: NDArray[np.int16]) -> tuple[Layout, 
         falls = curves[1] < LEAST_SLOPE + 1e-9
         curves = curves[0], curves[1] / (curves[1][used].mean() if used.any() else SLOPE)
         ability = _abilities(curves, given, score)
-    return layout, curves, ability, falls
+    return Curves(layout, ability, *curves), falls
 
 
 def _choices(layout: Layout, ability: Floats, curves: tuple[Floats, Floats]) -> tuple[Floats, Floats]:

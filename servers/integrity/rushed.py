@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servers.integrity.pairs import Exam, Ids
-from servers.integrity.responses import BLANK, CELLS, NOT_PRESENTED, Floats, Model, fit, logistic
+from servers.integrity.responses import BLANK, CELLS, NOT_PRESENTED, Curves, Floats, Model, fit, fit_curves, logistic
 
 LOOKS = 2
 """The first is with curves that were fitted on luck too."""
@@ -38,15 +38,13 @@ these answers: seven times in a row where four options are equally popular."""
 def fit_unrushed(exam: Exam) -> tuple[Model, Ids]:
     """Fit the model without answers that were ticked in a rush, and return it with the place from which on each student's were: the
     number of items for who did not."""
-    runs = _runs(exam)
-    starts, model = runs, fit(exam.items, _without(exam, runs))
+    starts = runs = _runs(exam)
     for _ in range(LOOKS):
-        before, starts = starts, np.minimum(runs, _starts(exam, model))
+        before = starts
+        starts = np.minimum(runs, _starts(exam, fit_curves(exam.items, _without(exam, before))))
         if (starts == before).all():
             break
-        del model  # it may be large
-        model = fit(exam.items, _without(exam, starts))
-    return model, starts
+    return fit(exam.items, _without(exam, starts)), starts
 
 
 def _runs(exam: Exam) -> Ids:
@@ -82,14 +80,14 @@ def _without(exam: Exam, starts: Ids) -> NDArray[np.int16]:
     return answers
 
 
-def _starts(exam: Exam, model: Model) -> Ids:
+def _starts(exam: Exam, curves: Curves) -> Ids:
     """Return the place from which on each student's right answers are luck, by curves that are given."""
     students, items = exam.answers.shape
     right = np.stack([np.isin(exam.answers[:, at], list(item.right)) for at, item in enumerate(exam.items)], axis=1)
-    keyed = np.bincount(model.layout.item, model.layout.right, items) > 0
+    keyed = np.bincount(curves.layout.item, curves.layout.right, items) > 0
     lucky = np.array([1 / max(2, len(np.unique(exam.answers[exam.answers[:, at] > BLANK, at]))) for at in range(items)])
-    curves = logistic(model.intercept + model.slope * ABILITIES[:, None])
-    chances = np.clip(np.concatenate([curves, lucky[None]]), 1e-6, 1 - 1e-6)
+    known = logistic(curves.intercept + curves.slope * ABILITIES[:, None])
+    chances = np.clip(np.concatenate([known, lucky[None]]), 1e-6, 1 - 1e-6)
     logs = np.log(chances), np.log(1 - chances)
     found = np.empty(students, np.int64)
     step = max(1, CELLS // items)

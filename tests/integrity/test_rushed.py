@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from servers.integrity.comparing import compared
 from servers.integrity.pairs import Exam, Grouping, Index, p_values
-from servers.integrity.responses import BLANK, NOT_PRESENTED, Model, fit
+from servers.integrity.responses import BLANK, NOT_PRESENTED, Curves, fit, fit_curves
 from servers.integrity.rushed import ABILITIES, LEAST_GAIN, SPREAD, _runs, _starts, fit_unrushed
 from servers.integrity.similarity import adjusted, analyse
 from servers.orders import questions_shown
@@ -38,21 +38,21 @@ def ticking(answers: NDArray[np.int16], who: range, after: int, shown: NDArray[n
     return found
 
 
-def start_by_hand(paper: Exam, model: Model, student: int) -> int:
+def start_by_hand(paper: Exam, curves: Curves, student: int) -> int:
     """The place by the formulas, one number at a time."""
     items = len(paper.items)
     order = range(items) if paper.shown is None else paper.shown[student].tolist()
     luck, known = [0.0], {ability: [-((ability / SPREAD) ** 2) / 2] for ability in ABILITIES.tolist()}
     for item in order:
         answer = int(paper.answers[student, item])
-        keyed = any(model.layout.right[model.layout.item == item])
+        keyed = any(curves.layout.right[curves.layout.item == item])
         different = len({one for one in paper.answers[:, item].tolist() if one > BLANK})
         lucky = 1 / max(2, different)
         is_right = answer in paper.items[item].right
         asked = answer > BLANK and keyed
         luck.append(luck[-1] + (math.log(lucky if is_right else 1 - lucky) if asked else 0))
         for ability, sums in known.items():
-            chance = 1 / (1 + math.exp(-(float(model.intercept[item]) + float(model.slope[item]) * ability)))
+            chance = 1 / (1 + math.exp(-(float(curves.intercept[item]) + float(curves.slope[item]) * ability)))
             chance = min(1 - 1e-6, max(1e-6, chance))
             sums.append(sums[-1] + (math.log(chance if is_right else 1 - chance) if asked else 0))
     of = [max(sums[at] for sums in known.values()) + luck[-1] - luck[at] for at in range(items + 1)]
@@ -72,11 +72,11 @@ small = st.tuples(st.integers(2, 8), st.integers(1, 12)).flatmap(
 def test_the_place_is_the_one_that_plain_loops_find(given: tuple[NDArray[np.int16], bool]) -> None:
     answers, mixed = given
     paper = exam(answers, shown=shuffled(*answers.shape) if mixed else None)
-    model = fit(paper.items, paper.answers)
+    curves = fit_curves(paper.items, paper.answers)
 
-    found = _starts(paper, model)
+    found = _starts(paper, curves)
 
-    assert found.tolist() == [start_by_hand(paper, model, student) for student in range(len(answers))]
+    assert found.tolist() == [start_by_hand(paper, curves, student) for student in range(len(answers))]
 
 
 @pytest.mark.parametrize("mixed", [False, True])
