@@ -308,27 +308,21 @@ def test_a_distribution_is_drawn_whatever_is_in_it(counts: Sequence[int], marked
     assert svg.count(' stroke-width="2"') == len(marked)
 
 
+def head(students: int, items: list[list[int]], **more: Any) -> bytes:
+    """The line that a comparison reads first: all pairs of an exam of which only right codes are known, but for `more`."""
+    usual = {"same": [], "places": [[]] * len(items), "shown": None, "groupings": 0, "everybody": True, "fdr": 0.05, "strongest": 3}
+    return json.dumps({"students": students, "items": items} | usual | more).encode() + b"\n"
+
+
 def test_a_comparison_says_the_same_as_the_arrays_it_was_given() -> None:
     from servers.integrity.comparing import compared
 
     chance = random.Random(7)
     matrix = [[chance.randint(1, 4) for _ in range(20)] for _ in range(12)]
     matrix[11] = [*matrix[10]]
-    head = {
-        "students": 12,
-        "items": [[1]] * 20,
-        "same": [],
-        "places": [[]] * 20,
-        "shown": None,
-        "groupings": 2,
-        "everybody": False,
-        "fdr": 0.05,
-        "strongest": 3,
-    }
     groups = [array("i", [-1] * 12), array("i", [0] * 6 + [3] * 6)]
     data = [
-        json.dumps(head).encode(),
-        b"\n",
+        head(12, [[1]] * 20, groupings=2, everybody=False, strongest=3),
         b"".join(array("h", row).tobytes() for row in matrix),
         *(one.tobytes() for one in groups),
     ]
@@ -344,33 +338,14 @@ def test_typed_answers_are_compared_as_what_they_mean() -> None:
     from servers.integrity.comparing import compared
 
     matrix = array("h", [1, 2, 3, 4, 0] * 4)
-    head = {"students": 20, "items": [[1, 2]], "same": [[0, [0, 1, 1, 3, 3]]]} | {
-        "groupings": 0,
-        "places": [[]],
-        "shown": None,
-        "everybody": True,
-        "fdr": 0.05,
-        "strongest": 1_000,
-    }
 
-    found = compared(json.dumps(head).encode() + b"\n" + matrix.tobytes())
+    found = compared(head(20, [[1, 2]], same=[[0, [0, 1, 1, 3, 3]]], strongest=1_000) + matrix.tobytes())
 
     assert sum(one["matches"] for one in found["pairs"] if one["index"] == "gbt") == 2 * 8 * 7 // 2
 
 
 def test_a_comparison_that_nobody_waits_for_any_more_ends() -> None:
-    head = {
-        "students": 10_000,
-        "items": [[1]] * 60,
-        "same": [],
-        "places": [[]] * 60,
-        "shown": None,
-        "groupings": 0,
-        "everybody": True,
-        "fdr": 0.05,
-        "strongest": 1,
-    }
-    data = json.dumps(head).encode() + b"\n" + array("h", random.Random(1).choices(range(1, 5), k=600_000)).tobytes()
+    data = head(10_000, [[1]] * 60, strongest=1) + array("h", random.Random(1).choices(range(1, 5), k=600_000)).tobytes()
     asking = """
         import os, subprocess, sys
         command = [sys.executable, "-m", "servers.integrity.comparing", "4000000000", "600"]

@@ -1,6 +1,5 @@
 """Who ticks anything at the end is seen, in the order in which the questions were shown, and those answers are left out."""
 
-import json
 import math
 from array import array
 from dataclasses import replace
@@ -19,6 +18,7 @@ from servers.integrity.responses import BLANK, NOT_PRESENTED, Curves, fit, fit_c
 from servers.integrity.rushed import ABILITIES, LEAST_GAIN, SPREAD, _runs, _starts, fit_unrushed
 from servers.integrity.similarity import adjusted, analyse
 from servers.orders import questions_shown
+from tests.integrity.test_case_parts import head
 from tests.integrity.test_similarity import RIGHT, exam, sat
 
 ITEMS = 80
@@ -171,13 +171,9 @@ def test_a_comparison_takes_each_sessions_own_order() -> None:
     shown = np.array([questions_shown(ids, session, 3) for session in sessions], np.int16)
     answers = ticking(sat(students, ITEMS), range(20), ITEMS // 2, shown)
     groups = array("i", [0] * students)
-    head = {
-        **{"students": students, "items": [[RIGHT]] * ITEMS, "same": [], "groupings": 1, "everybody": False},
-        **{"fdr": 0.05, "strongest": 3, "places": [[]] * ITEMS, "shown": {"version": 3, "questions": questions}},
-    }
-    data = [json.dumps(head).encode(), b"\n", answers.tobytes(), groups.tobytes(), *(one.bytes for one in sessions)]
+    line = head(students, [[RIGHT]] * ITEMS, groupings=1, everybody=False, shown={"version": 3, "questions": questions})
 
-    found = compared(b"".join(data))
+    found = compared(b"".join([line, answers.tobytes(), groups.tobytes(), *(one.bytes for one in sessions)]))
 
     room = (Grouping("0", np.zeros(students, np.int32)),)
     assert found["rushed"] == analyse(exam(answers, groupings=room, shown=shown)).rushed
@@ -187,11 +183,8 @@ def test_a_comparison_takes_each_sessions_own_order() -> None:
 def test_a_comparison_knows_the_places_of_options() -> None:
     shown = np.tile(np.arange(ITEMS, dtype=np.int16), (60, 1))
     answers = one_letter(ticking(sat(60, ITEMS), range(10), 0), range(10), 60, shown)
-    head = {
-        **{"students": 60, "items": [[RIGHT]] * ITEMS, "same": [], "groupings": 0, "everybody": True, "fdr": 0.05, "strongest": 3},
-        **{"shown": None, "places": [list(places(at).items()) for at in range(ITEMS)]},
-    }
+    line = head(60, [[RIGHT]] * ITEMS, places=[list(places(at).items()) for at in range(ITEMS)])
 
-    found = compared(json.dumps(head).encode() + b"\n" + answers.tobytes())
+    found = compared(line + answers.tobytes())
 
     assert found["rushed"] == analyse(lettered(exam(answers)), everybody=True).rushed >= 10
