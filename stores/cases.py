@@ -17,6 +17,9 @@ MOST_SIGNALS = 500
 OF_STUDENT = "SELECT pg_advisory_xact_lock(hashtextextended('signals/' || $1, 0))"
 """Held by whoever erases a student's signals, and by whoever keeps them in a case: one comes after the other, and sees it."""
 
+AGO = "coalesce((details ->> 'agoMs')::bigint, 0) * interval '1 millisecond'"
+"""SQL: how long before its report a signal was, as its client says; nothing where it does not say."""
+
 
 class Cases:
     """Cases, and what they are made of."""
@@ -62,19 +65,19 @@ class Cases:
         before the session's start, when the report came.
         """
         rows = await self._pool.fetch(
-            """
+            f"""
             SELECT * FROM (
               SELECT session_id, kind, amount, at, received_at, details - 'agoMs' AS details, row_number() OVER w AS number,
                 count(*) OVER (PARTITION BY session_id) AS total
               FROM (
                 SELECT i.*, CASE WHEN i.received_at - a.ago >= s.started_at THEN i.received_at - a.ago ELSE i.received_at END AS at
                 FROM integrity_signal i JOIN exam_session s ON s.id = i.session_id,
-                  LATERAL (SELECT coalesce((i.details ->> 'agoMs')::bigint, 0) * interval '1 millisecond' AS ago) AS a
+                  LATERAL (SELECT {AGO} AS ago) AS a
                 WHERE i.session_id = ANY ($1)
               ) AS timed
               WINDOW w AS (PARTITION BY session_id ORDER BY at, received_at, client_at, id)
             ) AS numbered WHERE number <= $2 ORDER BY session_id, number
-            """,
+            """,  # noqa: S608
             *(list(sessions), most),
         )
         places = await self._pool.fetch(

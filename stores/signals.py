@@ -7,7 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
-from stores.cases import OF_STUDENT, counted
+from stores.cases import AGO, OF_STUDENT, counted
 from stores.catalog import record
 from stores.sessions import milliseconds, moment, moment_or_none
 from stores.signal_records import ONLY_COUNTED, OWN, Counted, Feed, Finished, Kind, Pace, Presence, Signal, Wanted
@@ -130,10 +130,10 @@ class Signals:
         It was as long before its report as the client says, by a clock of its own; where it does not say, when the report came.
         """
         rows = await self._pool.fetch(
-            """
-            SELECT session_id, received_at - coalesce((details ->> 'agoMs')::bigint, 0) * interval '1 millisecond' AS at, amount
-            FROM integrity_signal WHERE session_id = ANY ($1) AND kind = $2 ORDER BY at
-            """,
+            f"""
+            SELECT session_id, received_at - {AGO} AS at, amount FROM integrity_signal
+            WHERE session_id = ANY ($1) AND kind = $2 ORDER BY at
+            """,  # noqa: S608
             *(list(sessions), Kind.FOCUS_REGAINED),
         )
         found: dict[UUID, list[tuple[int, int]]] = {}
